@@ -1,0 +1,97 @@
+"""Direct preference optimization (Rafailov et al. 2023) and its family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require
+from algos.engine.rollouts import Rollouts
+from algos.losses import DPOLoss, aggregate, dpo_loss, sequence_logps
+
+
+@dataclass(frozen=True)
+class DPO(Algorithm):
+    """A classification loss on pairs: the implicit reward β·(log π − log π_ref) of the better response
+    should exceed that of the worse one.
+
+    A recorded pair is a group of two whose order is known. Given sampled, scored groups instead, the
+    best response of each is compared with the worst; the target is then not π*, see docs/algorithms.md.
+    """
+
+    beta: float = 0.1
+    loss_type: DPOLoss = "sigmoid"
+    label_smoothing: float = 0.0
+    """Assumed share of flipped labels (`sigmoid`: conservative DPO; `robust`: unbiased under it)."""
+    reference_free: bool = False
+    epochs: int = 1
+    """Passes over the recorded pairs; after them the run stops, whatever is left of the budget."""
+    batch_size: int = 32
+    """Recorded pairs an optimizer step."""
+
+    name: ClassVar[str] = "dpo"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.beta > 0, "beta", "above 0 for DPO: at 0 its loss is constant", self.beta)
+        require(0 <= self.label_smoothing < 0.5, "label_smoothing", "in [0, 0.5)", self.label_smoothing)
+        smoothed = self.label_smoothing == 0 or self.loss_type in ("sigmoid", "sigmoid_normalised", "robust")
+        require(
+            smoothed,
+            "label_smoothing",
+            f"0 for loss_type {self.loss_type}, which has no smoothed form",
+            self.label_smoothing,
+        )
+        require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            source="pairs",
+            group_size=2,
+            old_logps=False,
+            pairs_per_step=self.batch_size,
+            pair_epochs=self.epochs,
+        )
+
+    @property
+    def averages(self) -> bool:
+        """Whether log-probabilities are averaged over tokens rather than summed."""
+        return self.loss_type in ("sigmoid_normalised", "ipo_average")
+
+    def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
+        """Best against worst of each group, as groups of two; groups without an order are left out."""
+        (order_PG,) = rollouts.filled("scores_PG")
+        pairs = rollouts.pick(torch.stack([order_PG.argmax(-1), order_PG.argmin(-1)], dim=-1))
+        return pairs.select(order_PG.amax(-1) > order_PG.amin(-1)), state
+
+    def loss(self, outputs: Outputs, prepared: Rollouts) -> tuple[Tensor, dict[str, Tensor]]:
+        (ref_logps_PGT,) = prepared.filled("ref_logps_PGT")
+        mask_PGT, pairs = prepared.loss_mask_PGT, prepared.totals.sequences / 2
+        chosen_P, rejected_P = sequence_logps(outputs.logps_PGT, mask_PGT, self.averages).unbind(-1)
+        ref_P2 = sequence_logps(ref_logps_PGT, mask_PGT, self.averages)
+        anchor_P2 = torch.zeros_like(ref_P2) if self.reference_free else ref_P2
+        losses_P = dpo_loss(
+            chosen_P,
+            rejected_P,
+            anchor_P2[:, 0],
+            anchor_P2[:, 1],
+            self.beta,
+            self.loss_type,
+            self.label_smoothing,
+        )
+        with torch.no_grad():
+            sums_P2 = sequence_logps(outputs.logps_PGT, mask_PGT)
+            margin_P = self.beta * ((chosen_P - rejected_P) - (ref_P2[:, 0] - ref_P2[:, 1]))
+            right_P = (margin_P > 0).to(margin_P.dtype) + 0.5 * (margin_P == 0).to(margin_P.dtype)
+        return losses_P.sum() / pairs, {
+            "margin": margin_P.sum() / pairs,
+            "accuracy": right_P.sum() / pairs,
+            "chosen_logps": sums_P2[:, 0].sum() / pairs,
+            "rejected_logps": sums_P2[:, 1].sum() / pairs,
+            "entropy/train": aggregate(outputs.entropy_PGT, mask_PGT, "token_mean", prepared.totals),
+        }

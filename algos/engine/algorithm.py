@@ -1,0 +1,105 @@
+"""What an algorithm is: a frozen dataclass of hyper-parameters and two pure steps, `prepare` and `loss`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from algos.engine.errors import UserError
+from algos.engine.rollouts import Rollouts
+
+State = dict[str, Tensor]
+"""Tensors of an algorithm that live across iterations: a moving baseline, an adaptive beta."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an algorithm asks of the engine."""
+
+    source: Literal["prompts", "pairs"] = "prompts"
+    """The data it learns from by itself; `pairs` learners also accept prompts with a reward."""
+    group_size: int = 1
+    """The fewest responses a prompt it can learn from."""
+    values: Literal["shared", "separate"] | None = None
+    """Whether a value function is learned, and whether on the policy's trunk or on its own."""
+    old_logps: bool = True
+    """Whether `prepare` reads the log-probabilities of the policy that sampled the batch."""
+    greedy: bool = False
+    """Whether each prompt also gets a greedy response, scored as a baseline."""
+    pairs_per_step: int = 0
+    pair_epochs: int = 0
+    """For those that learn from recorded pairs: an iteration's pairs, and passes over all of them."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the engine's forward pass gives `loss`, all [P, G, T] in nats; values in units of reward."""
+
+    logps_PGT: Tensor
+    entropy_PGT: Tensor
+    """Of the next-token distribution; for the log only, it carries no gradient."""
+    values_PGT: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """Hyper-parameters every algorithm has, and the two steps that tell them apart."""
+
+    beta: float = 0.05
+    """Coefficient of the KL to the reference, or its place in DPO's losses."""
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls to 0 with the fraction of the budget spent."""
+    warmup: float = 0.0
+    """Fraction of the budget over which the learning rate rises from 0."""
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = 1e-8
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, "beta", "at least 0", self.beta)
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require(0 <= self.warmup < 1, "warmup", "a fraction in [0, 1)", self.warmup)
+        require(self.max_grad_norm > 0, "max_grad_norm", "above 0", self.max_grad_norm)
+        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs: ...
+
+    @property
+    def passes(self) -> int:
+        """Passes over each batch of rollouts."""
+        return 1
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Optimizer steps each pass is split into."""
+        return 1
+
+    def init_state(self) -> State:
+        return {}
+
+    @abstractmethod
+    def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
+        """Once an iteration, without gradient: advantages and returns, or which responses to compare."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, prepared: Rollouts) -> tuple[Tensor, dict[str, Tensor]]:
+        """With gradient: the scalar to descend and what to log.
+
+        `prepared` may be one micro-batch of an optimizer step: loss and metrics are this part's share
+        of the step's averages (see `Totals`) and add up over the parts; names ending in `_max` are maxima.
+        """
+
+
+def require(holds: bool, name: str, expected: str, got: object) -> None:
+    """Raises `UserError` naming the setting, what it must be and what it was."""
+    if not holds:
+        raise UserError(f"{name} must be {expected}; got {got}.")

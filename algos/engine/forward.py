@@ -1,0 +1,104 @@
+"""One forward pass over Rollouts: log-probabilities, entropies and values of the response tokens."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algos.engine.algorithm import Outputs
+from algos.engine.rollouts import Rollouts
+
+MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
+MAX_TOKENS = 2**14
+
+
+@lru_cache(maxsize=64)
+def _parameters(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
+
+
+def accepts(model: Any, name: str) -> bool:
+    """Whether the model's forward has this argument (BLOOM, say, has no `position_ids`)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind: Any = type(inner)
+    return name in _parameters(kind)
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids from the mask, so that padding on the left moves nothing. [B, S] → [B, S]."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+@contextmanager
+def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """bf16 matrix products on fp32 weights where asked for; softmax and losses stay in fp32."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        yield
+
+
+def upcast(logits: Tensor) -> Tensor:
+    """At least fp32: half-precision log-softmax loses the digits that ratios are made of."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def response_logits(
+    model: nn.Module, rollouts: Rollouts, temperature: float, hidden: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Logits/temperature that predict each response token, [P, G, T, V], and the trunk's last hidden
+    state at the same positions, [P, G, T, H], where asked for. Only response positions reach the head."""
+    T = rollouts.T
+    attention_BS = rollouts.attention_mask_BS()
+    inputs: dict[str, Any] = {
+        "input_ids": rollouts.input_ids_BS(),
+        "attention_mask": attention_BS.long(),
+        "use_cache": False,
+    }
+    if accepts(model, "position_ids"):
+        inputs["position_ids"] = positions(attention_BS)
+    if accepts(model, "logits_to_keep"):
+        inputs["logits_to_keep"] = T + 1
+    out = model(**inputs, output_hidden_states=hidden)
+    logits_BTV = out.logits[:, -T - 1 : -1]
+    hidden_BTH = out.hidden_states[-1][:, -T - 1 : -1] if hidden else None
+    logits_PGTV = rollouts.per_group(upcast(logits_BTV) / temperature)
+    return logits_PGTV, None if hidden_BTH is None else rollouts.per_group(hidden_BTH)
+
+
+def token_logps(logits_PGTV: Tensor, ids_PGT: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the given tokens and entropies (no gradient), both [P, G, T] in nats."""
+    logps_PGTV = logits_PGTV.log_softmax(-1)
+    chosen_PGT = logps_PGTV.gather(-1, ids_PGT[..., None]).squeeze(-1)
+    with torch.no_grad():
+        entropy_PGT = torch.special.entr(logps_PGTV.exp()).sum(-1)
+    return chosen_PGT, entropy_PGT
+
+
+def forward(
+    model: nn.Module,
+    rollouts: Rollouts,
+    temperature: float,
+    dtype: torch.dtype,
+    critic: nn.Module | None = None,
+) -> Outputs:
+    """What `Algorithm.loss` sees: the policy's log-probabilities and, with a critic, values."""
+    with precision(rollouts.mask_PGT.device, dtype):
+        logits_PGTV, hidden_PGTH = response_logits(
+            model, rollouts, temperature, hidden=bool(critic and critic.shared)
+        )
+        values_PGT = None if critic is None else critic(rollouts, hidden_PGTH)
+    logps_PGT, entropy_PGT = token_logps(logits_PGTV, rollouts.response_ids_PGT)
+    return Outputs(logps_PGT, entropy_PGT, values_PGT)
+
+
+def groups_per_forward(rollouts: Rollouts, vocabulary: int) -> int:
+    """How many prompts fit one forward pass: bounded logits and bounded tokens."""
+    a_group = rollouts.G * max(
+        rollouts.T * vocabulary / MAX_LOGITS, (rollouts.T + rollouts.prompt_ids_PL.shape[1]) / MAX_TOKENS
+    )
+    return max(1, int(1 / a_group))

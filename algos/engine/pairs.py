@@ -1,0 +1,189 @@
+"""Recorded preference pairs → Rollouts: a pair is a group of two whose order is known."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algos.engine.budget import Meter
+from algos.engine.errors import UserError
+from algos.engine.policy import Policy
+from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
+from algos.engine.seeding import generator
+from algos.engine.template import render_pair
+from algos.engine.text import encode
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids of a prompt and its two responses. A response that was not cut ends in EOS."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def split_tokens(policy: Policy, prompt: str, response: str) -> tuple[list[int], list[int], bool]:
+    """(prompt ids, response ids, merged). The two are tokenised together, as the model would read them.
+
+    Where a token straddles the boundary (`merged`), the response's ids are those of the joint text less
+    the prompt's characters: found by tokenising it alone, which at most splits that one token.
+    """
+    prompt_ids = encode(policy.tokenizer, prompt)
+    joint = encode(policy.tokenizer, prompt + response)
+    if joint[: len(prompt_ids)] == prompt_ids:
+        return prompt_ids, joint[len(prompt_ids) :], False
+    return prompt_ids, list(policy.tokenizer(response, add_special_tokens=False).input_ids), True
+
+
+def encode_pairs(
+    policy: Policy, rows: Iterable[Mapping[str, Any]], max_new_tokens: int
+) -> tuple[list[EncodedPair], dict[str, int]]:
+    """Rows with `prompt, chosen, rejected` → pairs, and counts of what was dropped, cut or merged.
+
+    Responses are cut at `max_new_tokens`; a pair whose prompt leaves no room for its responses, or whose
+    two responses are the same after cutting, teaches nothing and is dropped.
+    """
+    reasons = (
+        "identical responses",
+        "empty response",
+        "prompt too long",
+        "identical once truncated",
+        "response truncated",
+        "boundary merge",
+    )
+    counts = dict.fromkeys(reasons, 0)
+    eos = policy.tokenizer.eos_token_id if policy.tokenizer.eos_token_id is not None else policy.eos_ids[0]
+    limit, kept = policy.max_positions, []
+    for row in rows:
+        prompt, chosen, rejected = render_pair(policy.tokenizer, row)
+        if chosen == rejected:
+            counts["identical responses"] += 1
+            continue
+        if not chosen or not rejected:
+            counts["empty response"] += 1
+            continue
+        prompt_ids, chosen_ids, merged_1 = split_tokens(policy, prompt, chosen)
+        _, rejected_ids, merged_2 = split_tokens(policy, prompt, rejected)
+        room = max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt_ids))
+        if room < 1 or not prompt_ids:
+            counts["prompt too long"] += 1
+            continue
+        pair = EncodedPair(prompt_ids, _closed(chosen_ids, eos, room), _closed(rejected_ids, eos, room))
+        if pair.chosen == pair.rejected:
+            counts["identical once truncated"] += 1
+            continue
+        counts["response truncated"] += max(len(chosen_ids), len(rejected_ids)) + 1 > room
+        counts["boundary merge"] += merged_1 or merged_2
+        kept.append(pair)
+    return kept, {reason: n for reason, n in counts.items() if n}
+
+
+def _closed(ids: list[int], eos: int, room: int) -> list[int]:
+    """With EOS behind, cut to `room` tokens: one that was cut has not ended."""
+    return (ids if ids[-1:] == [eos] else [*ids, eos])[:room]
+
+
+def collate(policy: Policy, pairs: Sequence[EncodedPair]) -> Rollouts:
+    """Pairs → Rollouts with G = 2: response 0 is the chosen one."""
+    prompt_ids_PL, prompt_mask_PL = pad_left([pair.prompt for pair in pairs], policy.pad_id)
+    ids_BT, mask_BT = pad_right(
+        [ids for pair in pairs for ids in (pair.chosen, pair.rejected)], policy.pad_id
+    )
+    eos = set(policy.eos_ids)
+    ended = [[pair.chosen[-1] in eos, pair.rejected[-1] in eos] for pair in pairs]
+    return Rollouts(
+        prompt_ids_PL=prompt_ids_PL,
+        prompt_mask_PL=prompt_mask_PL,
+        response_ids_PGT=ids_BT.unflatten(0, (len(pairs), 2)),
+        mask_PGT=mask_BT.unflatten(0, (len(pairs), 2)),
+        ended_PG=torch.tensor(ended),
+        scores_PG=torch.tensor([[1.0, 0.0]] * len(pairs)),
+    ).to(policy.device)
+
+
+class PairSource:
+    """Batches of recorded pairs with the reference's log-probabilities, for a declared number of epochs."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        pairs: Sequence[EncodedPair],
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        ref_logps: Sequence[Tensor],
+    ) -> None:
+        if not pairs:
+            raise UserError(
+                "no preference pairs left to train on; got 0 after identical, empty and over-long ones "
+                "were dropped. Give more or shorter pairs."
+            )
+        self.policy, self.pairs, self.ref_logps = policy, pairs, ref_logps
+        self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
+        self.per_epoch = math.ceil(len(pairs) / batch_size)
+
+    def progress(self, iteration: int) -> float:
+        """The fraction of the declared epochs done."""
+        return iteration / (self.per_epoch * self.epochs)
+
+    def next(self, iteration: int, meter: Meter) -> Rollouts:
+        epoch, batch = divmod(iteration, self.per_epoch)
+        order = torch.randperm(len(self.pairs), generator=generator(self.seed, "order", epoch)).tolist()
+        chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        rollouts = collate(self.policy, [self.pairs[i] for i in chosen])
+        ref_logps_PGT = join_right([self.ref_logps[i][None] for i in chosen], width=rollouts.T)
+        meter.completions += 2 * len(chosen)
+        if epoch == 0:  # the reference reads each pair once, whatever the number of epochs
+            meter.charge(self.policy.size, rollouts.token_count)
+        return replace(rollouts, ref_logps_PGT=ref_logps_PGT.to(self.policy.device))
+
+
+def fingerprint(policy: Policy, pairs: Sequence[EncodedPair], temperature: float) -> str:
+    """Hash of all that the reference's log-probabilities depend on: weights, token ids, temperature, dtype."""
+    digest = hashlib.blake2b(digest_size=16)
+    with policy.reference() as model:
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(
+                tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                if tensor.dim()
+                else str(tensor.item()).encode()
+            )
+    digest.update(repr((temperature, str(policy.dtype), policy.device.type)).encode())
+    for pair in pairs:
+        digest.update(repr((pair.prompt, pair.chosen, pair.rejected)).encode())
+    return digest.hexdigest()
+
+
+def reference_logps(
+    policy: Policy, pairs: Sequence[EncodedPair], temperature: float, cache: Path | None = None
+) -> list[Tensor]:
+    """The reference's log-probabilities of every pair, [2, T_i] each; read from and written to `cache`,
+    a folder shared by all arms and seeds, where one is given."""
+    from algos.engine.scoring import score_reference
+    from algos.engine.storage import read_tensors, write_tensors
+
+    lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    file = cache / f"reference-logps-{fingerprint(policy, pairs, temperature)}.safetensors" if cache else None
+    if file is not None and file.is_file():
+        flat = read_tensors(file)["logps"]
+        return [part.unflatten(0, (2, -1)) for part in flat.split([2 * length for length in lengths])]
+    # Pairs of similar length go through the model together: less padding to compute.
+    order = sorted(range(len(pairs)), key=lambda i: lengths[i] + len(pairs[i].prompt))
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), 64):
+        chunk = order[start : start + 64]
+        logps_PGT = score_reference(policy, collate(policy, [pairs[i] for i in chunk]), temperature).cpu()
+        found.update({i: logps_PGT[row, :, : lengths[i]] for row, i in enumerate(chunk)})
+    logps = [found[i].contiguous() for i in range(len(pairs))]
+    if file is not None:
+        write_tensors(file, {"logps": torch.cat([part.flatten() for part in logps])})
+    return logps

@@ -1,0 +1,140 @@
+"""The stream of training prompts: in random order, a batch an iteration, sampled and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from algos.engine.budget import Meter
+from algos.engine.errors import UserError
+from algos.engine.policy import Policy
+from algos.engine.rewards import Reward, call_reward
+from algos.engine.rollouts import Rollouts
+from algos.engine.sampling import Sampling, sample
+from algos.engine.seeding import derive, generator
+from algos.engine.text import decode_completion, encode_prompt
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A row of the data and its prompt's token ids."""
+
+    row: Mapping[str, Any]
+    ids: list[int]
+
+
+def encode_prompts(
+    policy: Policy, prompts: Iterable[Any], max_new_tokens: int, too_long: Literal["drop", "left"] = "drop"
+) -> tuple[list[EncodedPrompt], dict[str, int]]:
+    """Rows or strings → prompts that fit the model with their responses, and counts of those that don't.
+
+    `too_long="left"` cuts a long prompt's beginning instead of dropping it; both are counted.
+    """
+    limit = policy.max_positions
+    room = None if limit is None else limit - max_new_tokens
+    if room is not None and room < 1:
+        raise UserError(
+            f"the model has {limit} positions and max_new_tokens is {max_new_tokens}: no room for a prompt. Lower --max-new-tokens."
+        )
+    counts = {"prompt too long": 0, "prompt truncated": 0, "prompt has no tokens": 0}
+    kept: list[EncodedPrompt] = []
+    for item in prompts:
+        row: Mapping[str, Any] = item if isinstance(item, Mapping) else {"prompt": item}
+        ids = encode_prompt(policy.tokenizer, row["prompt"])
+        if not ids:
+            counts["prompt has no tokens"] += 1
+        elif room is None or len(ids) <= room:
+            kept.append(EncodedPrompt(row, ids))
+        elif too_long == "left":
+            counts["prompt truncated"] += 1
+            kept.append(EncodedPrompt(row, ids[-room:]))
+        else:
+            counts["prompt too long"] += 1
+    return kept, {reason: n for reason, n in counts.items() if n}
+
+
+def texts(
+    policy: Policy, prompts: Sequence[EncodedPrompt], rollouts: Rollouts
+) -> tuple[list[list[int]], list[str]]:
+    """Completion ids and texts of all B responses, group after group."""
+    ids_BT, lengths_B = (
+        rollouts.response_ids_PGT.flatten(0, 1).tolist(),
+        rollouts.lengths_PG.flatten().tolist(),
+    )
+    ids = [row[:length] for row, length in zip(ids_BT, lengths_B, strict=True)]
+    owners = [prompt for prompt in prompts for _ in range(rollouts.G)]
+    return ids, [
+        decode_completion(policy.tokenizer, owner.ids, response)
+        for owner, response in zip(owners, ids, strict=True)
+    ]
+
+
+def score(
+    policy: Policy, prompts: Sequence[EncodedPrompt], rollouts: Rollouts, reward: Reward
+) -> torch.Tensor:
+    """Scores [P, G] of the responses; raises RewardError."""
+    ids, completions = texts(policy, prompts, rollouts)
+    rows = [prompt.row for prompt in prompts for _ in range(rollouts.G)]
+    scores = call_reward(reward, rows, completions, ids)
+    return torch.tensor(scores, device=policy.device).unflatten(0, (rollouts.P, rollouts.G))
+
+
+class PromptSource:
+    """Endless batches of scored rollouts. Iteration i is a function of (seed, i) and the policy."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Sequence[EncodedPrompt],
+        reward: Reward,
+        sampling: Sampling,
+        seed: int,
+        greedy: bool = False,
+    ) -> None:
+        if not prompts:
+            raise UserError(
+                "no prompts to train on; got 0 after those that do not fit the model were dropped. Shorten them, or pass --truncate-prompts left."
+            )
+        self.policy, self.prompts, self.reward = policy, prompts, reward
+        self.sampling, self.seed, self.greedy = sampling, seed, greedy
+
+    def progress(self, iteration: int) -> float:
+        """Prompts have no end of their own."""
+        return 0.0
+
+    def batch(self, iteration: int) -> list[EncodedPrompt]:
+        """The prompts of one iteration: consecutive places in an endless row of permutations."""
+        n, size = len(self.prompts), self.sampling.prompts_per_iteration
+        places = range(iteration * size, (iteration + 1) * size)
+        orders = {
+            epoch: torch.randperm(n, generator=generator(self.seed, "order", epoch)).tolist()
+            for epoch in range(places[0] // n, places[-1] // n + 1)
+        }
+        return [self.prompts[orders[place // n][place % n]] for place in places]
+
+    def next(self, iteration: int, meter: Meter) -> Rollouts:
+        batch = self.batch(iteration)
+        ids = [prompt.ids for prompt in batch]
+        rollouts = sample(self.policy, ids, self.sampling, derive(self.seed, "sample", iteration))
+        self._charge(rollouts, meter)
+        scores_PG = score(self.policy, batch, rollouts, self.reward)
+        greedy_P = None
+        if self.greedy:
+            greedy = sample(self.policy, ids, self.sampling, 0, greedy=True)
+            self._charge(greedy, meter)
+            greedy_P = self._penalised(score(self.policy, batch, greedy, self.reward), greedy)[:, 0]
+        return replace(rollouts, scores_PG=self._penalised(scores_PG, rollouts), greedy_scores_P=greedy_P)
+
+    def _penalised(self, scores_PG: torch.Tensor, rollouts: Rollouts) -> torch.Tensor:
+        return scores_PG - self.sampling.missing_eos_penalty * (~rollouts.ended_PG).to(scores_PG.dtype)
+
+    def _charge(self, rollouts: Rollouts, meter: Meter) -> None:
+        tokens, completions = rollouts.token_count, rollouts.P * rollouts.G
+        meter.completions += completions
+        meter.reward_calls += completions
+        meter.generated_tokens += int(rollouts.mask_PGT.sum())
+        meter.charge(self.policy.size, tokens)
+        meter.charge(getattr(self.reward, "parameter_count", 0), tokens)

@@ -1,0 +1,189 @@
+"""`Rollouts`, the one batch type every algorithm sees, and the shape legend of the whole package.
+
+Shapes in names: P prompts, G responses a prompt, T response tokens, L prompt tokens, V vocabulary,
+B = P·G rows as the model sees them. `logps_PGT` has shape [P, G, T]. Prompts are padded on the left,
+responses on the right, so a row reads `pad … pad prompt | response pad … pad` and response token t is
+predicted at column L − 1 + t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What one optimizer step averages over, so that no result depends on the micro-batch size.
+
+    A mean of micro-batch means is wrong where lengths differ: every micro-batch divides its sums by
+    these totals of the whole step instead, and the parts add up.
+    """
+
+    sequences: int
+    tokens: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Prompts with G responses each; fields beyond the tokens are filled in as the iteration proceeds."""
+
+    prompt_ids_PL: Tensor
+    prompt_mask_PL: Tensor
+    response_ids_PGT: Tensor
+    mask_PGT: Tensor
+    """True on response tokens up to and including the first EOS. Never inferred from the pad id."""
+    ended_PG: Tensor
+    """True where the response ended by EOS; a truncated one is terminal all the same."""
+    scores_PG: Tensor | None = None
+    """The reward of each response, before any KL; for recorded pairs the order: 1 preferred, 0 not."""
+    fixed_PGT: Tensor | None = None
+    """True on tokens that were not sampled from the policy (a greedy prefix): they carry no loss."""
+    greedy_scores_P: Tensor | None = None
+    sampler_logps_PGT: Tensor | None = None
+    logps_PGT: Tensor | None = None
+    """Log-probabilities under the policy that produced the batch, from the training forward."""
+    ref_logps_PGT: Tensor | None = None
+    values_PGT: Tensor | None = None
+    advantages_PGT: Tensor | None = None
+    returns_PGT: Tensor | None = None
+    step_totals: Totals | None = None
+
+    def __post_init__(self) -> None:
+        P, G, T = self.response_ids_PGT.shape
+        if self.mask_PGT.shape != (P, G, T) or self.ended_PG.shape != (P, G):
+            raise ValueError(
+                f"mask_PGT must be {(P, G, T)} and ended_PG {(P, G)}; got {tuple(self.mask_PGT.shape)} and {tuple(self.ended_PG.shape)}."
+            )
+        if self.prompt_ids_PL.shape != self.prompt_mask_PL.shape or self.prompt_ids_PL.shape[0] != P:
+            raise ValueError(
+                f"prompt_ids_PL and prompt_mask_PL must both be [{P}, L]; got {tuple(self.prompt_ids_PL.shape)} and {tuple(self.prompt_mask_PL.shape)}."
+            )
+
+    @property
+    def P(self) -> int:
+        return self.response_ids_PGT.shape[0]
+
+    @property
+    def G(self) -> int:
+        return self.response_ids_PGT.shape[1]
+
+    @property
+    def T(self) -> int:
+        return self.response_ids_PGT.shape[2]
+
+    @property
+    def loss_mask_PGT(self) -> Tensor:
+        """Tokens that carry loss, KL and return: the response without a greedy prefix."""
+        return self.mask_PGT if self.fixed_PGT is None else self.mask_PGT & ~self.fixed_PGT
+
+    @property
+    def lengths_PG(self) -> Tensor:
+        return self.mask_PGT.sum(-1)
+
+    @property
+    def totals(self) -> Totals:
+        if self.step_totals is not None:
+            return self.step_totals
+        return Totals(self.P * self.G, int(self.loss_mask_PGT.sum()), self.T)
+
+    @property
+    def token_count(self) -> int:
+        """Attended tokens over all B rows, prompts counted once a response: what a forward pass costs."""
+        return int(self.prompt_mask_PL.sum()) * self.G + int(self.mask_PGT.sum())
+
+    def filled(self, *names: str) -> tuple[Tensor, ...]:
+        """The named fields, which the step before must have filled in."""
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"these rollouts have no {', '.join(missing)}. Fill them in first: see engine/scoring.complete."
+            )
+        return tuple(getattr(self, name) for name in names)
+
+    def input_ids_BS(self) -> Tensor:
+        """[B, L+T] token ids, prompt then response."""
+        prompts = self.prompt_ids_PL[:, None, :].expand(-1, self.G, -1)
+        return torch.cat([prompts, self.response_ids_PGT], dim=-1).flatten(0, 1)
+
+    def attention_mask_BS(self) -> Tensor:
+        """[B, L+T] True on real tokens."""
+        prompts = self.prompt_mask_PL[:, None, :].expand(-1, self.G, -1)
+        return torch.cat([prompts, self.mask_PGT], dim=-1).flatten(0, 1)
+
+    def per_group(self, x_B: Tensor) -> Tensor:
+        """[B, ...] → [P, G, ...]."""
+        return x_B.unflatten(0, (self.P, self.G))
+
+    def select(self, rows_P: Tensor) -> Rollouts:
+        """The groups with these indices (or a boolean mask over P), everything else kept."""
+        return self._map(lambda x: x[rows_P])
+
+    def pick(self, index_PK: Tensor) -> Rollouts:
+        """K responses of each group, by their index: [P, G, ...] → [P, K, ...]."""
+        rows = torch.arange(self.P, device=index_PK.device)[:, None]
+        per_prompt = {"prompt_ids_PL", "prompt_mask_PL", "greedy_scores_P"}
+        return self._map(lambda x: x[rows, index_PK], skip=per_prompt)
+
+    def to(self, device: torch.device | str) -> Rollouts:
+        return self._map(lambda x: x.to(device))
+
+    def trimmed(self) -> Rollouts:
+        """Without the columns that are padding in every row: no work is done on them."""
+        T = max(int(self.lengths_PG.max()), 1)
+        L = int(self.prompt_mask_PL.sum(-1).max())
+        changes: dict[str, Tensor] = {}
+        for name, value in self._tensors().items():
+            if name.endswith("_PGT"):
+                changes[name] = value[..., :T]
+            elif name.endswith("_PL"):
+                changes[name] = value[:, value.shape[1] - L :]
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def micro_batches(self, groups: int) -> Iterator[Rollouts]:
+        """Parts of at most `groups` prompts that share this batch's totals. Groups stay whole."""
+        whole = replace(self, step_totals=self.totals)
+        for rows in torch.arange(self.P, device=self.prompt_ids_PL.device).split(groups):
+            yield whole.select(rows).trimmed()
+
+    def minibatches(self, count: int, generator: torch.Generator) -> Iterator[Rollouts]:
+        """`count` random parts of nearly equal size, each an optimizer step with totals of its own."""
+        order = torch.randperm(self.P, generator=generator).to(self.prompt_ids_PL.device)
+        for rows in order.tensor_split(min(count, self.P)):
+            yield replace(self.select(rows), step_totals=None)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def _map(self, change, skip: set[str] = frozenset()) -> Rollouts:  # type: ignore[no-untyped-def,assignment]
+        changes = {name: change(value) for name, value in self._tensors().items() if name not in skip}
+        return replace(self, **changes)
+
+
+def join_right(parts: list[Tensor], pad: float = 0, width: int = 0) -> Tensor:
+    """Concatenates [p, G, T_i] tensors over p, padding T on the right to the widest or to `width`."""
+    width = max([width, *(part.shape[-1] for part in parts)])
+    return torch.cat(
+        [torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=pad) for part in parts]
+    )
+
+
+def pad_left(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids of different lengths → ([P, L] ids, [P, L] bool mask), padded on the left."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+    return ids, mask
+
+
+def pad_right(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids of different lengths → ([N, T] ids, [N, T] bool mask), padded on the right."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([list(row) + [pad_id] * (width - len(row)) for row in rows], dtype=torch.long)
+    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+    return ids, mask

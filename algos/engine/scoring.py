@@ -1,0 +1,97 @@
+"""Log-probabilities and values of a batch without gradient, in parts that fit memory; and the invariants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from algos.engine.algorithm import Needs
+from algos.engine.critic import Critic
+from algos.engine.errors import RunError
+from algos.engine.forward import forward, groups_per_forward
+from algos.engine.policy import Policy
+from algos.engine.rollouts import Rollouts, join_right
+
+
+@torch.no_grad()
+def score_policy(
+    policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities and, with a critic, values [P, G, T] under the policy as it is now."""
+    return _score(policy.model, policy, rollouts, temperature, critic)
+
+
+@torch.no_grad()
+def score_reference(policy: Policy, rollouts: Rollouts, temperature: float) -> Tensor:
+    """Log-probabilities [P, G, T] under the frozen reference."""
+    with policy.reference() as model:
+        return _score(model, policy, rollouts, temperature, None)[0]
+
+
+def _score(
+    model: nn.Module, policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None
+) -> tuple[Tensor, Tensor | None]:
+    logps: list[Tensor] = []
+    values: list[Tensor] = []
+    for part in rollouts.micro_batches(groups_per_forward(rollouts, policy.vocabulary)):
+        outputs = forward(model, part, temperature, policy.dtype, critic)
+        logps.append(outputs.logps_PGT)
+        if outputs.values_PGT is not None:
+            values.append(outputs.values_PGT)
+    return join_right(logps, width=rollouts.T), join_right(values, width=rollouts.T) if values else None
+
+
+def complete(
+    policy: Policy, rollouts: Rollouts, needs: Needs, temperature: float, critic: Critic | None
+) -> Rollouts:
+    """Fills in what `prepare` reads: old log-probabilities, the reference's, values.
+
+    The old log-probabilities come from the same forward as training's, never from the sampler, whose
+    cached decoding rounds differently.
+    """
+    if needs.old_logps:
+        logps_PGT, values_PGT = score_policy(policy, rollouts, temperature, critic)
+        rollouts = replace(rollouts, logps_PGT=logps_PGT, values_PGT=values_PGT)
+    if rollouts.ref_logps_PGT is None:
+        rollouts = replace(rollouts, ref_logps_PGT=score_reference(policy, rollouts, temperature))
+    return rollouts
+
+
+def tolerance(rollouts: Rollouts, dtype: torch.dtype) -> Tensor:
+    """How far log π and log π_ref of a whole response may differ before any update, [P, G] in nats.
+
+    Cached references and other batch shapes change the order of sums: 1e-4·√T in fp32 (padding alone
+    moved a real model's log-probabilities by 1.5e-5), 5e-2·√T under bf16 autocast (3 significant digits).
+    """
+    each = 5e-2 if dtype == torch.bfloat16 else 1e-4
+    return each * rollouts.lengths_PG.clamp(min=1).sqrt()
+
+
+def check_start(policy: Policy, rollouts: Rollouts, logps_PGT: Tensor) -> None:
+    """Raises RunError where policy and reference differ before the first update (KL ≠ 0)."""
+    assert rollouts.ref_logps_PGT is not None
+    gap_PG = torch.where(rollouts.mask_PGT, logps_PGT - rollouts.ref_logps_PGT, 0.0).sum(-1).abs()
+    _within(gap_PG, tolerance(rollouts, policy.dtype), "policy and reference differ before the first update")
+
+
+def check_ratio(policy: Policy, rollouts: Rollouts, logps_PGT: Tensor) -> None:
+    """Raises RunError where the first step's ratio to the sampling policy is not 1."""
+    if rollouts.logps_PGT is None:
+        return
+    gap_PG = torch.where(rollouts.mask_PGT, logps_PGT.detach() - rollouts.logps_PGT, 0.0).sum(-1).abs()
+    _within(
+        gap_PG,
+        tolerance(rollouts, policy.dtype),
+        "the ratio to the sampling policy is not 1 at the first update",
+    )
+
+
+def _within(gap_PG: Tensor, bound_PG: Tensor, what: str) -> None:
+    if not bool((gap_PG <= bound_PG).all()):
+        worst = int((gap_PG - bound_PG).argmax())
+        raise RunError(
+            f"{what}: |Σ log-ratio| = {gap_PG.flatten()[worst]:.2e} nats in response {worst}, allowed {bound_PG.flatten()[worst]:.2e}. "
+            "The model is not deterministic between forwards (dropout, or an attention that depends on padding)."
+        )

@@ -1,0 +1,71 @@
+"""Between text and token ids: one BOS, every declared EOS, and completions that keep their leading space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from algos.engine.template import render_prompt
+
+Prompt = str | list[dict[str, Any]]
+"""A plain text, or a list of chat messages."""
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token id that ends a response: of the generation config, the model config and the tokenizer."""
+    declared = [getattr(model, "generation_config", None), model.config, tokenizer]
+    found: set[int] = set()
+    for place in declared:
+        value = getattr(place, "eos_token_id", None)
+        found.update([value] if isinstance(value, int) else value or [])
+    return sorted(found)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """An id to fill padding with; masks are explicit, so any id will do."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id):
+        if isinstance(candidate, int):
+            return candidate
+    return 0
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids with exactly one BOS where the tokenizer has one to add, and no EOS behind.
+
+    A rendered chat template often begins with BOS already, and some tokenizers append EOS: a prompt
+    that ends in EOS would be over before it began.
+    """
+    ids: list[int] = list(tokenizer(text, add_special_tokens=True).input_ids)
+    bare: list[int] = list(tokenizer(text, add_special_tokens=False).input_ids)
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if eos is not None and len(ids) > 1 and ids[-1] == eos and (not bare or bare[-1] != eos):
+        ids = ids[:-1]
+    while bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos:
+        ids = ids[1:]
+    return ids
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, chat messages rendered through the template with one generation prompt."""
+    return encode(tokenizer, render_prompt(tokenizer, prompt))
+
+
+def decode_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response_ids: list[int]
+) -> str:
+    """The response's text as it follows the prompt's, without special tokens.
+
+    Decoded alone, a response may lose its leading space (SentencePiece-like decoders strip it), so it is
+    read off the end of prompt and response decoded together.
+    """
+    prefix = str(tokenizer.decode(prompt_ids, skip_special_tokens=True))
+    whole = str(tokenizer.decode(prompt_ids + response_ids, skip_special_tokens=True))
+    if whole.startswith(prefix):
+        return whole[len(prefix) :]
+    return str(tokenizer.decode(response_ids, skip_special_tokens=True))
+
+
+def as_completion(prompt: Prompt, text: str) -> str | list[dict[str, str]]:
+    """A completion as rewards expect it: messages where the prompt is a conversation, else text."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -1,0 +1,268 @@
+"""`train()`: the one loop that every algorithm runs in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from algos.engine.algorithm import Algorithm
+from algos.engine.budget import Budget, Meter
+from algos.engine.errors import RunError, UserError
+from algos.engine.forward import forward, groups_per_forward
+from algos.engine.monitor import describe
+from algos.engine.pairs import PairSource, encode_pairs, reference_logps
+from algos.engine.policy import Policy
+from algos.engine.prompts import PromptSource, encode_prompts
+from algos.engine.rewards import Reward
+from algos.engine.rollouts import Rollouts
+from algos.engine.sampling import Sampling
+from algos.engine.scoring import check_ratio, check_start, complete, score_policy
+from algos.engine.seeding import generator
+from algos.engine.state import TrainState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Source(Protocol):
+    """Where batches come from: sampled prompts or recorded pairs."""
+
+    def next(self, iteration: int, meter: Meter) -> Rollouts: ...
+
+    def progress(self, iteration: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class History:
+    """What training logged: one row an iteration."""
+
+    rows: list[dict[str, float]]
+    counts: dict[str, int]
+    """Rows of the data that were dropped, cut or merged on the way in, by reason."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+
+Hook = Callable[[TrainState, float], None]
+"""Called before the first iteration and after each with the state and the progress in [0, 1]; its time
+is not training's."""
+
+
+def train(
+    algorithm: Algorithm,
+    policy: Policy,
+    *,
+    prompts: Iterable[Any] | None = None,
+    pairs: Iterable[Mapping[str, Any]] | None = None,
+    reward: Reward | None = None,
+    sampling: Sampling | None = None,
+    budget: str | Budget | None = None,
+    seed: int = 0,
+    truncate_prompts: Literal["drop", "left"] = "drop",
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 0,
+    reference_cache: str | Path | None = None,
+    micro_batch: int | None = None,
+    hook: Hook | None = None,
+) -> History:
+    """Trains `policy` in place until the budget or the declared epochs are spent.
+
+    Args:
+        prompts: rows with a `prompt` (a text or chat messages) or plain texts, for algorithms that sample.
+        pairs: rows with `prompt, chosen, rejected`, for DPO.
+        reward: called as TRL calls its reward functions; needed with prompts.
+        budget: `20k` completions, `300updates`, `2e15flops`, `90s`, …; optional for recorded pairs.
+        checkpoint: a folder for the state, saved every `checkpoint_every` iterations; training goes on
+            from there if it holds one.
+        micro_batch: prompts (groups) in one forward and backward; by default what memory allows.
+            The result does not depend on it.
+
+    Raises UserError for what the caller can mend, RunError where training itself went wrong.
+    """
+    sampling = sampling or Sampling()
+    budget = None if budget is None else Budget.parse(budget)
+    state = TrainState.start(algorithm, policy, seed)
+    source, counts = _source(
+        state, prompts, pairs, reward, sampling, truncate_prompts, _path(reference_cache)
+    )
+    if budget is None and isinstance(source, PromptSource):
+        raise UserError(
+            "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
+        )
+    folder = _path(checkpoint)
+    if folder is not None:
+        state.load(folder)
+    loop = _Loop(state, source, sampling.temperature, budget, micro_batch)
+    if hook is not None:
+        hook(state, loop.progress())
+    while loop.progress() < 1:
+        with state.meter.running():
+            row = loop.iterate()
+        state.history.append({**state.meter.as_dict(), "fraction": min(loop.progress(), 1.0), **row})
+        if folder is not None and checkpoint_every and state.iteration % checkpoint_every == 0:
+            state.save(folder)
+        if hook is not None:
+            hook(state, min(loop.progress(), 1.0))
+    return History(state.history, counts)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _source(
+    state: TrainState, prompts: Iterable[Any] | None, pairs: Iterable[Mapping[str, Any]] | None, reward: Reward | None,
+    sampling: Sampling, truncate_prompts: Literal["drop", "left"], cache: Path | None,
+) -> tuple[Source, dict[str, int]]:  # fmt: skip
+    algorithm, policy, needs = state.algorithm, state.policy, state.algorithm.needs
+    if needs.source == "pairs" and pairs is not None:
+        encoded, counts = encode_pairs(policy, pairs, sampling.max_new_tokens)
+        logps = reference_logps(policy, encoded, sampling.temperature, cache)
+        return PairSource(policy, encoded, needs.pairs_per_step, needs.pair_epochs, state.seed, logps), counts
+    if prompts is None or reward is None:
+        wanted = "pairs, or prompts and a reward" if needs.source == "pairs" else "prompts and a reward"
+        raise UserError(
+            f"{algorithm.name} learns from {wanted}; got {'no prompts' if prompts is None else 'no reward'}. Pass them to train()."
+        )
+    if sampling.group_size < needs.group_size:
+        raise UserError(
+            f"{algorithm.name} needs at least {needs.group_size} responses a prompt; got {sampling.group_size}. Set --group-size {needs.group_size}."
+        )
+    if sampling.top_p < 1 or sampling.top_k > 0:
+        raise UserError(
+            f"top_p and top_k filter the distribution that ratios and KL are made of; got top_p={sampling.top_p}, top_k={sampling.top_k}. Train with 1.0 and 0."
+        )
+    rows, counts = encode_prompts(policy, prompts, sampling.max_new_tokens, truncate_prompts)
+    return PromptSource(policy, rows, reward, sampling, state.seed, needs.greedy), counts
+
+
+class _Loop:
+    """One iteration after another: sample, score, prepare, and as many steps as the algorithm takes."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        source: Source,
+        temperature: float,
+        budget: Budget | None,
+        micro_batch: int | None,
+    ) -> None:
+        self.state, self.source, self.temperature = state, source, temperature
+        self.budget, self.micro_batch = budget, micro_batch
+
+    def progress(self) -> float:
+        """The fraction of the run that is done: of the budget or of the declared epochs, what ends first."""
+        return max(self.state.meter.spent(self.budget), self.source.progress(self.state.iteration))
+
+    def iterate(self) -> dict[str, float]:
+        """One batch of rollouts and its updates; returns what to log of it."""
+        state, algorithm = self.state, self.state.algorithm
+        progress = self.progress()
+        rate = learning_rate(algorithm, progress)
+        rollouts = self.source.next(state.iteration, state.meter)
+        if not bool(rollouts.mask_PGT.any(-1).all()):
+            raise RunError(
+                f"a response without a token in iteration {state.iteration}; every response needs at least one."
+            )
+        recorded = rollouts.ref_logps_PGT is not None
+        rollouts = complete(state.policy, rollouts, algorithm.needs, self.temperature, state.critic)
+        if not recorded:
+            state.meter.charge(state.policy.size, rollouts.token_count)
+        if state.iteration == 0:
+            logps_PGT = rollouts.logps_PGT
+            check_start(
+                state.policy,
+                rollouts,
+                logps_PGT
+                if logps_PGT is not None
+                else score_policy(state.policy, rollouts, self.temperature)[0],
+            )
+        with torch.no_grad():
+            prepared, state.own = algorithm.prepare(rollouts, state.own)
+        steps = self._steps(prepared, rate) if prepared.P else []
+        state.meter.iterations += 1
+        return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **_mean(steps)}
+
+    def _steps(self, prepared: Rollouts, rate: float) -> list[dict[str, float]]:
+        state, algorithm = self.state, self.state.algorithm
+        steps = []
+        for number in range(algorithm.passes):
+            order = generator(state.seed, "minibatches", state.iteration, number)
+            for minibatch in prepared.minibatches(algorithm.steps_per_pass, order):
+                steps.append(self._step(minibatch, rate, first=state.meter.updates == 0))
+        return steps
+
+    def _step(self, minibatch: Rollouts, rate: float, first: bool) -> dict[str, float]:
+        """One optimizer step; its gradient is that of the whole minibatch whatever the micro-batch."""
+        state, algorithm, policy = self.state, self.state.algorithm, self.state.policy
+        state.optimizer.zero_grad(set_to_none=True)
+        metrics: dict[str, Tensor] = {}
+        for part in minibatch.micro_batches(
+            self.micro_batch or max(1, groups_per_forward(minibatch, policy.vocabulary) // 2)
+        ):
+            outputs = forward(policy.model, part, self.temperature, policy.dtype, state.critic)
+            if first:
+                check_ratio(policy, part, outputs.logps_PGT)
+            loss, logged = algorithm.loss(outputs, part)
+            if not bool(torch.isfinite(loss)):
+                raise RunError(
+                    f"the loss is {loss.item()} at update {state.meter.updates + 1} (iteration {state.iteration + 1}). Lower --learning-rate."
+                )
+            loss.backward()
+            add_metrics(metrics, {"loss": loss.detach(), **logged})
+        norm = torch.nn.utils.clip_grad_norm_(state.parameters, algorithm.max_grad_norm)
+        if not bool(torch.isfinite(norm)):
+            raise RunError(
+                f"the gradient's norm is {norm.item()} at update {state.meter.updates + 1} (iteration {state.iteration + 1}). Lower --learning-rate."
+            )
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.step()
+        state.meter.updates += 1
+        self._charge(minibatch)
+        return {name: float(value) for name, value in metrics.items()} | {"gradient_norm": float(norm)}
+
+    def _charge(self, minibatch: Rollouts) -> None:
+        state, tokens = self.state, minibatch.token_count
+        state.meter.trained_tokens += int(minibatch.mask_PGT.sum())
+        state.meter.charge(state.policy.size, tokens, state.policy.backward_factor)
+        if state.critic is not None:
+            state.meter.charge(state.critic.trunk_size, tokens, 6)
+
+
+def learning_rate(algorithm: Algorithm, progress: float) -> float:
+    """A function of the fraction of the run that is done: the number of updates is not known beforehand."""
+    if progress < algorithm.warmup:
+        return algorithm.learning_rate * max(progress, 1e-3) / algorithm.warmup
+    rest = (progress - algorithm.warmup) / (1 - algorithm.warmup)
+    shape = {"constant": 1.0, "linear": 1 - rest, "cosine": 0.5 * (1 + math.cos(math.pi * rest))}
+    return algorithm.learning_rate * shape[algorithm.schedule]
+
+
+def add_metrics(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:
+    """Adds a micro-batch's share; names ending in `_max` keep the largest."""
+    for name, value in part.items():
+        if name not in total:
+            total[name] = value
+        else:
+            total[name] = torch.maximum(total[name], value) if name.endswith("_max") else total[name] + value
+
+
+def _mean(steps: list[dict[str, float]]) -> dict[str, float]:
+    """The mean over an iteration's optimizer steps; of maxima the largest."""
+    names = steps[0] if steps else {}
+    return {
+        name: max(step[name] for step in steps)
+        if name.endswith("_max")
+        else sum(step[name] for step in steps) / len(steps)
+        for name in names
+    }

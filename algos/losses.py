@@ -1,0 +1,174 @@
+"""Pure losses on tensors. No model, no state: numbers in, numbers out. Shape legend: `engine/rollouts.py`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from algos.engine.rollouts import Totals
+
+Aggregation = Literal["sequence_sum", "token_mean", "sequence_mean", "constant"]
+DPOLoss = Literal["sigmoid", "sigmoid_normalised", "robust", "hinge", "ipo", "ipo_average"]
+KLEstimator = Literal["k1", "k2", "k3"]
+
+MAX_LOG_RATIO = 20.0  # e^20 is finite in fp32; beyond it one token would decide the whole update
+
+
+def aggregate(x_PGT: Tensor, mask_PGT: Tensor, how: Aggregation, totals: Totals | None = None) -> Tensor:
+    """Masked sum of x over one micro-batch, divided by what the whole optimizer step averages over.
+
+    `sequence_sum` divides by the number of sequences (unbiased), `token_mean` by the number of tokens,
+    `sequence_mean` averages within each sequence first (a 1/length bias), `constant` divides by
+    sequences times the longest possible response (unbiased up to a constant; Liu et al. 2025).
+    """
+    x_PGT = torch.where(mask_PGT, x_PGT, 0.0)
+    if totals is None:
+        rows = mask_PGT[..., 0].numel()
+        totals = Totals(rows, int(mask_PGT.sum()), mask_PGT.shape[-1])
+    if how == "sequence_sum":
+        return x_PGT.sum() / totals.sequences
+    if how == "token_mean":
+        return x_PGT.sum() / max(totals.tokens, 1)
+    if how == "sequence_mean":
+        return (x_PGT.sum(-1) / mask_PGT.sum(-1).clamp(min=1)).sum() / totals.sequences
+    if how == "constant":
+        return x_PGT.sum() / (totals.sequences * totals.max_tokens)
+    raise ValueError(f"aggregation must be sequence_sum, token_mean, sequence_mean or constant; got {how!r}.")
+
+
+def log_ratio(logps: Tensor, other_logps: Tensor) -> Tensor:
+    """log π − log π' in fp32, clamped to ±20 so that one token cannot overflow the ratio."""
+    return (
+        (logps.float() if logps.dtype in (torch.bfloat16, torch.float16) else logps)
+        .sub(other_logps)
+        .clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    )
+
+
+def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: KLEstimator = "k1") -> Tensor:
+    """Per-token estimates of KL(π‖π_ref) for tokens sampled from π (Schulman 2020), in nats.
+
+    With Δ = log π − log π_ref: k1 = Δ (unbiased), k2 = Δ²/2 (biased, small variance),
+    k3 = e^{−Δ} − 1 + Δ (unbiased in value, never negative). Which gradient each one has as a reward
+    or as a loss is another matter: see docs/algorithms.md.
+    """
+    delta = log_ratio(logps, ref_logps)
+    if estimator == "k1":
+        return delta
+    if estimator == "k2":
+        return 0.5 * delta.square()
+    if estimator == "k3":
+        return torch.expm1(-delta) + delta
+    raise ValueError(f"estimator must be k1, k2 or k3; got {estimator!r}.")
+
+
+def policy_gradient_loss(
+    logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    aggregation: Aggregation = "sequence_sum",
+    totals: Totals | None = None,
+) -> Tensor:
+    """REINFORCE: −(1/B)·Σ_i Σ_t A_it·log π(y_it) (Williams 1992). logps [..., T] in nats → scalar."""
+    return aggregate(-advantages.detach() * logps, mask, aggregation, totals)
+
+
+def ppo_token_losses(
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
+) -> Tensor:
+    """max(−A·ρ, −A·clip(ρ, 1−ε, 1+ε_high)) for each token (Schulman et al. 2017, eq. 7), not reduced.
+
+    `dual_clip` c > 1 bounds the loss of negative advantages by −c·A (Ye et al. 2020, eq. 5).
+    """
+    ratio = log_ratio(logps, old_logps).exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
+    losses = torch.maximum(-advantages * ratio, -advantages * clipped)
+    if dual_clip is not None:
+        losses = torch.where(advantages < 0, torch.minimum(losses, -dual_clip * advantages), losses)
+    return losses
+
+
+def ppo_loss(
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float = 0.2,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
+    aggregation: Aggregation = "token_mean",
+    totals: Totals | None = None,
+) -> Tensor:
+    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7). All inputs [..., T] → scalar."""
+    losses = ppo_token_losses(
+        logps, old_logps.detach(), advantages.detach(), clip_range, clip_range_high, dual_clip
+    )
+    return aggregate(losses, mask, aggregation, totals)
+
+
+def value_loss(
+    values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    old_values: Tensor | None = None,
+    clip_range: float | None = None,
+    totals: Totals | None = None,
+) -> Tensor:
+    """½·mean (V−R)² over tokens, or ½·mean max((V−R)², (clip(V, V_old±ε)−R)²) with a `clip_range`.
+
+    The clipped form is the one of OpenAI's baselines, kept by every reference implementation of PPO on
+    language models (Huang et al. 2022, detail 9). [..., T] → scalar.
+    """
+    errors = (values - returns).square()
+    if clip_range is not None:
+        if old_values is None:
+            raise ValueError("value_loss with a clip_range needs old_values; got none.")
+        kept_near = old_values + (values - old_values).clamp(-clip_range, clip_range)
+        errors = torch.maximum(errors, (kept_near - returns).square())
+    return 0.5 * aggregate(errors, mask, "token_mean", totals)
+
+
+def sequence_logps(logps_PGT: Tensor, mask_PGT: Tensor, average: bool = False) -> Tensor:
+    """[P, G, T] → [P, G]: the log-probability of each response in nats, or its mean a token."""
+    sums_PG = torch.where(mask_PGT, logps_PGT, 0.0).sum(-1)
+    return sums_PG / mask_PGT.sum(-1).clamp(min=1) if average else sums_PG
+
+
+def dpo_loss(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float,
+    loss_type: DPOLoss = "sigmoid",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The DPO family on [N] sequence log-probabilities (nats) → [N] losses, not reduced.
+
+    With h = (log π_w − log ref_w) − (log π_l − log ref_l) and z = βh:
+    `sigmoid`  −(1−e)·log σ(z) − e·log σ(−z) (Rafailov et al. 2023, eq. 7; e: Mitchell's conservative DPO);
+    `robust`   ((1−e)(−log σ(z)) − e(−log σ(−z)))/(1−2e) (Chowdhury et al. 2024, eq. 12);
+    `hinge`    relu(1 − z) (Zhao et al. 2023, SLiC with a reference);
+    `ipo`      (h − 1/(2β))² (Azar et al. 2023, eq. 17), where β is the paper's τ.
+    `sigmoid_normalised` and `ipo_average` are the same formulas for log-probabilities that the caller
+    has averaged over tokens. For reference-free variants pass zeros as the reference.
+    """
+    h = (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
+    z, e = beta * h, label_smoothing
+    if loss_type in ("sigmoid", "sigmoid_normalised"):
+        return -(1 - e) * F.logsigmoid(z) - e * F.logsigmoid(-z)
+    if loss_type == "robust":
+        return (-(1 - e) * F.logsigmoid(z) + e * F.logsigmoid(-z)) / (1 - 2 * e)
+    if loss_type == "hinge":
+        return torch.relu(1 - z)
+    if loss_type in ("ipo", "ipo_average"):
+        return (h - 1 / (2 * beta)).square()
+    raise ValueError(f"loss_type must be one of {', '.join(DPOLoss.__args__)}; got {loss_type!r}.")  # type: ignore[attr-defined]

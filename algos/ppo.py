@@ -1,0 +1,149 @@
+"""Proximal policy optimization (Schulman et al. 2017) with a learned value function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from algos.advantages import gae, token_rewards, whiten
+from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require
+from algos.engine.rollouts import Rollouts, Totals
+from algos.losses import Aggregation, aggregate, kl_estimate, log_ratio, ppo_loss, value_loss
+
+
+@dataclass(frozen=True)
+class PPO(Algorithm):
+    """Several passes over each batch, each token's ratio to the sampling policy clipped to 1 ± ε.
+
+    Details follow the reference implementations (Ziegler et al. 2019; Huang et al. 2024, "The N+
+    implementation details"); each is an option with its source in docs/algorithms.md.
+    """
+
+    clip_range: float = 0.2
+    clip_range_high: float | None = None
+    """Upper clip where it differs from the lower one (Yu et al. 2025)."""
+    dual_clip: float | None = None
+    value_clip_range: float | None = 0.2
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    """Divide token rewards by their standard deviation; their mean is kept."""
+    ppo_epochs: int = 4
+    """Passes over each iteration's rollouts."""
+    minibatches: int = 1
+    """Optimizer steps each pass is split into."""
+    aggregation: Aggregation = "token_mean"
+    value_model: Literal["shared", "separate"] = "shared"
+    value_coefficient: float = 0.1
+    kl_control: Literal["fixed", "adaptive"] = "fixed"
+    kl_target: float = 6.0
+    """Sequence KL in nats that adaptive control steers to (Ziegler et al. 2019, section 2.2)."""
+    kl_horizon: float = 10_000
+    """Completions over which adaptive control corrects."""
+
+    name: ClassVar[str] = "ppo"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.clip_range < 1, "clip_range", "in (0, 1)", self.clip_range)
+        require(
+            self.clip_range_high is None or self.clip_range_high > 0,
+            "clip_range_high",
+            "above 0",
+            self.clip_range_high,
+        )
+        require(self.dual_clip is None or self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
+        require(
+            self.value_clip_range is None or self.value_clip_range > 0,
+            "value_clip_range",
+            "above 0",
+            self.value_clip_range,
+        )
+        require(0 <= self.gamma <= 1, "gamma", "in [0, 1]", self.gamma)
+        require(0 <= self.gae_lambda <= 1, "gae_lambda", "in [0, 1]", self.gae_lambda)
+        require(self.ppo_epochs >= 1, "ppo_epochs", "at least 1", self.ppo_epochs)
+        require(self.minibatches >= 1, "minibatches", "at least 1", self.minibatches)
+        require(self.value_coefficient >= 0, "value_coefficient", "at least 0", self.value_coefficient)
+        require(self.kl_target > 0, "kl_target", "above 0", self.kl_target)
+        require(self.kl_horizon > 0, "kl_horizon", "above 0", self.kl_horizon)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(values=self.value_model)
+
+    @property
+    def passes(self) -> int:
+        return self.ppo_epochs
+
+    @property
+    def steps_per_pass(self) -> int:
+        return self.minibatches
+
+    def init_state(self) -> State:
+        return {"beta": torch.tensor(float(self.beta))} if self.kl_control == "adaptive" else {}
+
+    def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
+        scores_PG, values_PGT = rollouts.filled("scores_PG", "values_PGT")
+        logps_PGT, ref_logps_PGT = rollouts.filled("logps_PGT", "ref_logps_PGT")
+        mask_PGT, loss_mask_PGT = rollouts.mask_PGT, rollouts.loss_mask_PGT
+        beta = state["beta"].to(scores_PG.device) if self.kl_control == "adaptive" else self.beta
+        rewards_PGT = token_rewards(scores_PG, logps_PGT, ref_logps_PGT, mask_PGT, loss_mask_PGT, beta)
+        if self.whiten_rewards:
+            rewards_PGT = whiten(rewards_PGT, mask_PGT, shift_mean=False)
+        # Returns come from the advantages before whitening: the value function learns rewards, not z-scores.
+        advantages_PGT, returns_PGT = gae(rewards_PGT, values_PGT, mask_PGT, self.gamma, self.gae_lambda)
+        if self.whiten_advantages:
+            advantages_PGT = whiten(advantages_PGT, loss_mask_PGT)
+        if self.kl_control == "adaptive":
+            kl_PG = torch.where(loss_mask_PGT, kl_estimate(logps_PGT, ref_logps_PGT), 0.0).sum(-1)
+            state = {"beta": self._adapted(state["beta"], kl_PG)}
+        return replace(rollouts, advantages_PGT=advantages_PGT, returns_PGT=returns_PGT), state
+
+    def _adapted(self, beta: Tensor, kl_PG: Tensor) -> Tensor:
+        """β ← β·(1 + clip(KL/target − 1, ±0.2)·n/horizon) (Ziegler et al. 2019, section 2.2)."""
+        error = (kl_PG.mean().to(beta.device) / self.kl_target - 1).clamp(-0.2, 0.2)
+        return beta * (1 + error * kl_PG.numel() / self.kl_horizon)
+
+    def loss(self, outputs: Outputs, prepared: Rollouts) -> tuple[Tensor, dict[str, Tensor]]:
+        old_logps_PGT, advantages_PGT = prepared.filled("logps_PGT", "advantages_PGT")
+        old_values_PGT, returns_PGT = prepared.filled("values_PGT", "returns_PGT")
+        assert outputs.values_PGT is not None
+        mask_PGT, totals = prepared.loss_mask_PGT, prepared.totals
+        policy = ppo_loss(
+            outputs.logps_PGT,
+            old_logps_PGT,
+            advantages_PGT,
+            mask_PGT,
+            clip_range=self.clip_range,
+            clip_range_high=self.clip_range_high,
+            dual_clip=self.dual_clip,
+            aggregation=self.aggregation,
+            totals=totals,
+        )
+        fit = value_loss(
+            outputs.values_PGT, returns_PGT, mask_PGT, old_values_PGT, self.value_clip_range, totals
+        )
+        return policy + self.value_coefficient * fit, {
+            "policy_loss": policy.detach(),
+            "value_loss": fit.detach(),
+            "entropy/train": aggregate(outputs.entropy_PGT, mask_PGT, "token_mean", totals),
+            **self._ratios(outputs.logps_PGT.detach(), old_logps_PGT, mask_PGT, totals),
+        }
+
+    def _ratios(
+        self, logps_PGT: Tensor, old_logps_PGT: Tensor, mask_PGT: Tensor, totals: Totals
+    ) -> dict[str, Tensor]:
+        log_ratio_PGT = torch.where(mask_PGT, log_ratio(logps_PGT, old_logps_PGT), 0.0)
+        ratio_PGT = log_ratio_PGT.exp()
+        high = self.clip_range if self.clip_range_high is None else self.clip_range_high
+        outside_PGT = (ratio_PGT < 1 - self.clip_range) | (ratio_PGT > 1 + high)
+        k3_PGT = ratio_PGT - 1 - log_ratio_PGT  # of KL(old‖new): the tokens were drawn from the old policy
+        return {
+            "clip_fraction": aggregate(outside_PGT.to(ratio_PGT.dtype), mask_PGT, "token_mean", totals),
+            "approx_kl": aggregate(k3_PGT, mask_PGT, "token_mean", totals),
+            "ratio_max": ratio_PGT.max(),
+        }

@@ -1,0 +1,43 @@
+"""Every evaluation metric: one name, one unit, one definition, one direction. Code, report and docs read it here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What one metric means. `better` is "higher", "lower" or None where neither is."""
+
+    name: str
+    label: str
+    unit: str
+    definition: str
+    better: str | None = None
+
+
+_DEFINITIONS = [
+    Metric("reward/judge", "judge reward", "reward", "Judge's score of responses to held-out prompts: the primary metric. The training reward never sees it.", "higher"),
+    Metric("reward/proxy", "proxy reward", "reward", "Training reward of the same responses, before any KL penalty.", "higher"),
+    Metric("kl/sequence", "KL to reference", "nats", "KL(π‖π_ref) of whole responses, y ~ π at temperature 1: sum over tokens of the full-vocabulary KL at each position (unbiased, low variance)."),
+    Metric("kl/sequence_k1", "KL, k1 estimate", "nats", "Σ_t log π − log π_ref of the sampled tokens: a control for kl/sequence, same expectation, higher variance."),
+    Metric("win_rate", "win rate against base", "share", "Share of prompts where the judge prefers this arm's response to the base's on the same prompt; ties count half.", "higher"),
+    Metric("length", "response length", "tokens", "Response tokens, the first EOS included."),
+    Metric("eos_rate", "ended by EOS", "share", "Share of responses that end by themselves rather than at the length limit."),
+    Metric("distinct_2", "distinct bigrams", "share", "Distinct bigrams over all bigrams of the held-out responses taken together: low means the responses are alike.", "higher"),
+    Metric("entropy", "entropy", "nats/token", "Mean entropy of the policy's next-token distribution along its own responses."),
+    Metric("perplexity/reference", "perplexity under the base", "per token", "exp of the mean negative log-likelihood of the policy's responses under the base model: fluency.", "lower"),
+    Metric("perplexity/heldout", "perplexity of held-out text", "per token", "exp of the mean negative log-likelihood of held-out text under the policy: forgetting.", "lower"),
+    Metric("bleu", "BLEU", "0-100", "Corpus BLEU (sacrebleu) against the data's own response, where it has one.", "higher"),
+    Metric("chrf", "chrF", "0-100", "Corpus chrF (sacrebleu) against the data's own response, where it has one.", "higher"),
+    Metric("preference_accuracy", "preference accuracy", "share", "Share of held-out pairs that the policy's implicit reward log π − log π_ref orders as labelled.", "higher"),
+    Metric("cost/train_flops", "training cost", "FLOPs", "Nominal FLOPs of training this run, evaluation excluded.", "lower"),
+    Metric("cost/total_flops", "total cost", "FLOPs", "Training cost plus what this arm needs before training: sampled pairs for DPO, the reward model for the others.", "lower"),
+    Metric("cost/train_seconds", "training time", "s", "Wall-clock seconds of training, evaluation excluded.", "lower"),
+    Metric("cost/total_seconds", "total time", "s", "Training time plus that of what this arm needs before training.", "lower"),
+    Metric("cost/peak_memory", "peak memory", "MiB", "Peak resident memory of the process on a CPU, peak allocated memory on a GPU.", "lower"),
+    Metric("cost/preference_labels", "preference labels", "pairs", "Labelled pairs this arm depends on, directly or through its reward model.", "lower"),
+    Metric("cost/reward_calls", "reward calls", "completions", "Completions scored by the training reward.", "lower"),
+]
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _DEFINITIONS}
