@@ -7,3 +7,10 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """Something that ends one run (a reward that returns NaN, a broken invariant), not the comparison."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line and without control characters, at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return text if len(text) <= 300 else text[:297] + "..."

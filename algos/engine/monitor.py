@@ -30,7 +30,7 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
     if sampled and rollouts.logps_PGT is not None and rollouts.sampler_logps_PGT is not None:
         gap_PGT = (rollouts.logps_PGT - rollouts.sampler_logps_PGT).abs()
         row["sampler_gap_max"] = gap_PGT[loss_mask_PGT].max() if bool(loss_mask_PGT.any()) else 0.0
-    if prepared.advantages_PGT is not None:
+    if prepared.advantages_PGT is not None and bool(prepared.loss_mask_PGT.any()):
         advantages = prepared.advantages_PGT[prepared.loss_mask_PGT]
         row |= {"advantage_mean": advantages.mean(), "advantage_std": advantages.std(correction=0)}
     if prepared.values_PGT is not None and prepared.returns_PGT is not None:

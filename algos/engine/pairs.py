@@ -16,7 +16,7 @@ from algos.engine.budget import Meter
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
 from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
-from algos.engine.seeding import generator
+from algos.engine.seeding import digest, generator
 from algos.engine.template import render_pair
 from algos.engine.text import encode
 
@@ -60,10 +60,16 @@ def encode_pairs(
         "boundary merge",
     )
     counts = dict.fromkeys(reasons, 0)
-    eos = policy.tokenizer.eos_token_id if policy.tokenizer.eos_token_id is not None else policy.eos_ids[0]
     limit, kept = policy.max_positions, []
     for row in rows:
-        prompt, chosen, rejected = render_pair(policy.tokenizer, row)
+        missing = [name for name in ("prompt", "chosen", "rejected") if name not in row]
+        if missing:
+            raise UserError(
+                f"a pair has no {missing[0]}; got the columns {', '.join(map(str, row)) or 'none'}. "
+                "Give prompt, chosen and rejected."
+            )
+        texts = render_pair(policy.tokenizer, row["prompt"], row["chosen"], row["rejected"])
+        prompt, chosen, rejected = texts["prompt"], texts["chosen"], texts["rejected"]
         if chosen == rejected:
             counts["identical responses"] += 1
             continue
@@ -76,37 +82,51 @@ def encode_pairs(
         if room < 1 or not prompt_ids:
             counts["prompt too long"] += 1
             continue
-        pair = EncodedPair(prompt_ids, _closed(chosen_ids, eos, room), _closed(rejected_ids, eos, room))
+        pair = EncodedPair(prompt_ids, closed(policy, chosen_ids)[:room], closed(policy, rejected_ids)[:room])
         if pair.chosen == pair.rejected:
             counts["identical once truncated"] += 1
             continue
-        counts["response truncated"] += max(len(chosen_ids), len(rejected_ids)) + 1 > room
+        counts["response truncated"] += any(
+            len(closed(policy, ids)) > room for ids in (chosen_ids, rejected_ids)
+        )
         counts["boundary merge"] += merged_1 or merged_2
         kept.append(pair)
     return kept, {reason: n for reason, n in counts.items() if n}
 
 
-def _closed(ids: list[int], eos: int, room: int) -> list[int]:
-    """With EOS behind, cut to `room` tokens: one that was cut has not ended."""
-    return (ids if ids[-1:] == [eos] else [*ids, eos])[:room]
+def closed(policy: Policy, ids: list[int]) -> list[int]:
+    """A response with one EOS at its end: cut behind the first of any declared one, else EOS appended
+    (a model without any EOS has responses without end)."""
+    ends = [i for i, token in enumerate(ids) if token in policy.eos_ids]
+    if ends:
+        return ids[: ends[0] + 1]
+    own = policy.tokenizer.eos_token_id
+    return [*ids, own] if own is not None else [*ids, *policy.eos_ids[:1]]
 
 
-def collate(policy: Policy, pairs: Sequence[EncodedPair]) -> Rollouts:
-    """Pairs → Rollouts with G = 2: response 0 is the chosen one."""
-    prompt_ids_PL, prompt_mask_PL = pad_left([pair.prompt for pair in pairs], policy.pad_id)
-    ids_BT, mask_BT = pad_right(
-        [ids for pair in pairs for ids in (pair.chosen, pair.rejected)], policy.pad_id
-    )
-    eos = set(policy.eos_ids)
-    ended = [[pair.chosen[-1] in eos, pair.rejected[-1] in eos] for pair in pairs]
+def recorded(
+    policy: Policy, prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]
+) -> Rollouts:
+    """Given texts as Rollouts without scores: P prompts with G responses each, as token ids."""
+    prompt_ids_PL, prompt_mask_PL = pad_left(list(prompts), policy.pad_id)
+    ids_BT, mask_BT = pad_right([ids for group in responses for ids in group], policy.pad_id)
+    shape, eos = (len(prompts), len(responses[0])), set(policy.eos_ids)
     return Rollouts(
         prompt_ids_PL=prompt_ids_PL,
         prompt_mask_PL=prompt_mask_PL,
-        response_ids_PGT=ids_BT.unflatten(0, (len(pairs), 2)),
-        mask_PGT=mask_BT.unflatten(0, (len(pairs), 2)),
-        ended_PG=torch.tensor(ended),
-        scores_PG=torch.tensor([[1.0, 0.0]] * len(pairs)),
+        response_ids_PGT=ids_BT.unflatten(0, shape),
+        mask_PGT=mask_BT.unflatten(0, shape),
+        ended_PG=torch.tensor([[ids[-1] in eos for ids in group] for group in responses]),
     ).to(policy.device)
+
+
+def collate(policy: Policy, pairs: Sequence[EncodedPair]) -> Rollouts:
+    """Pairs as groups of two whose order is known: response 0 is the chosen one."""
+    rollouts = recorded(
+        policy, [pair.prompt for pair in pairs], [(pair.chosen, pair.rejected) for pair in pairs]
+    )
+    order_PG = torch.tensor([[1.0, 0.0]], device=policy.device).expand(len(pairs), 2)
+    return replace(rollouts, scores_PG=order_PG)
 
 
 class PairSource:
@@ -134,6 +154,10 @@ class PairSource:
         """The fraction of the declared epochs done."""
         return iteration / (self.per_epoch * self.epochs)
 
+    def fingerprint(self) -> str:
+        """A hash of the pairs' token ids, in order."""
+        return digest([(pair.prompt, pair.chosen, pair.rejected) for pair in self.pairs])
+
     def next(self, iteration: int, meter: Meter) -> Rollouts:
         epoch, batch = divmod(iteration, self.per_epoch)
         order = torch.randperm(len(self.pairs), generator=generator(self.seed, "order", epoch)).tolist()
@@ -146,21 +170,20 @@ class PairSource:
         return replace(rollouts, ref_logps_PGT=ref_logps_PGT.to(self.policy.device))
 
 
-def fingerprint(policy: Policy, pairs: Sequence[EncodedPair], temperature: float) -> str:
+def reference_key(policy: Policy, pairs: Sequence[EncodedPair], temperature: float) -> str:
     """Hash of all that the reference's log-probabilities depend on: weights, token ids, temperature, dtype."""
-    digest = hashlib.blake2b(digest_size=16)
+    hashed = hashlib.blake2b(digest_size=16)
     with policy.reference() as model:
         for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(
+            hashed.update(name.encode())
+            hashed.update(
                 tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
                 if tensor.dim()
                 else str(tensor.item()).encode()
             )
-    digest.update(repr((temperature, str(policy.dtype), policy.device.type)).encode())
-    for pair in pairs:
-        digest.update(repr((pair.prompt, pair.chosen, pair.rejected)).encode())
-    return digest.hexdigest()
+    hashed.update(repr((temperature, str(policy.dtype), policy.device.type)).encode())
+    hashed.update(digest([(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]).encode())
+    return hashed.hexdigest()
 
 
 def reference_logps(
@@ -172,7 +195,9 @@ def reference_logps(
     from algos.engine.storage import read_tensors, write_tensors
 
     lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
-    file = cache / f"reference-logps-{fingerprint(policy, pairs, temperature)}.safetensors" if cache else None
+    file = (
+        cache / f"reference-logps-{reference_key(policy, pairs, temperature)}.safetensors" if cache else None
+    )
     if file is not None and file.is_file():
         flat = read_tensors(file)["logps"]
         return [part.unflatten(0, (2, -1)) for part in flat.split([2 * length for length in lengths])]

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from algos.engine.algorithm import require
-from algos.engine.errors import UserError
+from algos.engine.errors import UserError, one_line
 from algos.engine.text import eos_ids, pad_id
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -131,7 +131,7 @@ class Policy:
     @property
     def backward_factor(self) -> int:
         """Nominal FLOPs a parameter and token of forward and backward: 6, or 4 with frozen weights."""
-        return 4 if self.adapter_is_reference else 6
+        return 4 if any("lora_" in name for name in self.trainable()) else 6
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
@@ -192,7 +192,7 @@ def _load_causal_lm(
         )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UserError(
             f"cannot load a causal language model from {path!r}: {reason} Give a directory with safetensors weights or a hub id."
         ) from error
@@ -213,7 +213,7 @@ def _with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
             return get_peft_model(model, config)
         except ValueError as error:
             raise UserError(
-                f"cannot put adapters on {lora.targets!r}: {' '.join(str(error).split())[:200]} Set --lora.targets."
+                f"cannot put adapters on {lora.targets!r}: {one_line(error)} Set --lora.targets."
             ) from error
 
 

@@ -14,7 +14,7 @@ from algos.engine.policy import Policy
 from algos.engine.rewards import Reward, call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import Sampling, sample
-from algos.engine.seeding import derive, generator
+from algos.engine.seeding import derive, digest, generator
 from algos.engine.text import decode_completion, encode_prompt
 
 
@@ -43,6 +43,10 @@ def encode_prompts(
     kept: list[EncodedPrompt] = []
     for item in prompts:
         row: Mapping[str, Any] = item if isinstance(item, Mapping) else {"prompt": item}
+        if "prompt" not in row:
+            raise UserError(
+                f"a row has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
+            )
         ids = encode_prompt(policy.tokenizer, row["prompt"])
         if not ids:
             counts["prompt has no tokens"] += 1
@@ -104,6 +108,10 @@ class PromptSource:
     def progress(self, iteration: int) -> float:
         """Prompts have no end of their own."""
         return 0.0
+
+    def fingerprint(self) -> str:
+        """A hash of the prompts' token ids, in order."""
+        return digest([prompt.ids for prompt in self.prompts])
 
     def batch(self, iteration: int) -> list[EncodedPrompt]:
         """The prompts of one iteration: consecutive places in an endless row of permutations."""

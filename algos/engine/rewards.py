@@ -11,10 +11,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from algos.engine.errors import RunError, UserError
+from algos.engine.errors import RunError, UserError, one_line
 from algos.engine.forward import accepts, positions
 from algos.engine.rollouts import pad_right
-from algos.engine.text import Prompt, as_completion, encode, pad_id, render_prompt
+from algos.engine.template import Text, render_prompt
+from algos.engine.text import as_completion, encode, pad_id
 
 
 class RewardError(RunError):
@@ -39,7 +40,13 @@ def call_reward(
     Raises RewardError naming the function, the sample and the remedy; nothing ever becomes 0.0 silently.
     """
     name = getattr(reward, "__name__", type(reward).__name__)
-    prompts: list[Prompt] = [row["prompt"] for row in rows]
+    reserved = {"prompts", "completions", "completion_ids"} & {key for row in rows for key in row}
+    if reserved:
+        raise RewardError(
+            f"the data have a column {min(reserved)!r}, which is what the reward {name} is called with. "
+            "Rename the column."
+        )
+    prompts: list[Text] = [row["prompt"] for row in rows]
     columns = {
         key: [row.get(key) for row in rows]
         for key in {k: None for row in rows for k in row}
@@ -49,7 +56,7 @@ def call_reward(
     try:
         scores = reward(prompts=prompts, completions=answers, completion_ids=list(completion_ids), **columns)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise RewardError(
             f"the reward {name} raised {reason}. It is called with keywords prompts, completions, completion_ids and the data's columns."
         ) from error
@@ -99,7 +106,7 @@ class RewardModel:
             self.tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"cannot load a reward model from {str(path)!r}: {' '.join(str(error).split())[:300]} Give a sequence classifier's directory or hub id."
+                f"cannot load a reward model from {str(path)!r}: {one_line(error)} Give a sequence classifier's directory or hub id."
             ) from error
         if self.model.config.num_labels != 1:
             raise UserError(
@@ -126,7 +133,7 @@ class RewardModel:
             for score in self._scores(rows[i : i + batch_size]).tolist()
         ]
 
-    def _encode(self, prompt: Prompt, completion: Any) -> list[int]:
+    def _encode(self, prompt: Text, completion: Any) -> list[int]:
         """As in training: prompt and response together, one BOS, EOS behind, at most the model's positions."""
         text = completion if isinstance(completion, str) else completion[0]["content"]
         ids = encode(self.tokenizer, render_prompt(self.tokenizer, prompt) + text)

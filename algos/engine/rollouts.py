@@ -51,6 +51,8 @@ class Rollouts:
     values_PGT: Tensor | None = None
     advantages_PGT: Tensor | None = None
     returns_PGT: Tensor | None = None
+    max_tokens: int | None = None
+    """The longest response there could have been; by default the width T."""
     step_totals: Totals | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class Rollouts:
     def totals(self) -> Totals:
         if self.step_totals is not None:
             return self.step_totals
-        return Totals(self.P * self.G, int(self.loss_mask_PGT.sum()), self.T)
+        return Totals(self.P * self.G, int(self.loss_mask_PGT.sum()), self.max_tokens or self.T)
 
     @property
     def token_count(self) -> int:

@@ -96,6 +96,7 @@ def sample(
         ended_PG=torch.cat([part[3] for part in parts]),
         fixed_PGT=fixed_PGT,
         sampler_logps_PGT=join_right([part[2] for part in parts]),
+        max_tokens=sampling.max_new_tokens,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,14 @@ def derive(seed: int, *labels: object) -> int:
     """A 63-bit seed for one purpose, e.g. `derive(seed, "order", epoch)`."""
     text = "\x1f".join([str(seed), *map(str, labels)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def digest(values: Iterable[object]) -> str:
+    """A 128-bit hash of plain values, in order, as hex."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for value in values:
+        hashed.update(repr(value).encode())
+    return hashed.hexdigest()
 
 
 def generator(seed: int, *labels: object) -> torch.Generator:
@@ -39,5 +47,5 @@ def uniforms(seed: int, prompts: Sequence[Sequence[int]], group_size: int, lengt
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))
-    # 53 bits make a double; half a step up keeps 0 and 1 themselves out.
-    return ((z >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    # 52 bits and half a step are exact in a double and keep 0 and 1 themselves out.
+    return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

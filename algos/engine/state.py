@@ -6,17 +6,20 @@ rollouts never outlives its iteration.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from algos.engine.algorithm import Algorithm, State
 from algos.engine.budget import Meter
 from algos.engine.critic import Critic
-from algos.engine.errors import RunError
+from algos.engine.errors import RunError, one_line
 from algos.engine.policy import Policy
 from algos.engine.storage import (
     atomic_directory,
@@ -38,6 +41,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     seed: int
     own: State
+    context: dict[str, str] = field(default_factory=dict)
+    """What else tells this run from another: its data, sampling and budget."""
     meter: Meter = field(default_factory=Meter)
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -84,13 +89,18 @@ class TrainState:
         found = existing(directory)
         if found is None:
             return False
-        record = read_json(found / "state.json")
+        try:
+            record = read_json(found / "state.json")
+            tensors = read_tensors(found / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise RunError(
+                f"the checkpoint {found} is broken ({one_line(error)}). Remove it to start again."
+            ) from error
         for key, mine in self._identity().items():
             if record.get(key) != mine:
                 raise RunError(
                     f"the checkpoint {found} belongs to another run: its {key} is {record.get(key)}, this one's {mine}. Use another folder."
                 )
-        tensors = read_tensors(found / "state.safetensors")
         with torch.no_grad():
             for name, p in self.policy.trainable().items():
                 p.copy_(tensors[f"policy/{name}"])
@@ -112,7 +122,9 @@ class TrainState:
         )
 
     def _identity(self) -> dict[str, Any]:
-        return {"algorithm": repr(self.algorithm), "seed": self.seed}
+        shapes = {name: list(p.shape) for name, p in self.policy.trainable().items()}
+        model = hashlib.blake2b(json.dumps(shapes, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return {"algorithm": repr(self.algorithm), "seed": self.seed, "model": model, **self.context}
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from algos.engine.template import render_prompt
-
-Prompt = str | list[dict[str, Any]]
-"""A plain text, or a list of chat messages."""
+from algos.engine.template import Text, render_prompt
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -46,7 +41,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
     """Token ids of a prompt, chat messages rendered through the template with one generation prompt."""
     return encode(tokenizer, render_prompt(tokenizer, prompt))
 
@@ -66,6 +61,6 @@ def decode_completion(
     return str(tokenizer.decode(response_ids, skip_special_tokens=True))
 
 
-def as_completion(prompt: Prompt, text: str) -> str | list[dict[str, str]]:
+def as_completion(prompt: Text, text: str) -> str | list[dict[str, str]]:
     """A completion as rewards expect it: messages where the prompt is a conversation, else text."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

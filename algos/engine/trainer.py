@@ -37,6 +37,8 @@ class Source(Protocol):
 
     def progress(self, iteration: int) -> float: ...
 
+    def fingerprint(self) -> str: ...
+
 
 @dataclass(frozen=True)
 class History:
@@ -100,6 +102,7 @@ def train(
         )
     folder = _path(checkpoint)
     if folder is not None:
+        state.context = {"sampling": repr(sampling), "budget": str(budget), "data": source.fingerprint()}
         state.load(folder)
     loop = _Loop(state, source, sampling.temperature, budget, micro_batch)
     if hook is not None:
@@ -242,7 +245,7 @@ class _Loop:
 def learning_rate(algorithm: Algorithm, progress: float) -> float:
     """A function of the fraction of the run that is done: the number of updates is not known beforehand."""
     if progress < algorithm.warmup:
-        return algorithm.learning_rate * max(progress, 1e-3) / algorithm.warmup
+        return algorithm.learning_rate * min(max(progress, 1e-3) / algorithm.warmup, 1.0)
     rest = (progress - algorithm.warmup) / (1 - algorithm.warmup)
     shape = {"constant": 1.0, "linear": 1 - rest, "cosine": 0.5 * (1 + math.cos(math.pi * rest))}
     return algorithm.learning_rate * shape[algorithm.schedule]

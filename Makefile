@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a fresh clone and `make compare` is all it takes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup compare test test-all lint example clean
+
+help: ## What there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(READY) ## A virtual environment with the tested versions
+
+# torch comes first and by its exact version: a range would fetch gigabytes of CUDA packages on a CPU machine.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+compare: $(READY) ## The embedded task: three algorithms, three seeds, a report
+	$(BIN)/python run_compare.py $(ARGS)
+
+test: $(READY) ## The everyday tests
+	$(BIN)/python -m pytest --numprocesses auto
+
+test-all: $(READY) ## Every test, the slow ones too
+	$(BIN)/python -m pytest --numprocesses auto -m ''
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+example: $(READY) ## Remakes reports/example, the report that is kept with the code
+	rm -rf reports/example
+	$(BIN)/python run_compare.py --out reports/example
+	$(BIN)/python -m examples.slim reports/example
+
+clean: ## Removes what the targets made, reports/example aside
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find reports -mindepth 1 -maxdepth 1 ! -name example -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

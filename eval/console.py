@@ -1,0 +1,111 @@
+"""What the user sees while a comparison runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from eval.store import Run
+
+
+class Console:
+    """Stages, runs and time left, on standard error; results go to standard output."""
+
+    def __init__(self) -> None:
+        self.progress_to = RichConsole(stderr=True)
+        self.out = RichConsole()
+        self.started = time.monotonic()
+
+    @property
+    def interactive(self) -> bool:
+        return self.progress_to.is_terminal
+
+    def say(self, text: str) -> None:
+        """A line about what happens, with the time since the start when it is not a terminal."""
+        stamp = "" if self.interactive else f"[{time.monotonic() - self.started:6.1f} s] "
+        self.progress_to.print(escape(stamp + text), highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A step before or after the runs."""
+        start = time.monotonic()
+        if self.interactive:
+            with self.progress_to.status(escape(name)):
+                yield
+        else:
+            yield
+        self.say(f"{name}: {time.monotonic() - start:.1f} s")
+
+    @contextmanager
+    def runs(self, count: int) -> Iterator[RunProgress]:
+        """Progress over `count` runs."""
+        progress = RunProgress(self, count)
+        if not self.interactive:
+            yield progress
+            return
+        with progress.bars:
+            yield progress
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table on standard output; the first column is text, the others numbers."""
+        table = Table(title=escape(title), title_justify="left", header_style="bold")
+        for i, column in enumerate(columns):
+            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.out.print(table)
+
+
+class RunProgress:
+    """One bar for all runs and one for each that is going on; a plain line as each one ends."""
+
+    def __init__(self, console: Console, count: int) -> None:
+        self.console, self.count, self.done = console, count, 0
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[words]}"),
+        )
+        self.bars = Progress(
+            *columns,
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console.progress_to,
+            transient=True,
+        )
+        self.total = self.bars.add_task("runs", total=count, words="")
+        self.going: dict[str, tuple[TaskID, float]] = {}
+        self.fractions: dict[str, float] = {}
+
+    def update(self, run: Run, fraction: float, words: str) -> None:
+        """As `eval.launch.Update`: at a run's end `words` is its status."""
+        name = run.folder.name
+        if name not in self.going:
+            self.going[name] = (self.bars.add_task(escape(name), total=100, words=""), time.monotonic())
+        bar, start = self.going[name]
+        self.fractions[name] = fraction
+        self.bars.update(bar, completed=round(100 * fraction), words=escape(words))
+        if words in ("done", "failed") and fraction >= 1:
+            self.done += 1
+            self.bars.remove_task(bar)
+            self.console.say(
+                f"run {self.done} of {self.count}, {name}: {words} in {time.monotonic() - start:.1f} s"
+            )
+        self.bars.update(self.total, completed=sum(self.fractions.values()))

@@ -1,0 +1,51 @@
+"""What a file holds once it is read: rows that know where they stood, and faults that know why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its columns, and where it stood.
+
+    `line` counts from 1. It is the line of a JSONL or CSV file (for CSV the first line of the record);
+    formats without lines (JSON arrays, Parquet, datasets) count rows.
+    """
+
+    values: dict[str, Any]
+    line: int
+    source: str
+
+    @property
+    def place(self) -> str:
+        """`file:line`, as messages name it."""
+        return f"{self.source}:{self.line}"
+
+
+class RowError(ValueError):
+    """Why one row cannot be used: a reason that is counted, and a detail for the one who mends the row.
+
+    Neither quotes what the row holds: text from a file must not reach a terminal unescaped.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file as read. Every line of it is in `rows`, in `faults` or among the `blank_lines`."""
+
+    source: str
+    rows: list[Row]
+    faults: list[tuple[int, RowError]] = field(default_factory=list)  # (line, why it could not be read)
+    blank_lines: int = 0
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of all columns, in the order in which they first occur."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.values))

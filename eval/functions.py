@@ -1,0 +1,147 @@
+"""`path/to/file.py:function` → the function: the user's own rewards and judges."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from algos.engine.errors import UserError
+
+
+class LoadedFunction:
+    """A user's function that knows where it came from: pickled as its `spec`, loaded again from it.
+
+    `spec` is absolute, so that a worker process with another working directory finds the same file.
+    """
+
+    def __init__(self, function: Callable[..., Any], spec: str, what: str) -> None:
+        self.function = function
+        self.spec = spec
+        self.what = what
+        self.__name__ = spec.rpartition(":")[2]  # TRL names its reward columns by it
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[..., LoadedFunction], tuple[str, str]]:
+        return load_function, (self.spec, self.what)
+
+
+def load_function(spec: str, what: str = "reward") -> LoadedFunction:
+    """The function that `spec` (`path/to/file.py:name`) names.
+
+    Loads exactly the file given, from its source (a stale or foreign `.pyc` is not looked at). Its own
+    folder is importable while it loads; the working directory is not added. `what` ("reward", "judge")
+    names the function's role in messages. Raises `UserError`: no colon, no such file, the file raises, no
+    such function (with a suggestion), not callable.
+    """
+    path_text, colon, name = spec.rpartition(":")
+    if not colon or not path_text or not name:
+        raise UserError(f"a {what} function is named file.py:function; got {spec!a}.")
+    path = Path(path_text).resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"there is no Python file {path_text!a} for the {what} {spec!a}. Check the path.")
+    module = _load_module(path, what)
+    if not hasattr(module, name):
+        raise UserError(_no_such_function(module, name, path_text, what))
+    function = getattr(module, name)
+    if not callable(function):
+        kind = type(function).__name__
+        raise UserError(f"the {what} {spec!a} is not a function but of type {kind}. Name a function.")
+    return LoadedFunction(function, f"{path}:{name}", what)
+
+
+def is_pairwise(function: Callable[..., Any]) -> bool:
+    """Whether a judge compares two responses: `f(prompts, a, b) -> list[P(a better)]`, told by a and b."""
+    if isinstance(function, LoadedFunction):
+        function = function.function
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # callables written in C may have no signature
+        return False
+    return {"a", "b"} <= parameters.keys()
+
+
+class _SourceOnly(SourceFileLoader):
+    """Reads and writes no bytecode: the cache beside a file may be stale, read-only, or someone else's."""
+
+    def path_stats(self, path: Any) -> NoReturn:
+        raise OSError(f"no cached bytecode for {path}")  # as importlib asks of loaders that keep none
+
+
+def _load_module(path: Path, what: str) -> ModuleType:
+    """The module of a file; the same one again while the file is unchanged (two of its functions share it)."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the {what}'s file {path} cannot be read: {error.strerror}.") from None
+    name = f"user_{path.stem}_{hashlib.blake2b(bytes(path) + b'|' + content, digest_size=8).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceOnly(name, str(path)))
+    assert spec is not None  # given a loader, there is always one
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and the like look their module up
+    folder = str(path.parent)
+    known = set(sys.modules)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise UserError(_import_failure(error, path, what)) from error
+    finally:
+        if folder in sys.path:  # the first one, ours; the file may have changed the list
+            sys.path.remove(folder)
+        _forget_helpers(path.parent, known)
+    return module
+
+
+def _forget_helpers(folder: Path, known: set[str]) -> None:
+    """Forget the modules that only this folder provides: another file's helper may have the same name."""
+    new = set(sys.modules) - known
+    for top in [name for name in new if "." not in name and _found_in(sys.modules[name]) == folder]:
+        family = {name: sys.modules.pop(name) for name in new if name.partition(".")[0] == top}
+        if importlib.util.find_spec(top) is not None:  # importable without the folder too: it stays
+            sys.modules.update(family)
+
+
+def _found_in(module: ModuleType) -> Path | None:
+    """The folder in which a top-level module or package was found."""
+    places = getattr(module, "__path__", None) or [getattr(module, "__file__", None)]
+    place = next(iter(places), None)
+    return Path(place).parent if place else None
+
+
+def _import_failure(error: BaseException, path: Path, what: str) -> str:
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line: int | None = error.lineno
+    else:
+        frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        line = frames[-1] if frames else None
+    message = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"the {what}'s file {path}:{line or '?'} raises {said}. Mend it: it must load on its own."
+
+
+def _no_such_function(module: ModuleType, name: str, path_text: str, what: str) -> str:
+    functions = [
+        known for known, value in vars(module).items() if callable(value) and not known.startswith("_")
+    ]
+    close = difflib.get_close_matches(name, functions, n=3)
+    if close:
+        hint = f"Did you mean {' or '.join(close)}?"
+    else:
+        hint = f"It has {', '.join(sorted(functions)[:10]) or 'no functions'}."
+    return f"{path_text} has no function {name!a} for the {what}. {hint}"

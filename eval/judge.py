@@ -1,0 +1,74 @@
+"""The judge: the measure used only in evaluation, of single responses or of two at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from algos.engine.errors import one_line
+from algos.engine.rewards import RewardError, call_reward, checked_scores
+from algos.engine.text import as_completion
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores responses, or tells which of two is better: `f(prompts, a, b) -> P(a better)`."""
+
+    function: Callable[..., Any]
+    name: str
+    pairwise: bool = False
+    is_gold: bool = False
+    """Whether it is the truth by construction, as only an embedded task can say."""
+
+    def scores(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        completions: Sequence[str],
+        ids: Sequence[list[int]],
+        base: Sequence[str],
+    ) -> list[float]:
+        """A score a response; of a pairwise judge the probability that it beats the base's response."""
+        if self.pairwise:
+            return self.prefers(rows, completions, base)
+        return call_reward(self.function, rows, completions, ids)
+
+    def prefers(self, rows: Sequence[Mapping[str, Any]], a: Sequence[str], b: Sequence[str]) -> list[float]:
+        """P(a better than b) for each prompt, asked in both orders and averaged: judges favour a position."""
+        prompts = [row["prompt"] for row in rows]
+        sides = [
+            [as_completion(prompt, text) for prompt, text in zip(prompts, side, strict=True)]
+            for side in (a, b)
+        ]
+        try:
+            forth = self.function(prompts=prompts, a=sides[0], b=sides[1])
+            back = self.function(prompts=prompts, a=sides[1], b=sides[0])
+        except Exception as error:
+            raise RewardError(
+                f"the judge {self.name} raised {type(error).__name__}: {one_line(error)}. It is called with keywords prompts, a, b."
+            ) from error
+        previews = [text[:60] for text in a]
+        checked = [checked_scores(scores, len(rows), self.name, previews) for scores in (forth, back)]
+        outside = [p for scores in checked for p in scores if not 0 <= p <= 1]
+        if outside:
+            raise RewardError(
+                f"the judge {self.name} returned {outside[0]}; a pairwise judge returns P(a better) in [0, 1]."
+            )
+        return [(p + 1 - q) / 2 for p, q in zip(*checked, strict=True)]
+
+
+def wins(
+    judge: Judge,
+    rows: Sequence[Mapping[str, Any]],
+    a: Sequence[Mapping[str, Any]],
+    b: Sequence[Mapping[str, Any]],
+) -> float:
+    """Share of the same prompts where the judge prefers a's response to b's, ties half. Both are stored samples."""
+    if judge.pairwise:
+        won = judge.prefers(rows, [x["completion"] for x in a], [y["completion"] for y in b])
+    else:
+        won = [
+            1.0 if x["judge"] > y["judge"] else 0.5 if x["judge"] == y["judge"] else 0.0
+            for x, y in zip(a, b, strict=True)
+        ]
+    return sum(won) / len(won)

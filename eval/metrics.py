@@ -1,0 +1,194 @@
+"""A policy on held-out prompts → numbers and samples. Definitions: eval/glossary.py and docs/metrics.md."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algos import Policy, Sampling, sample
+from algos.engine.forward import precision, response_logits, token_logps
+from algos.engine.pairs import collate, encode_pairs, recorded, split_tokens
+from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
+from algos.engine.rewards import call_reward
+from algos.engine.rollouts import Rollouts
+from algos.engine.scoring import score_policy, score_reference
+from algos.engine.seeding import derive
+from algos.losses import sequence_logps
+from eval.experiment import Evaluation, Experiment
+from eval.judge import wins
+from eval.tasks.materials import Materials
+
+MAX_HELDOUT = 128  # texts and pairs: enough for two digits, few enough to cost little
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Metrics by name, and one record a response."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+class Evaluator:
+    """Evaluates one policy, again and again as it learns: same prompts, same random numbers every time."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        materials: Materials,
+        experiment: Experiment,
+        base: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.policy, self.settings = policy, experiment.eval
+        self.reward, self.judge = materials.reward.open(policy.device), materials.judge.judge(policy.device)
+        self.base = base
+        length = experiment.sampling.max_new_tokens
+        self.sampling = Sampling(max_new_tokens=length, group_size=self.settings.responses)
+        self.seed = derive(experiment.data_seed, "evaluation")
+        self.prompts, _ = encode_prompts(policy, materials.test_prompts, length, experiment.truncate_prompts)
+        pairs, _ = encode_pairs(policy, materials.heldout_pairs[:MAX_HELDOUT], length)
+        self.pairs = collate(policy, pairs) if pairs else None
+        self.texts = _heldout_texts(policy, materials.heldout_texts[:MAX_HELDOUT], length)
+        self._pairs_reference: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self) -> Evaluated:
+        """Without `base` samples: the base itself, which everything else is then compared with."""
+        rollouts = sample(self.policy, [p.ids for p in self.prompts], self.sampling, self.seed)
+        ids, completions = texts(self.policy, self.prompts, rollouts)
+        rows = [prompt.row for prompt in self.prompts for _ in range(rollouts.G)]
+        proxy = call_reward(self.reward, rows, completions, ids)
+        against = [record["completion"] for record in self.base] or completions
+        judged = self.judge.scores(rows, completions, ids, against)
+        token_stats = _token_statistics(self.policy, rollouts, self.settings)
+        samples = _records(self.prompts, rollouts, completions, judged, proxy, token_stats["kl"])
+        metrics = {
+            "reward/judge": _mean(judged),
+            "reward/proxy": _mean(proxy),
+            "win_rate": wins(self.judge, rows, samples, self.base or samples),
+            "kl/sequence": _mean(token_stats["kl"]),
+            "kl/sequence_k1": _mean(token_stats["k1"]),
+            "entropy": sum(token_stats["entropy"]) / int(rollouts.mask_PGT.sum()),
+            "perplexity/reference": math.exp(
+                min(-sum(token_stats["reference"]) / int(rollouts.mask_PGT.sum()), 700)
+            ),
+            "length": float(rollouts.lengths_PG.float().mean()),
+            "eos_rate": float(rollouts.ended_PG.float().mean()),
+            "distinct_2": distinct_bigrams(ids),
+            **overlap(rows, completions),
+            **self._heldout(),
+        }
+        return Evaluated(metrics, samples)
+
+    def _heldout(self) -> dict[str, float]:
+        """Forgetting, and the order of held-out pairs under the implicit reward."""
+        found: dict[str, float] = {}
+        if self.texts is not None:
+            logps_PGT, _ = score_policy(self.policy, self.texts, 1.0)
+            total = float(sequence_logps(logps_PGT, self.texts.mask_PGT).sum())
+            found["perplexity/heldout"] = math.exp(min(-total / int(self.texts.mask_PGT.sum()), 700))
+        if self.pairs is not None:
+            if self._pairs_reference is None:
+                self._pairs_reference = sequence_logps(
+                    score_reference(self.policy, self.pairs, 1.0), self.pairs.mask_PGT
+                )
+            logps_PG = sequence_logps(score_policy(self.policy, self.pairs, 1.0)[0], self.pairs.mask_PGT)
+            margin_P = (logps_PG - self._pairs_reference).diff(dim=-1).squeeze(-1).neg()
+            # The base's own margins are rounding: within it, a tie.
+            right_P = (margin_P > 1e-4).float() + 0.5 * (margin_P.abs() <= 1e-4).float()
+            found["preference_accuracy"] = float(right_P.mean())
+        return found
+
+
+def _heldout_texts(policy: Policy, rows: Sequence[Mapping[str, Any]], max_new_tokens: int) -> Rollouts | None:
+    encoded = [split_tokens(policy, row["prompt"], row["completion"]) for row in rows]
+    kept = [(prompt, response[:max_new_tokens]) for prompt, response, _ in encoded if prompt and response]
+    limit = policy.max_positions
+    kept = [
+        (prompt, response)
+        for prompt, response in kept
+        if limit is None or len(prompt) + len(response) <= limit
+    ]
+    return recorded(policy, [p for p, _ in kept], [[r] for _, r in kept]) if kept else None
+
+
+def _token_statistics(policy: Policy, rollouts: Rollouts, settings: Evaluation) -> dict[str, list[float]]:
+    """Per response, in nats: full-vocabulary KL to the reference, its k1 estimate, entropy and the
+    reference's log-probability, each summed over tokens. At temperature 1."""
+    found: dict[str, list[float]] = {"kl": [], "k1": [], "entropy": [], "reference": []}
+    for part in rollouts.micro_batches(max(1, settings.batch_size // rollouts.G)):
+        with precision(policy.device, policy.dtype):
+            logits_PGTV, _ = response_logits(policy.model, part, 1.0)
+            with policy.reference() as reference:
+                ref_logits_PGTV, _ = response_logits(reference, part, 1.0)
+        logps_PGT, entropy_PGT = token_logps(logits_PGTV, part.response_ids_PGT)
+        ref_logps_PGT, _ = token_logps(ref_logits_PGTV, part.response_ids_PGT)
+        columns = {
+            "kl": full_kl(logits_PGTV, ref_logits_PGTV),
+            "k1": logps_PGT - ref_logps_PGT,
+            "entropy": entropy_PGT,
+            "reference": ref_logps_PGT,
+        }
+        for name, x_PGT in columns.items():
+            found[name] += sequence_logps(x_PGT, part.mask_PGT).flatten().tolist()
+    return found
+
+
+def full_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """KL(π‖π_ref) of the next-token distributions, [..., V] → [...], in nats. Never below 0 but by rounding."""
+    logps, ref_logps = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    terms = logps.exp() * (logps - ref_logps)
+    return torch.where(logps == -torch.inf, 0.0, terms).sum(-1).clamp(min=0)
+
+
+def distinct_bigrams(responses: Sequence[list[int]]) -> float:
+    """Distinct token bigrams over all bigrams of the responses together (Li et al. 2016); NaN without any."""
+    bigrams = [pair for ids in responses for pair in itertools.pairwise(ids)]
+    return len(set(bigrams)) / len(bigrams) if bigrams else math.nan
+
+
+def overlap(rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU and chrF (sacrebleu's defaults) against the data's own `completion`, where all rows have one."""
+    references = [text for row in rows if isinstance(text := row.get("completion"), str)]
+    if len(references) < len(rows):
+        return {}
+    import sacrebleu
+
+    return {
+        "bleu": sacrebleu.corpus_bleu(list(completions), [references]).score,
+        "chrf": sacrebleu.corpus_chrf(list(completions), [references]).score,
+    }
+
+
+def _records(
+    prompts: Sequence[EncodedPrompt], rollouts: Rollouts, completions: Sequence[str],
+    judged: Sequence[float], proxy: Sequence[float], kl: Sequence[float],
+) -> list[dict[str, Any]]:  # fmt: skip
+    G = rollouts.G
+    lengths, ended = rollouts.lengths_PG.flatten().tolist(), rollouts.ended_PG.flatten().tolist()
+    return [
+        {
+            "prompt_id": i // G, "sample": i % G, "prompt": as_text(prompts[i // G].row["prompt"]), "completion": completions[i],
+            "judge": judged[i], "proxy": proxy[i], "length": lengths[i], "ended": ended[i], "kl": kl[i],
+        }
+        for i in range(len(completions))
+    ]  # fmt: skip
+
+
+def as_text(prompt: Any) -> str:
+    """A prompt for people to read: chat messages as `role: content` lines."""
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,65 @@
+"""What a comparison would run and nominally cost, without running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from algos import Budget, Sampling
+from algos.engine.algorithm import Algorithm
+from eval.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What nominal cost depends on: parameters of the model and tokens of a prompt and a response."""
+
+    parameters: int
+    prompt_tokens: float
+    response_tokens: float
+
+
+def iteration(algorithm: Algorithm, sampling: Sampling, shape: Shape, lora: bool) -> dict[str, float]:
+    """The nominal cost of one iteration in every unit but seconds; see `algos.engine.budget.Meter`."""
+    needs = algorithm.needs
+    recorded = needs.source == "pairs"
+    completions = (
+        2 * needs.pairs_per_step if recorded else sampling.prompts_per_iteration * sampling.group_size
+    )
+    tokens = completions * (shape.prompt_tokens + shape.response_tokens)
+    steps = algorithm.passes * algorithm.steps_per_pass
+    update = (4 if lora else 6) + (6 if needs.values == "separate" else 0)
+    forward = 2 if recorded else 4  # the reference reads every token; sampled ones are also generated
+    return {
+        "updates": steps,
+        "iterations": 1,
+        "completions": completions,
+        "generated_tokens": 0 if recorded else completions * shape.response_tokens,
+        "trained_tokens": completions * shape.response_tokens * algorithm.passes,
+        "flops": shape.parameters * tokens * (forward + update * algorithm.passes),
+    }
+
+
+def iterations(
+    algorithm: Algorithm, budget: Budget, sampling: Sampling, shape: Shape, lora: bool
+) -> float | None:
+    """About how many iterations the budget buys; None for a budget of time, or where one costs none of it."""
+    each = iteration(algorithm, sampling, shape, lora).get(budget.unit)
+    return budget.amount / each if each else None
+
+
+def rows(experiment: Experiment, shape: Shape, pairs: int | None) -> list[list[str]]:
+    """A row an arm: name, algorithm, runs, iterations, completions, FLOPs a run."""
+    budget, table = Budget.parse(experiment.budget), []
+    for name, arm in experiment.arms.items():
+        count = iterations(arm, budget, experiment.sampling, shape, experiment.lora)
+        if arm.needs.source == "pairs" and pairs is not None:
+            own_end = -(-pairs // arm.needs.pairs_per_step) * arm.needs.pair_epochs
+            count = own_end if count is None else min(count, own_end)
+        each = iteration(arm, experiment.sampling, shape, experiment.lora)
+        figures = (
+            ["until the time is up"] * 3
+            if count is None
+            else [f"{count:,.0f}", f"{count * each['completions']:,.0f}", f"{count * each['flops']:.2e}"]
+        )
+        table.append([name, arm.name, str(experiment.seeds), *figures])
+    return table

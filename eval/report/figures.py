@@ -1,0 +1,180 @@
+"""The figures of outcomes. Frames in, a matplotlib Figure out; the caller saves. Draw inside `theme.drawing()`.
+
+`paths` is `frames.Evaluations.paths`: one row an evaluation of one run, one column a metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from eval import stats
+from eval.report import axes, theme
+from eval.report import format as fmt
+from eval.report.inputs import BASE, JUDGE, KL, PROXY
+from eval.report.theme import Style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+Look = Mapping[str, Style]
+Base = Mapping[str, float]
+
+
+def reward_against_kl(paths: DataFrame, look: Look, base: Base) -> Figure:
+    """Judge and, where there is one, proxy reward against KL: one row each, one column a panel of arms."""
+    groups = theme.panels(look)
+    metrics = [metric for metric in (JUDGE, PROXY) if metric in paths.columns and paths[metric].notna().any()]
+    side_by_side = len(groups) == 1
+    shape = (1, len(metrics)) if side_by_side else (len(metrics), len(groups))
+    figure, table = axes.grid(*shape, (axes.WIDTH, 3.9 if side_by_side else 3.1 * len(metrics) + 0.6))
+    for row, metric in enumerate(metrics):
+        for column, arms in enumerate(groups):
+            ax = table[0][row] if side_by_side else table[row][column]
+            axes.draw_paths(ax, paths, KL, metric, look, arms)
+            ax.plot(base.get(KL, 0.0), base.get(metric, math.nan), linestyle="none", **axes.BASE_POINT)
+            axes.kl_axis(ax, fmt.titled(KL))
+            _share_rows(ax, table[row][0] if not side_by_side else ax, fmt.titled(metric))
+    axes.legend(figure, look, base="point", failed=_any_failed(paths))
+    return figure
+
+
+def proxy_against_judge(paths: DataFrame, look: Look, base: Base) -> Figure:
+    """The path of training in the plane of proxy (across) and judge (up)."""
+    groups = theme.panels(look)
+    width = 6.4 if len(groups) == 1 else axes.WIDTH
+    figure, table = axes.grid(
+        1, len(groups), (width, 4.3 if len(groups) == 1 else 3.6), sharex=True, sharey=True
+    )
+    for ax, arms in zip(table[0], groups, strict=True):
+        axes.draw_paths(ax, paths, PROXY, JUDGE, look, arms)
+        ax.plot(base.get(PROXY, math.nan), base.get(JUDGE, math.nan), linestyle="none", **axes.BASE_POINT)
+        ax.set_xlabel(fmt.titled(PROXY))
+        ax.set_ylabel(fmt.titled(JUDGE) if ax is table[0][0] else "")
+        axes.plain_ticks(ax.xaxis)
+        axes.plain_ticks(ax.yaxis)
+    axes.legend(figure, look, base="point", failed=_any_failed(paths))
+    return figure
+
+
+def learning_curves(paths: DataFrame, look: Look, base: Base, metric: str = JUDGE) -> Figure:
+    """`metric` against updates, completions, FLOPs and seconds; kinds of spending that nobody measured are left out."""
+    kinds = [kind for kind in ("updates", "completions", "flops", "seconds") if paths[kind].notna().any()]
+    groups = theme.panels(look)
+    shape = (math.ceil(len(kinds) / 2), 2) if len(groups) == 1 else (len(kinds), len(groups))
+    figure, table = axes.grid(*shape, (axes.WIDTH, 2.6 * shape[0] + 0.6), sharey=True)
+    cells = [ax for row in table for ax in row]
+    wanted = [(kind, arms) for kind in kinds for arms in groups]
+    for ax, (kind, arms) in zip(cells, wanted, strict=False):
+        axes.draw_paths(ax, paths, kind, metric, look, arms)
+        _bands(ax, paths, kind, metric, look, arms)
+        axes.base_line(ax, base.get(metric))
+        axes.spending_axis(ax, kind, paths.groupby(["arm", "seed"])[kind].max())
+        axes.plain_ticks(ax.yaxis)
+        ax.set_ylabel(fmt.titled(metric) if ax in [row[0] for row in table] else "")
+    for ax in cells[len(wanted) :]:
+        ax.remove()
+    axes.legend(figure, look, base="line", failed=_any_failed(paths))
+    return figure
+
+
+def every_seed(ends: DataFrame, look: Look, base: Base, metrics: Sequence[str]) -> Figure:
+    """One row an arm, one panel a metric: every run's end, the mean of finished runs and its 95% t interval."""
+    height = 1.3 + max(len(look), 2) * (0.46 if len(look) <= 6 else 0.36)
+    figure, table = axes.grid(1, len(metrics), (axes.WIDTH, height), sharey=True)
+    seeds = sorted(ends["seed"].unique())
+    for ax, metric in zip(table[0], metrics, strict=True):
+        for row, (arm, style) in enumerate(look.items()):
+            _arm_row(ax, ends[ends["arm"] == arm], metric, style, row, seeds)
+        _limits(ax, ends[metric].tolist())
+        axes.base_line(ax, base.get(metric), vertical=True)
+        ax.set_xlabel(fmt.titled(metric))
+        axes.plain_ticks(ax.xaxis)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+    first = table[0][0]
+    first.set_yticks(range(len(look)), [theme.name(arm) for arm in look], color=theme.INK)
+    first.set_ylim(len(look) - 0.45, -0.55)
+    return figure
+
+
+def win_rates(matrix: DataFrame) -> Figure:
+    """Heat map of a square frame (arms × arms): how often the row's response is preferred to the column's."""
+    import seaborn
+
+    n = len(matrix)
+    size = (min(axes.WIDTH, 2.6 + 0.72 * n), 1.5 + min(0.5, 4.6 / n + 0.06) * n + 0.4)
+    figure, [[ax]] = axes.grid(1, 1, size)
+    names = [theme.name(arm, 22) for arm in matrix.index]
+    seaborn.heatmap(
+        matrix.to_numpy(), annot=True, fmt=".2f", cmap="PuOr", vmin=0, vmax=1, center=0.5, linewidths=1.5,
+        linecolor="white", xticklabels=names, yticklabels=names, annot_kws={"size": 8.5 if n <= 9 else 7.5}, ax=ax,
+        cbar_kws={"label": "share of prompts", "shrink": 0.8, "ticks": [0, 0.25, 0.5, 0.75, 1]},
+    )  # fmt: skip
+    ax.set_ylabel("preferred")
+    ax.set_xlabel("over")
+    ax.grid(visible=False)
+    ax.tick_params(length=0, labelcolor=theme.INK)
+    ax.tick_params(axis="x", rotation=0 if max(map(len, names)) * n < 62 else 40)
+    ax.tick_params(axis="y", rotation=0)
+    for text in ax.get_xticklabels() if max(map(len, names)) * n >= 62 else []:
+        text.set_horizontalalignment("right")
+        text.set_rotation_mode("anchor")
+    return figure
+
+
+def _arm_row(ax: Axes, rows: DataFrame, metric: str, style: Style, row: int, seeds: Sequence[int]) -> None:
+    spread = 0.5 / max(len(seeds), 1)
+    for seed, value, finished in rows[["seed", metric, "finished"]].itertuples(index=False):
+        height = row + (seeds.index(seed) - (len(seeds) - 1) / 2) * spread
+        look = axes.marker(style, 5.5, alpha=0.75) if finished else {"marker": "x", "color": style.colour}
+        ax.plot(value, height, **look, zorder=4)
+    estimate = stats.mean_interval(rows.loc[rows["finished"], metric].dropna().to_numpy())
+    ax.plot([estimate.low, estimate.high], [row, row], color=style.colour, linewidth=1.6, zorder=3)
+    ax.plot([estimate.mean] * 2, [row - 0.36, row + 0.36], color=style.colour, linewidth=2.4, zorder=3)
+    ax.axhline(row + 0.5, color="#eef0f3", linewidth=0.8, zorder=1)
+
+
+def _limits(ax: Axes, values: Sequence[float]) -> None:
+    """Keep the seeds readable: an interval of two seeds may be 13 times wider than they are, and is then cut off."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return
+    low, high = min(finite), max(finite)
+    room = (high - low) or abs(high) or 1.0
+    left, right = ax.get_xlim()
+    ax.set_xlim(max(left, low - room), min(right, high + room))
+
+
+def _bands(ax: Axes, paths: DataFrame, x: str, y: str, look: Look, arms: Sequence[str]) -> None:
+    """t intervals along the mean, from five seeds on; with fewer they cover the figure and the lines say more."""
+    for arm in arms:
+        rows = paths[(paths["arm"] == arm) & paths["finished"]].dropna(subset=[x, y])
+        if rows["seed"].nunique() >= 5:
+            mean = axes.mean_path(rows, x, y)
+            ax.fill_between(
+                mean["x"], mean["low"], mean["high"], color=look[arm].colour, alpha=0.16, linewidth=0
+            )
+
+
+def _share_rows(ax: Axes, first: Axes, label: str) -> None:
+    axes.plain_ticks(ax.yaxis)
+    ax.set_ylabel(label if ax is first else "")
+    if ax is not first:
+        ax.sharey(first)
+
+
+def _any_failed(paths: DataFrame) -> bool:
+    return not bool(paths["finished"].all())
+
+
+def matrix(rates: Mapping[tuple[str, str], stats.Estimate], arms: Sequence[str]) -> DataFrame:
+    """Mean win rates as a square frame, the base first, nan on the diagonal and where nothing was measured."""
+    import pandas
+
+    names = [BASE, *arms]
+    cells = [[rates[a, b].mean if (a, b) in rates else math.nan for b in names] for a in names]
+    return pandas.DataFrame(cells, index=names, columns=names, dtype=float)

@@ -1,0 +1,167 @@
+"""Numbers as people read them: few digits, one minus sign, k and M, powers of ten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from eval.glossary import METRICS
+from eval.stats import Estimate
+
+MISSING = "–"
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_COUNTED = ("completions", "pairs", "updates", "count")
+
+
+def power(exponent: int) -> str:
+    """10 raised to `exponent`, in Unicode so that it needs no markup: 10¹²."""
+    return "10" + str(exponent).translate(_SUPERSCRIPT)
+
+
+def decimals_for(values: Iterable[float]) -> int:
+    """Decimals that give a column of numbers about three significant digits at its largest."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    if largest == 0:
+        return 3
+    magnitude = math.floor(math.log10(largest))
+    if magnitude >= -1:
+        return max(0, 3 - max(0, magnitude))
+    return min(8, 2 - magnitude)
+
+
+def number(value: float, decimals: int, signed: bool = False) -> str:
+    """Fixed decimals, thousands separated, a true minus sign; a dash for nan."""
+    if math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{abs(value):,.{decimals}f}"
+    negative = value < 0 and any(digit in "123456789" for digit in text)
+    return ("−" if negative else "+" if signed else "") + text
+
+
+def compact(value: float) -> str:
+    """Three significant digits with k, M or a power of ten: 1.2k, 3.4M, 5.6×10¹²."""
+    if not math.isfinite(value):
+        return number(value, 0)
+    sign, size = ("−" if value < 0 else ""), abs(value)
+    if size >= 1e9:
+        exponent = math.floor(math.log10(size))
+        mantissa = f"{size / 10**exponent:.2f}"
+        if mantissa == "10.00":
+            mantissa, exponent = "1.00", exponent + 1
+        return f"{sign}{mantissa}×{power(exponent)}"
+    for limit, letter in ((999_500, "M"), (999.5, "k")):
+        if size >= limit:
+            return f"{sign}{_significant(size / (1e6 if letter == 'M' else 1e3))}{letter}"
+    if size and size < 1e-3:
+        exponent = math.floor(math.log10(size))
+        return f"{sign}{_significant(size / 10.0**exponent)}×{power(exponent)}"
+    return sign + _significant(size)
+
+
+def duration(seconds: float) -> str:
+    """3.2 s, 4 min 05 s, 2 h 10 min."""
+    if not math.isfinite(seconds):
+        return MISSING
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def p_value(p: float) -> str:
+    if math.isnan(p):
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def interval(estimate: Estimate, decimals: int) -> str:
+    """[low, high], or a dash where the seeds give none."""
+    if not estimate.has_interval:
+        return MISSING
+    low, high = (number(bound, decimals) for bound in (estimate.low, estimate.high))
+    return f"[{low}, {high}]"
+
+
+def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
+    """One table column: (mean, "± half width" or "") for each estimate, with decimals shared down the column."""
+    if unit == "FLOPs":
+        return [_in_powers(estimate) for estimate in estimates]
+    if unit in _COUNTED:
+        return [(compact(e.mean), f"± {compact(e.half_width)}" if e.has_interval else "") for e in estimates]
+    decimals = decimals_for(e.mean for e in estimates)
+    return [(number(e.mean, decimals), _plus_minus(e, decimals)) for e in estimates]
+
+
+def label(metric: str) -> str:
+    """The glossary's label; a metric it does not know is shown by its own name."""
+    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ").replace("/", ", ")
+
+
+def unit(metric: str) -> str:
+    return METRICS[metric].unit if metric in METRICS else ""
+
+
+def shown_unit(metric: str) -> str:
+    """The unit where it tells more than the label: a reward is in nothing but reward."""
+    return "" if unit(metric) == "reward" else unit(metric)
+
+
+def titled(metric: str) -> str:
+    """Label with its unit in brackets, for axes: "KL to reference [nats]"."""
+    known = shown_unit(metric)
+    return f"{label(metric)} [{known}]" if known else label(metric)
+
+
+def moment(text: str) -> str:
+    """An ISO time as "2026-01-02 03:08 UTC"; any other text as it is."""
+    from datetime import datetime
+
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".strip()
+
+
+def listing(items: Sequence[str], limit: int = 4) -> str:
+    """a, b and c; beyond `limit` the rest is counted."""
+    limit += len(items) == limit + 1  # "and 1 more" is no shorter than its name
+    shown = list(items[:limit])
+    if len(items) > limit:
+        shown.append(f"{len(items) - limit} more")
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1] if shown else ""
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters; what is cut is cut from the middle, so that endings still tell names apart."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
+
+
+def _plus_minus(estimate: Estimate, decimals: int) -> str:
+    return f"± {number(estimate.half_width, decimals)}" if estimate.has_interval else ""
+
+
+def _in_powers(estimate: Estimate) -> tuple[str, str]:
+    """Mean and half width in the same power of ten, so that they compare at a glance."""
+    if not math.isfinite(estimate.mean) or abs(estimate.mean) < 1e6:
+        return compact(estimate.mean), f"± {compact(estimate.half_width)}" if estimate.has_interval else ""
+    exponent = math.floor(math.log10(abs(estimate.mean)))
+    scale = 10.0**exponent
+    half = f"± {estimate.half_width / scale:.2f}×{power(exponent)}" if estimate.has_interval else ""
+    return f"{number(estimate.mean / scale, 2)}×{power(exponent)}", half
+
+
+def _significant(size: float) -> str:
+    """Three significant digits without trailing zeros."""
+    if size == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(size)))
+    text = f"{size:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,118 @@
+"""The comparison's rows brought into the shapes that tables and figures need. No statistics here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eval.report.inputs import BASE, WIN_PREFIX, ReportInput
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RUN = ["arm", "seed"]
+AXES = ["updates", "completions", "tokens", "flops", "seconds"]
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """All evaluations of a comparison, one row each, and where every run ended.
+
+    paths_: one row an evaluation (arm, algorithm, seed, point, AXES, finished, one column a metric), base left out.
+    ends: the last row of every run; `base`: the untouched model's metrics by name.
+    `arms` maps every arm to its algorithm, in the order in which the user named them.
+    """
+
+    arms: dict[str, str]
+    paths: DataFrame
+    ends: DataFrame
+    base: dict[str, float]
+    runs: DataFrame
+
+    @property
+    def done(self) -> DataFrame:
+        """Ends of the runs that reached their end: what means and intervals describe."""
+        return self.ends[self.ends["finished"]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics with at least one number, win rates against single arms left out."""
+        return [m for m in self.all_metrics if not m.startswith(WIN_PREFIX)]
+
+    @property
+    def all_metrics(self) -> list[str]:
+        fixed = {*RUN, *AXES, "algorithm", "point", "finished"}
+        return [c for c in self.paths.columns if c not in fixed and self.paths[c].notna().any()]
+
+    def at_end(self, arm: str, metric: str) -> dict[int, float]:
+        """Seed → value at the end of this arm's finished runs; missing values left out."""
+        if metric not in self.ends.columns:
+            return {}
+        rows = self.done[self.done["arm"] == arm]
+        pairs = zip(rows["seed"], rows[metric], strict=True)
+        return {int(seed): float(value) for seed, value in pairs if not math.isnan(value)}
+
+
+def evaluations(comparison: ReportInput) -> Evaluations:
+    """Read a comparison's rows once, for everything that follows."""
+    import pandas
+
+    runs = _known_runs(comparison)
+    arms = _arms(comparison, runs)
+    wide = _wide(comparison.results)
+    trained = wide[wide["arm"] != BASE]
+    states = {(arm, seed): status for arm, seed, status in runs[[*RUN, "status"]].itertuples(index=False)}
+    finished = [states.get((arm, seed)) == "done" for arm, seed in trained[RUN].itertuples(index=False)]
+    paths = trained.reset_index(drop=True).assign(finished=pandas.Series(finished, dtype=bool))
+    ends = paths.sort_values([*RUN, "point"], kind="stable").groupby(RUN, sort=False).tail(1)
+    return Evaluations(arms, paths, ends.reset_index(drop=True), _base(wide), runs)
+
+
+def _wide(results: DataFrame) -> DataFrame:
+    """Tidy rows → one row an evaluation. Not `pivot_table`: it drops rows whose axes are missing."""
+    keys = [*RUN, "point"]
+    meta = results.drop_duplicates(keys)[[*keys, "algorithm", *AXES]]
+    values = results.drop_duplicates([*keys, "metric"], keep="last").pivot(
+        index=keys, columns="metric", values="value"
+    )
+    return meta.merge(values.reset_index(), on=keys, how="left", sort=False)
+
+
+def _base(wide: DataFrame) -> dict[str, float]:
+    """The untouched model's metrics; where it has no row of its own, the runs' first evaluation (before training)."""
+    own = wide[wide["arm"] == BASE]
+    rows = own if len(own) else wide[wide["point"] == 0]
+    metrics = [c for c in wide.columns if c not in {*RUN, *AXES, "algorithm", "point"}]
+    means = rows[metrics].astype(float).mean()
+    return {str(name): float(value) for name, value in means.items() if not math.isnan(value)}
+
+
+def _known_runs(comparison: ReportInput) -> DataFrame:
+    """The runs' table; an arm that has results but no row there (a policy trained elsewhere) counts as done."""
+    import pandas
+
+    runs, results = comparison.runs, comparison.results
+    listed = set(runs[RUN].itertuples(index=False, name=None)) if len(runs) else set()
+    seen = results[results["arm"] != BASE].drop_duplicates(RUN)[[*RUN, "algorithm"]]
+    extra = seen[[key not in listed for key in seen[RUN].itertuples(index=False, name=None)]]
+    blank: dict[str, Any] = {
+        "status": "done",
+        "error": "",
+        "fraction": math.nan,
+        "updates": math.nan,
+        "seconds": math.nan,
+    }
+    if not len(extra):
+        return runs
+    parts: list[DataFrame] = [runs, extra.assign(**blank, policy="")]
+    return pandas.concat(parts, ignore_index=True)
+
+
+def _arms(comparison: ReportInput, runs: DataFrame) -> dict[str, str]:
+    """Arm → algorithm: in the order of the configuration, then of the runs."""
+    declared: dict[str, Any] = comparison.facts.get("arms") or {}
+    arms = {arm: str(about.get("algorithm", arm)) for arm, about in declared.items()}
+    for arm, algorithm in runs[["arm", "algorithm"]].drop_duplicates("arm").itertuples(index=False):
+        arms.setdefault(arm, algorithm)
+    return arms

@@ -1,0 +1,157 @@
+"""Writes a comparison's report: figures, tables, report.md and a report.html that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.report import answers, details, escape, outcomes, theme
+from eval.report import format as fmt
+from eval.report.document import Document, Section
+from eval.report.frames import Evaluations, evaluations
+from eval.report.inputs import BASE, ReportInput
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from pandas import DataFrame
+
+TEMPLATES = Path(__file__).parent
+
+
+class Markdown(str):
+    """Markdown that is already escaped, so that the template's escaping leaves it alone."""
+
+
+def write_report(comparison: ReportInput, directory: Path) -> Path:
+    """Write results.csv, results.parquet, figures/, report.md and report.html; returns the last one's path.
+
+    The same comparison gives the same bytes. Files are replaced whole, so a reader never sees half of one.
+    """
+    figures = directory / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    _write_results(comparison.results, directory)
+    view = evaluations(comparison)
+    look = theme.styles(view.arms)
+    with theme.drawing():
+        document = compose(comparison, view, look)
+        drawn = [picture for section in document.sections for picture in section.pictures]
+        for old in (
+            path for path in figures.iterdir() if path.stem not in {picture.stem for picture in drawn}
+        ):
+            if old.suffix in (".svg", ".png"):  # of an earlier report of this comparison
+                old.unlink()
+        for picture in drawn:
+            theme.save(picture.figure, figures, picture.stem)
+    _replace(directory / "report.md", lambda path: path.write_text(markdown(document), encoding="utf-8"))
+    page = html(document, look, figures)
+    _replace(directory / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    return directory / "report.html"
+
+
+def compose(comparison: ReportInput, view: Evaluations, look: dict[str, theme.Style]) -> Document:
+    """All sections in reading order. Figures are drawn here: call inside `theme.drawing()`."""
+    sections: list[Section] = [
+        *outcomes.sections(comparison, view, look),
+        details.training(comparison, look),
+        answers.section(comparison, view),
+        details.data(comparison),
+        details.runs(view),
+        details.configuration(comparison),
+        details.definitions(view),
+        details.what_next(comparison, view),
+    ]
+    return Document(_title(comparison, view), _subtitle(comparison, view), tuple(sections))
+
+
+def html(document: Document, look: dict[str, theme.Style], figures: Path) -> str:
+    """One page with everything inside; only its own style sheet and embedded images are allowed to load."""
+    arms = {arm: f"arm-{number}" for number, arm in enumerate([BASE, *look])}
+    colours = {"arm-0": theme.BASE_COLOUR} | {arms[arm]: style.colour for arm, style in look.items()}
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    style += "".join(f".{name}::before{{background:{colour}}}\n" for name, colour in colours.items())
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    environment = _environment(autoescape=True, finalize=_visible)
+    return environment.get_template("report.html.jinja").render(
+        document=document,
+        arms=arms,
+        style=_trusted(style),
+        digest=digest,
+        image=lambda stem: _image(figures, stem),
+    )
+
+
+def markdown(document: Document) -> str:
+    """The same document for readers of plain text and for forges; pictures are the files in figures/."""
+    environment = _environment(autoescape=False, finalize=_markdown)
+    environment.filters["fenced"] = lambda text, language="": Markdown(escape.fenced(text, language))
+    environment.filters["rule"] = lambda column: Markdown("---:" if column.numeric else ":---")
+    return environment.get_template("report.md.jinja").render(document=document)
+
+
+def _title(comparison: ReportInput, view: Evaluations) -> str:
+    task = comparison.facts.get("task") or comparison.path.name
+    if len(view.arms) > 5:
+        algorithms = list(dict.fromkeys(view.arms.values()))
+        return f"{task}: {len(view.arms)} arms of {fmt.listing(algorithms, 6)} compared"
+    return f"{task}: {fmt.listing(list(view.arms), 5)}{' compared' if len(view.arms) > 1 else ''}"
+
+
+def _subtitle(comparison: ReportInput, view: Evaluations) -> str:
+    count, seeds = len(view.arms), view.runs["seed"].nunique()
+    parts = [f"{count} arm{'s' * (count != 1)} × {seeds} seed{'s' * (seeds != 1)}"]
+    if comparison.facts.get("budget"):
+        parts.append(f"budget {comparison.facts['budget']} a run")
+    if comparison.environment.get("finished"):
+        parts.append(f"finished {fmt.moment(str(comparison.environment['finished']))}")
+    return " · ".join(parts)
+
+
+def _environment(autoescape: bool, finalize: Callable[[Any], Any]) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=autoescape, finalize=finalize, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def _visible(value: Any) -> Any:
+    """Before HTML escaping: every string but trusted markup has its control characters spelled out."""
+    return escape.visible(value) if type(value) is str else value
+
+
+def _markdown(value: Any) -> Any:
+    return escape.for_markdown(value) if type(value) is str else value
+
+
+def _trusted(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _image(figures: Path, stem: str) -> str:
+    encoded = base64.b64encode((figures / f"{stem}.svg").read_bytes()).decode()
+    return f"data:image/svg+xml;base64,{encoded}"
+
+
+def _write_results(results: DataFrame, directory: Path) -> None:
+    from pandas.api.types import is_numeric_dtype
+
+    texts = [column for column in results.columns if not is_numeric_dtype(results[column])]
+    safe = results.assign(
+        **{column: results[column].map(escape.for_csv, na_action="ignore") for column in texts}
+    )
+    _replace(directory / "results.csv", lambda path: safe.to_csv(path, index=False, lineterminator="\n"))
+    _replace(directory / "results.parquet", lambda path: results.to_parquet(path, index=False))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside, then rename over: an interrupted report leaves the old one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,122 @@
+"""The numbers of the report: per arm, per pair of arms, per run. Rendered elsewhere (page, command line)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eval import stats
+from eval.glossary import METRICS
+from eval.report import format as fmt
+from eval.report.frames import Evaluations, evaluations
+from eval.report.inputs import BASE, JUDGE, KL, PROXY, WIN_PREFIX, ReportInput
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+OUTCOMES = (
+    JUDGE, PROXY, KL, "win_rate", "length", "eos_rate", "distinct_2", "perplexity/reference", "perplexity/heldout",
+)  # fmt: skip
+COSTS = tuple(name for name in METRICS if name.startswith("cost/"))
+FINAL = (JUDGE, PROXY, KL, "win_rate", "length", "cost/total_flops", "cost/total_seconds")  # for the terminal
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms on their common seeds: judge reward of `first` minus that of `second`; p by Holm over all pairs."""
+
+    first: str
+    second: str
+    difference: stats.Estimate
+    p_holm: float
+
+    @property
+    def told_apart(self) -> bool:
+        return self.p_holm < 0.05
+
+
+def summary_table(comparison: ReportInput) -> DataFrame:
+    """Every arm, the base first, at its own end: tidy rows arm, metric, mean, low, high, n (finished seeds).
+
+    Bounds are of the 95% Student t interval over seeds, nan with one seed. Units: `eval.glossary.METRICS`.
+    """
+    import pandas
+
+    view = evaluations(comparison)
+    rows = [
+        (arm, metric, estimate.mean, estimate.low, estimate.high, estimate.n)
+        for metric in view.metrics
+        for arm in (BASE, *view.arms)
+        if (estimate := at_end(view, arm, metric)).n
+    ]
+    return pandas.DataFrame(rows, columns=["arm", "metric", "mean", "low", "high", "n"])
+
+
+def summary_text(comparison: ReportInput, metrics: tuple[str, ...] = FINAL) -> DataFrame:
+    """The summary as strings ("0.787 ± 0.012"), arms down, titled metrics across: for the terminal's last table."""
+    import pandas
+
+    view = evaluations(comparison)
+    arms = [BASE, *view.arms]
+    columns = {}
+    for metric in (m for m in metrics if m in view.metrics):
+        cells = fmt.column([at_end(view, arm, metric) for arm in arms], fmt.unit(metric))
+        columns[fmt.titled(metric)] = [" ".join(cell).strip() for cell in cells]
+    return pandas.DataFrame(columns, index=pandas.Index(arms, name="arm"))
+
+
+def at_end(view: Evaluations, arm: str, metric: str) -> stats.Estimate:
+    """Mean over the arm's finished seeds at their end; the base has one value and no interval."""
+    if arm == BASE:
+        return stats.mean_interval([view.base[metric]] if metric in view.base else [])
+    return stats.mean_interval(list(view.at_end(arm, metric).values()))
+
+
+def gain(view: Evaluations, arm: str, metric: str = JUDGE) -> stats.Estimate:
+    """Arm minus base. The base is one fixed number here: the interval is over the arm's seeds only."""
+    values = view.at_end(arm, metric).values()
+    if metric not in view.base:
+        return stats.mean_interval([])
+    return stats.mean_interval([value - view.base[metric] for value in values])
+
+
+def pairs(view: Evaluations, metric: str = JUDGE) -> list[Pair]:
+    """Every two arms, the higher mean first, paired by seed; ordered by their p-values' order of arms."""
+    found = []
+    for a, b in itertools.combinations(view.arms, 2):
+        of_a, of_b = view.at_end(a, metric), view.at_end(b, metric)
+        seeds = sorted(of_a.keys() & of_b.keys())
+        result = stats.paired_difference([of_a[s] for s in seeds], [of_b[s] for s in seeds])
+        if result.estimate.mean < 0:
+            a, b = b, a
+            result = stats.paired_difference([of_b[s] for s in seeds], [of_a[s] for s in seeds])
+        found.append((a, b, result))
+    adjusted = stats.holm([result.p_value for *_, result in found])
+    return [Pair(a, b, r.estimate, p) for (a, b, r), p in zip(found, adjusted, strict=True)]
+
+
+def ranking(view: Evaluations, metric: str = JUDGE) -> list[str]:
+    """Arms with at least one finished run, highest mean first."""
+    means = {arm: at_end(view, arm, metric).mean for arm in view.arms}
+    return sorted((arm for arm in means if not math.isnan(means[arm])), key=lambda arm: -means[arm])
+
+
+def win_rates(view: Evaluations) -> dict[tuple[str, str], stats.Estimate]:
+    """(row, column) → share of prompts on which the judge prefers row's response to column's, mean over seeds.
+
+    A direction that was not measured is 1 minus the other: ties count half on both sides.
+    """
+    found: dict[tuple[str, str], stats.Estimate] = {}
+    for row, column in itertools.permutations([BASE, *view.arms], 2):
+        direct = _win_values(view, row, column)
+        values = direct or [1 - value for value in _win_values(view, column, row)]
+        if values:
+            found[row, column] = stats.mean_interval(values)
+    return found
+
+
+def _win_values(view: Evaluations, row: str, column: str) -> list[float]:
+    metric = "win_rate" if column == BASE else f"{WIN_PREFIX}{column}"
+    return [] if row == BASE else list(view.at_end(row, metric).values())

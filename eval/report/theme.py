@@ -1,0 +1,158 @@
+"""One look for every figure: a colour, markers and line styles for each algorithm, the same everywhere.
+
+Colours are Okabe and Ito's (2008), told apart under every common colour blindness; markers and dashes carry the same
+information, so that a page printed in grey can still be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.report import format as fmt
+from eval.report.escape import visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, FAINT = "#1f2328", "#6b7280", "#d7dae0"
+BASE_COLOUR = "#6b7280"
+PANEL_ARMS = 4  # more lines than this in one panel cannot be followed
+_SHADES = (0.0, 0.42, -0.5, 0.2)  # towards white above 0, towards black below
+
+Dash = tuple[int, tuple[float, ...]]
+SOLID: Dash = (0, ())
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one arm is drawn everywhere."""
+
+    algorithm: str
+    colour: str
+    marker: str
+    dash: Any
+
+
+@dataclass(frozen=True)
+class _Family:
+    """The looks of one algorithm's arms, the first arm's first."""
+
+    colour: str
+    markers: str
+    dashes: tuple[Dash, ...]
+
+
+_FAMILIES = {
+    "reinforce": _Family("#0072B2", "ohp8", (SOLID, (0, (12, 1.5)), (0, (16, 2, 2, 2)), (0, (8, 1)))),
+    "ppo": _Family("#D55E00", "sDdP", ((0, (5, 2)), (0, (3, 1.2)), (0, (7, 3)), (0, (2, 1)))),
+    "dpo": _Family("#009E73", "^v<>", ((0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2, 1, 2)))),
+}  # fmt: skip
+_DOTS: tuple[Dash, ...] = ((0, (1, 1.2)), (0, (1, 2)), (0, (1, 1, 3, 1)), (0, (2, 2)))
+_SPARE = (
+    _Family("#CC79A7", "XPD*", _DOTS),
+    _Family("#E69F00", "P*Xh", _DOTS[::-1]),
+    _Family("#56B4E9", "*XPd", _DOTS[1:] + _DOTS[:1]),
+    _Family("#4d4d4d", "dX*P", _DOTS[2:] + _DOTS[:2]),
+)
+
+
+def styles(arms: Mapping[str, str]) -> dict[str, Style]:
+    """Arm → algorithm to arm → Style. An arm keeps its look when others are added after it."""
+    known = [algorithm.lower() for algorithm in arms.values()]
+    spare = sorted({algorithm for algorithm in known if algorithm not in _FAMILIES})
+    families = _FAMILIES | {name: _SPARE[i % len(_SPARE)] for i, name in enumerate(spare)}
+    rounds = {
+        name: i // len(_SPARE) for i, name in enumerate(spare)
+    }  # colours used up: go on with other shades
+    found = {}
+    for position, (arm, algorithm) in enumerate(zip(arms, known, strict=True)):
+        index = known[:position].count(algorithm) + rounds.get(algorithm, 0)
+        family = families[algorithm]
+        colour = _mixed(family.colour, _SHADES[index % len(_SHADES)])
+        marker = family.markers[(index + index // 4) % len(family.markers)]
+        found[arm] = Style(algorithm, colour, marker, family.dashes[index % len(family.dashes)])
+    return found
+
+
+def panels(look: Mapping[str, Style]) -> list[list[str]]:
+    """Arms to draw together: all of a few; of many, at most `PANEL_ARMS` a panel, an algorithm's arms together."""
+    if len(look) <= PANEL_ARMS + 1:
+        return [list(look)]
+    by_algorithm: dict[str, list[str]] = {}
+    for arm, style in look.items():
+        by_algorithm.setdefault(style.algorithm, []).append(arm)
+    groups: list[list[str]] = []
+    for arms in by_algorithm.values():
+        for chunk in (arms[i : i + PANEL_ARMS] for i in range(0, len(arms), PANEL_ARMS)):
+            if groups and len(groups[-1]) + len(chunk) <= PANEL_ARMS:
+                groups[-1] += chunk
+            else:
+                groups.append(chunk)
+    return groups
+
+
+def name(arm: str, limit: int = 26) -> str:
+    """An arm's name for a figure. A leading underscore would hide it from matplotlib's legends."""
+    text = fmt.shorten(visible(arm, keep=""), limit)
+    return f" {text}" if text.startswith("_") else text
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Every figure is made and saved inside: fixed settings whatever the user's matplotlibrc, fixed SVG ids."""
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", _SETTINGS]):
+        yield
+
+
+def save(figure: Figure, folder: Path, stem: str) -> None:
+    """Write stem.svg and stem.png, without dates, so that the same figure is the same bytes."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once: it takes as long as drawing
+    figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})
+    figure.savefig(folder / f"{stem}.png", dpi=144, metadata={"Software": None})
+
+
+def _mixed(colour: str, shade: float) -> str:
+    """Towards white for a shade above 0, towards black below."""
+    target = 255 if shade > 0 else 0
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + (target - c) * abs(shade)):02x}" for c in channels)
+
+
+_SETTINGS: dict[str, Any] = {
+    "svg.hashsalt": "rlhf-compare",
+    "svg.fonttype": "path",
+    "text.parse_math": False,  # a "$" in an arm's name is a dollar
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9aa1ab",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e8ec",
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 3.4,
+    "lines.linewidth": 1.8,
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+}

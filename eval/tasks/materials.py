@@ -1,0 +1,108 @@
+"""What a task gives a comparison: prompts, pairs, rewards and the judge, as data that any process can open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from algos import Reward, RewardModel
+from algos.engine.storage import atomic_directory, existing, read_json, write_json
+from eval.functions import is_pairwise, load_function
+from eval.judge import Judge
+
+Rows = Sequence[Mapping[str, Any]]
+_ROWS = ("train_prompts", "validation_prompts", "test_prompts", "pairs", "heldout_pairs", "heldout_texts")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A reward or a judge by name: the same in every process."""
+
+    kind: Literal["function", "model", "gold"]
+    where: str
+    """`file.py:function`, a model's directory or hub id, or the name of an embedded task."""
+    title: str
+    """What the report calls it."""
+
+    def open(self, device: torch.device | str, what: str = "reward") -> Reward:
+        """Raises UserError where it cannot be loaded."""
+        if self.kind == "function":
+            return load_function(self.where, what)
+        if self.kind == "model":
+            return RewardModel(self.where, device)
+        from eval.tasks.reviews.gold import gold
+
+        return gold
+
+    def judge(self, device: torch.device | str) -> Judge:
+        function = self.open(device, "judge")
+        return Judge(function, self.title, pairwise=is_pairwise(function), is_gold=self.kind == "gold")
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What something needed before training took: nominal FLOPs, seconds, labelled pairs."""
+
+    flops: float = 0.0
+    seconds: float = 0.0
+    labels: int = 0
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything the arms share. Rows are mappings with a `prompt`; pairs have `chosen` and `rejected` too."""
+
+    model: str
+    train_prompts: Rows
+    validation_prompts: Rows
+    test_prompts: Rows
+    reward: Scorer
+    judge: Scorer
+    pairs: Rows = ()
+    heldout_pairs: Rows = ()
+    heldout_texts: Rows = ()
+    """Rows with `prompt` and `completion`: text the base was good at, to measure forgetting."""
+    pairs_cost: StageCost = field(default_factory=StageCost)
+    """Of the pairs, sampling and labels: for arms that learn from them, directly or through a reward model."""
+    reward_cost: StageCost = field(default_factory=StageCost)
+    """Of training the reward model, beyond its pairs; 0 for a reward that was given."""
+    reward_learned: bool = False
+    """Whether the training reward was learned from `pairs`."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """For the report: task, judge, reward, reward_model, data, notes, stages."""
+
+    def save(self, folder: Path) -> None:
+        """Rows as JSON lines, the rest as materials.json."""
+        with atomic_directory(folder) as temporary:
+            for name in _ROWS:
+                lines = (
+                    json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in getattr(self, name)
+                )
+                (temporary / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+            rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ROWS}
+            plain = {
+                name: asdict(value) if isinstance(value, (Scorer, StageCost)) else value
+                for name, value in rest.items()
+            }
+            write_json(temporary / "materials.json", plain)
+
+    @classmethod
+    def load(cls, folder: Path) -> Materials | None:
+        """What `save` wrote, or None where there is nothing."""
+        found = existing(folder)
+        if found is None:
+            return None
+        values = read_json(found / "materials.json")
+        for name in ("reward", "judge"):
+            values[name] = Scorer(**values[name])
+        for name in ("pairs_cost", "reward_cost"):
+            values[name] = StageCost(**values[name])
+        for name in _ROWS:
+            lines = (found / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+            values[name] = [json.loads(line) for line in lines]
+        return cls(**values)

@@ -1,0 +1,123 @@
+"""Responses and preference pairs sampled from the base policy, cached: they cost a model, and all arms share them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from algos import Policy, Sampling, sample
+from algos.engine.budget import Meter
+from algos.engine.prompts import encode_prompts, texts
+from algos.engine.rewards import Reward, call_reward
+from algos.engine.seeding import derive
+from eval.tasks.materials import StageCost
+from eval.workshop import Artefact, Workshop
+
+
+def sampled_pairs(
+    workshop: Workshop,
+    base: Policy,
+    prompts: Sequence[Mapping[str, Any]],
+    sampling: Sampling,
+    *,
+    count: int,
+    seed: int,
+    reward: Reward,
+    scale: float,
+    identity: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], StageCost, Artefact]:
+    """`count` pairs of base responses at most, labelled by P(a preferred) = σ(scale·(r_a − r_b)).
+
+    With scale 1 DPO's optimum on them is that of the KL-regularised reward (Rafailov et al. 2023, eq. 5);
+    identical responses are dropped. `identity` names the model and the reward for the cache.
+    """
+    key = {
+        **identity,
+        "prompts": digest_rows(prompts),
+        "sampling": asdict(sampling),
+        "count": count,
+        "seed": seed,
+        "scale": scale,
+    }
+
+    def make(folder: Path) -> None:
+        encoded, _ = encode_prompts(base, prompts, sampling.max_new_tokens)
+        repeated = [encoded[i % len(encoded)] for i in range(count)]
+        rollouts = sample(
+            base, [prompt.ids for prompt in repeated], sampling, derive(seed, "pairs"), group_size=2
+        )
+        ids, completions = texts(base, repeated, rollouts)
+        rows = [prompt.row for prompt in repeated for _ in range(2)]
+        scores = call_reward(reward, rows, completions, ids)
+        pairs = label(rows[::2], completions, scores, scale, derive(seed, "labels"))
+        meter = Meter()
+        meter.charge(base.size, rollouts.token_count)
+        meter.charge(getattr(reward, "parameter_count", 0), rollouts.token_count)
+        write_rows(folder / "pairs.jsonl", pairs)
+        (folder / "cost.json").write_text(json.dumps({"flops": meter.flops}), encoding="utf-8")
+
+    built = workshop.build("sampled-pairs", key, make)
+    pairs = read_rows_of(built.path / "pairs.jsonl")
+    flops = json.loads((built.path / "cost.json").read_text(encoding="utf-8"))["flops"]
+    return pairs, StageCost(flops, built.seconds, len(pairs)), built
+
+
+def label(
+    rows: Sequence[Mapping[str, Any]],
+    completions: Sequence[str],
+    scores: Sequence[float],
+    scale: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Completions 2i and 2i+1 of each row as a pair, the preferred one drawn by Bradley and Terry's model."""
+    draws = np.random.default_rng(seed).random(len(rows))
+    pairs = []
+    for i, row in enumerate(rows):
+        a, b = completions[2 * i], completions[2 * i + 1]
+        if a == b or not a or not b:
+            continue
+        gap = scale * (scores[2 * i] - scores[2 * i + 1])
+        a_wins = draws[i] < 1 / (1 + math.exp(-max(min(gap, 700), -700)))
+        pairs.append({"prompt": row["prompt"], "chosen": a if a_wins else b, "rejected": b if a_wins else a})
+    return pairs
+
+
+def base_responses(
+    base: Policy, prompts: Sequence[Mapping[str, Any]], max_new_tokens: int, count: int, seed: int
+) -> list[dict[str, Any]]:
+    """Rows with the base's own `completion` at temperature 1: what a reward model is centred on."""
+    encoded, _ = encode_prompts(base, prompts, max_new_tokens)
+    chosen = [encoded[i % len(encoded)] for i in range(count)]
+    rollouts = sample(
+        base,
+        [p.ids for p in chosen],
+        Sampling(max_new_tokens=max_new_tokens, group_size=1),
+        derive(seed, "centre"),
+    )
+    _, completions = texts(base, chosen, rollouts)
+    return [
+        {"prompt": p.row["prompt"], "completion": text} for p, text in zip(chosen, completions, strict=True)
+    ]
+
+
+def digest_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of the rows' content, for cache keys."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]

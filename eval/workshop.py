@@ -1,0 +1,157 @@
+"""Built artefacts (base models, pairs, reward models), cached by content: the same key is built once, for all arms."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FACTS = "facts.json"
+# Not content: the times in them differ from one build of the same thing to the next.
+_MEASURED = {MANIFEST, FACTS}
+# Pickled weights run code when they are loaded; safetensors do not.
+_PICKLED = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+_LIBRARIES = ("torch", "transformers", "trl")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished build: its directory, the seconds its making took (then, if `cached`), whether it was there."""
+
+    path: Path
+    seconds: float
+    cached: bool
+
+
+class Workshop:
+    """Directories of finished builds under one root, shared by every process that works there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def build(self, stage: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Artefact:
+        """The artefact of `stage` for `key`, made by `make(directory)` where no whole one exists.
+
+        `key` is all that the result depends on, as JSON (numbers, strings, lists, maps); the versions of torch,
+        transformers and trl are added to it. A build appears under its final name at once and complete, or not at
+        all. Raises what `make` raises, TypeError where the key is not JSON, ValueError where `make` left pickled
+        weights.
+        """
+        from filelock import FileLock
+
+        identity = {
+            "stage": stage,
+            "key": dict(key),
+            "versions": {name: version(name) for name in _LIBRARIES},
+        }
+        target = self.root / f"{stage}-{json_hash(identity)}"
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f".{target.name}.lock"):
+            seconds = _whole(target)
+            if seconds is not None:
+                return Artefact(target, seconds, cached=True)
+            for leftover in self.root.glob(f".{target.name}.making-*"):
+                shutil.rmtree(leftover)  # A process that was killed while it held this lock.
+            if target.exists():
+                logger.warning("%s does not match its manifest: it is built again", target)
+                shutil.rmtree(target)
+            return Artefact(target, self._make(target, identity, make), cached=False)
+
+    def _make(self, target: Path, identity: Mapping[str, Any], make: Callable[[Path], None]) -> float:
+        making = Path(tempfile.mkdtemp(prefix=f".{target.name}.making-", dir=self.root))
+        try:
+            start = time.perf_counter()
+            make(making)
+            seconds = time.perf_counter() - start
+            files = _files(making)
+            pickled = [str(file.relative_to(making)) for file in files if file.suffix in _PICKLED]
+            if pickled:
+                raise ValueError(f"weights are kept as safetensors only; got {', '.join(pickled)}")
+            hashes = {file.relative_to(making).as_posix(): _file_hash(file) for file in files}
+            manifest = {**identity, "seconds": seconds, "files": hashes}
+            (making / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            making.chmod(0o755)  # mkdtemp makes it private to this user; a cache may be shared.
+            _sync_tree(making)
+            making.rename(target)
+            _sync(self.root)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+        return seconds
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of a directory's visible files and their names (manifest.json and facts.json aside,
+    which hold measured times), as hex. Two builds with the same weights and settings have the same hash."""
+    path = Path(path)
+    if path.is_file():
+        return _file_hash(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no file or directory to hash at {path}")
+    files = [file for file in _files(path) if file.name not in _MEASURED]
+    visible = [
+        file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    listing = {file.relative_to(path).as_posix(): _file_hash(file) for file in visible}
+    return json_hash(listing)
+
+
+def _whole(target: Path) -> float | None:
+    """The seconds in the manifest of a directory whose files are exactly those it lists; None for any other."""
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        hashes = {
+            file.relative_to(target).as_posix(): _file_hash(file)
+            for file in _files(target)
+            if file.name != MANIFEST
+        }
+        return float(manifest["seconds"]) if hashes == manifest["files"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def json_hash(value: Any) -> str:
+    """SHA-256 of a JSON value in its canonical form, as hex."""
+    return _sha256(_canonical(value).encode())
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in [*directory.rglob("*"), directory]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,242 @@
+"""From raw rows to prompts and pairs: formats, refusals, and an account in which every row stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from algos.engine.errors import UserError
+from eval.data import load_pairs, load_prompts
+from eval.data.normalise import normalise_pair, normalise_prompt
+from eval.data.rows import RowError
+
+PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def bot(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+def write(tmp_path: Path, rows: list[Any]) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_standard_and_conversational_pairs_pass_unchanged() -> None:
+    talk = {"prompt": [user("p")], "chosen": [bot("good")], "rejected": [bot("bad")]}
+    assert normalise_pair({**PAIR, "score": 1}, explicit=True) == PAIR
+    assert normalise_pair(talk, explicit=True) == talk
+
+
+def test_implicit_message_lists_are_split_at_the_last_common_question() -> None:
+    shared = [{"role": "system", "content": "s"}, user("p"), bot("hm"), user("q")]
+    split = normalise_pair({"chosen": [*shared, bot("x")], "rejected": [*shared, bot("y")]}, explicit=False)
+    assert split == {"prompt": shared, "chosen": [bot("x")], "rejected": [bot("y")]}
+    # A reply that both share is no prompt: what is judged begins with it.
+    longer = [user("p"), bot("x"), user("more"), bot("z")]
+    split = normalise_pair({"chosen": longer, "rejected": longer[:2]}, explicit=False)
+    assert split == {"prompt": [user("p")], "chosen": longer[1:], "rejected": [bot("x")]}
+
+
+def test_implicit_dialogues_are_split_after_the_last_common_assistant_mark() -> None:
+    shared = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: why?\n\nAssistant:"
+    split = normalise_pair(
+        {"chosen": shared + " Because of A", "rejected": shared + " Because of B"}, explicit=False
+    )
+    assert split == {"prompt": shared, "chosen": " Because of A", "rejected": " Because of B"}
+    split = normalise_pair({"chosen": shared, "rejected": shared + " x"}, explicit=False)
+    assert (split["prompt"], split["chosen"]) == (shared, "")
+
+
+@pytest.mark.parametrize("prompt", ["p", [user("p")]])
+def test_whole_dialogues_beside_a_prompt_column_lose_it_once(prompt: Any) -> None:
+    row = {"prompt": prompt, "chosen": [user("p"), bot("x")], "rejected": [user("p"), bot("y")]}
+    expected = {"prompt": [user("p")], "chosen": [bot("x")], "rejected": [bot("y")]}
+    assert normalise_pair(row, explicit=True) == expected
+
+
+def test_strings_and_message_lists_are_brought_together() -> None:
+    expected = {"prompt": [user("p")], "chosen": [bot("x")], "rejected": [bot("y")]}
+    mixed = {"prompt": "p", "chosen": [bot("x")], "rejected": [bot("y")]}
+    assert normalise_pair(mixed, explicit=True) == expected
+    mixed = {"prompt": [user("p")], "chosen": "x", "rejected": "y"}
+    assert normalise_pair(mixed, explicit=True) == expected
+
+
+def test_messages_lose_only_the_keys_that_a_columnar_file_left_null() -> None:
+    message = {**user("p"), "name": None, "tool": "t"}
+    assert normalise_prompt({"prompt": [message]})["prompt"] == [{**user("p"), "tool": "t"}]
+
+
+def test_prompts_keep_their_other_columns() -> None:
+    row = {"prompt": "p", "completion": "c", "answer": 3, "note": None}
+    assert normalise_prompt(row) == row
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "detail"),
+    [
+        ({"chosen": None}, "null", "chosen is null"),
+        ({"chosen": 3}, "not text", "chosen is a number"),
+        ({"rejected": 0.5}, "not text", "rejected is a number"),
+        ({"prompt": True}, "not text", "prompt is a boolean"),
+        ({"prompt": {"a": 1}}, "not text", "prompt is an object"),
+        ({"prompt": []}, "not text", "empty list"),
+        ({"prompt": ["a"]}, "not text", "not of messages"),
+        ({"prompt": [{"role": "user"}]}, "not text", "not of messages"),
+        ({"prompt": [{"role": "user", "content": None}]}, "null", "content is null"),
+        ({"prompt": [{"role": 1, "content": "a"}]}, "not text", "role is a number"),
+        ({"chosen": [bot("x")]}, "not text", "the other a list"),
+        ({"prompt": "\ud800"}, "not valid Unicode", "surrogate"),
+        ({"prompt": [user("\udfff")]}, "not valid Unicode", "surrogate"),
+        ({"chosen": [user("q"), bot("x")], "rejected": [user("q"), bot("y")]}, "no common prompt", "begin"),
+    ],
+)
+def test_malformed_pairs_are_refused_by_reason(change: dict[str, Any], reason: str, detail: str) -> None:
+    with pytest.raises(RowError) as caught:
+        normalise_pair({**PAIR, **change}, explicit=True)
+    assert caught.value.reason == reason
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": "The fox ran", "rejected": "The fox sat"},
+        {"chosen": [user("p"), bot("x")], "rejected": [user("other"), bot("y")]},
+        {"chosen": [user("p")], "rejected": [user("p"), user("q"), bot("y")]},
+        {"chosen": [], "rejected": [user("p"), bot("y")]},
+    ],
+)
+def test_dialogues_without_a_common_prompt_are_refused(row: dict[str, Any]) -> None:
+    with pytest.raises(RowError) as caught:
+        normalise_pair(row, explicit=False)
+    assert caught.value.reason == "no common prompt"
+
+
+def test_useless_pairs_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [
+        PAIR,
+        {**PAIR, "chosen": "same", "rejected": "same"},
+        {**PAIR, "chosen": ""},
+        {**PAIR, "rejected": " \n"},
+        PAIR,
+        {"prompt": "p", "chosen": "bad", "rejected": "good"},
+        {"prompt": "", "chosen": "good", "rejected": "bad"},
+    ]
+    kept, accounting = load_pairs(write(tmp_path, rows))
+    assert [row.line for row in kept] == [1, 6, 7]
+    account = accounting.as_dict()
+    assert (account["read"], account["kept"]) == (7, 3)
+    assert account["reasons"] == {
+        "identical chosen and rejected": {"rows": 1, "lines": [2], "dropped": True},
+        "empty chosen": {"rows": 1, "lines": [3], "dropped": True},
+        "empty rejected": {"rows": 1, "lines": [4], "dropped": True},
+        "exact duplicate pair": {"rows": 1, "lines": [5], "dropped": True},
+        "contradicting label": {"rows": 1, "lines": [6], "dropped": False},
+        "empty prompt": {"rows": 1, "lines": [7], "dropped": False},
+    }
+    sentences = accounting.sentences()
+    assert sentences[0].endswith("rows.jsonl: 7 rows read, 3 kept.")
+    assert "Dropped: 1 × exact duplicate pair (line 5)." in sentences
+    assert "Kept, but noted: 1 × contradicting label (line 6)." in sentences
+    json.dumps(account)
+
+
+def test_a_prompt_is_kept_once(tmp_path: Path) -> None:
+    kept, accounting = load_prompts(write(tmp_path, [{"prompt": "a"}] * 30 + [{"prompt": [user("a")]}]))
+    assert [row.line for row in kept] == [1, 31]
+    reason = accounting.as_dict()["reasons"]["duplicate prompt"]
+    assert (reason["rows"], reason["lines"]) == (29, list(range(2, 22)))
+    sentence = accounting.sentences()[1]
+    assert "lines 2, 3," in sentence
+    assert sentence.endswith("21, ...).")
+
+
+def test_malformed_rows_stop_with_a_list_of_twenty_or_are_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path, [PAIR, *[{**PAIR, "chosen": None}] * 24, {"prompt": "p"}])
+    with Path(path).open("a") as handle:
+        handle.write('{"torn')
+    with pytest.raises(UserError) as caught:
+        load_pairs(path)
+    message = str(caught.value)
+    assert message.startswith(f"26 of 27 rows cannot be used: {path}:2 chosen is null; {path}:3 ")
+    assert message.count("chosen is null") == 20
+    assert "and 6 more" in message
+    assert "\n" not in message
+    kept, accounting = load_pairs(path, on_bad_row="skip")
+    assert [row.line for row in kept] == [1]
+    reasons = accounting.as_dict()["reasons"]
+    assert {name: reason["rows"] for name, reason in reasons.items()} == {
+        "null": 24,
+        "missing column": 1,
+        "not JSON": 1,
+    }
+
+
+def test_a_row_without_the_prompt_that_others_have_is_not_taken_for_a_dialogue(tmp_path: Path) -> None:
+    dialogue = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    with pytest.raises(UserError, match=r"rows\.jsonl:2 has no prompt"):
+        load_pairs(write(tmp_path, [PAIR, dialogue]))
+    assert load_pairs(write(tmp_path, [dialogue]))[0][0].values["chosen"] == " b"
+
+
+def test_a_file_without_the_column_names_those_it_has(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"question": "q"}])
+    with pytest.raises(UserError, match=r"no column 'prompt'; got 'question'.*--columns prompt=NAME"):
+        load_prompts(path, on_bad_row="skip")
+    assert load_prompts(path, {"prompt": "question"})[0][0].values == {"prompt": "q"}
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no usable row is left.*1 × empty chosen"):
+        load_pairs(write(tmp_path, [{**PAIR, "chosen": ""}]))
+    with pytest.raises(UserError, match="stop or skip"):
+        load_pairs(write(tmp_path, [PAIR]), on_bad_row="ignore")  # type: ignore[arg-type]
+
+
+_cells = st.one_of(
+    st.sampled_from(["", " ", "a", "b", "\n\nHuman: a\n\nAssistant: b", "\ud800"]),
+    st.none() | st.booleans() | st.integers() | st.floats(),
+    st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=2)}
+        ),
+        max_size=3,
+    ),
+    st.lists(st.none() | st.text(max_size=2), max_size=2),
+)
+_columns = st.sampled_from(["prompt", "chosen", "rejected", "completion", "other"])
+_any_row = st.dictionaries(_columns, _cells, max_size=5) | st.fixed_dictionaries(
+    {"prompt": _cells, "chosen": _cells, "rejected": _cells}
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(_any_row, min_size=1, max_size=12), loader=st.sampled_from([load_pairs, load_prompts]))
+def test_every_row_is_kept_or_accounted_for(tmp_path: Path, rows: list[Any], loader: Any) -> None:
+    path = write(tmp_path, rows)
+    try:
+        kept, accounting = loader(path, on_bad_row="skip")
+    except UserError as error:
+        message = str(error)
+        kept, accounting = [], None
+    if accounting is None:
+        assert path in message
+        assert "\n" not in message
+        return
+    dropped = sum(tally.rows for tally in accounting.dropped.values())
+    assert len(rows) == accounting.read == len(kept) + dropped
+    assert accounting.kept == len(kept)
+    named = [line for tally in accounting.dropped.values() for line in tally.lines]
+    assert sorted(named + [row.line for row in kept]) == list(range(1, len(rows) + 1))

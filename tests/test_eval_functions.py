@@ -1,0 +1,151 @@
+"""Loading `file.py:function`: exactly that file, and one line for every mistake."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from algos.engine.errors import UserError
+from eval.functions import is_pairwise, load_function
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refusal(spec: str, what: str = "reward") -> str:
+    with pytest.raises(UserError) as caught:
+        load_function(spec, what)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert what in message
+    return message
+
+
+def test_a_function_is_loaded_called_and_pickled_as_its_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(
+        tmp_path / "my.py", "def score(completions, **_):\n    return [len(c) for c in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    function = load_function("my.py:score")
+    assert function(completions=["abc", ""]) == [3, 0]
+    assert (function.spec, function.__name__) == (f"{Path(path).resolve()}:score", "score")
+    monkeypatch.chdir("/")
+    assert pickle.loads(pickle.dumps(function))(completions=["ab"]) == [2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["my.py"]  # no __pycache__ left behind
+
+
+def test_another_process_loads_it_again_from_its_pickle(tmp_path: Path) -> None:
+    path = write(tmp_path / "my.py", "def score(completions, **_):\n    return [1.5 for c in completions]\n")
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(completions=['a']))"
+    pickled = pickle.dumps(load_function(f"{path}:score"))
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickled, capture_output=True, cwd=root, check=True
+    )
+    assert done.stdout.strip() == b"[1.5]"
+
+
+def test_helpers_of_the_same_name_in_two_folders_are_not_mixed_up(tmp_path: Path) -> None:
+    before = list(sys.path)
+    main = "from helper import VALUE\nfrom parts.deep import DEEP\ndef f(): return VALUE, DEEP\n"
+    specs = []
+    for value in ("one", "two"):
+        write(tmp_path / value / "helper.py", f"VALUE = {value!r}\n")
+        write(tmp_path / value / "parts" / "deep.py", f"DEEP = {value!r}\n")
+        specs.append(write(tmp_path / value / "main.py", main) + ":f")
+    assert [load_function(spec)() for spec in specs] == [("one", "one"), ("two", "two")]
+    assert sys.path == before
+    assert not {"helper", "parts", "parts.deep"} & sys.modules.keys()
+
+
+def test_what_is_importable_anyway_stays_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "shared_helper_module.py", "")
+    path = write(tmp_path / "main.py", "import shared_helper_module\ndef f(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_function(f"{path}:f")
+    assert sys.modules.pop("shared_helper_module")
+    assert str(tmp_path) in sys.path
+
+
+def test_two_functions_share_a_module_until_the_file_changes(tmp_path: Path) -> None:
+    path = write(tmp_path / "my.py", "calls = []\ndef f(): calls.append(1)\ndef g(): return len(calls)\n")
+    load_function(f"{path}:f")()
+    assert load_function(f"{path}:g")() == 1
+    write(tmp_path / "my.py", "calls = []\ndef f(): calls.append(1)\ndef g(): return 'new'   \n")
+    assert load_function(f"{path}:g")() == "new"
+
+
+def test_a_file_may_use_dataclasses_and_its_own_path(tmp_path: Path) -> None:
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
+        "@dataclass\nclass D:\n    x: int = 1\nHERE = Path(__file__).parent\ndef f(): return HERE, D().x\n"
+    )
+    path = write(tmp_path / "my.py", text)
+    assert load_function(f"{path}:f")() == (tmp_path.resolve(), 1)
+
+
+@pytest.mark.parametrize("spec", ["my.py", ":score", "my.py:", ""])
+def test_a_spec_needs_a_file_and_a_function(spec: str) -> None:
+    assert "file.py:function" in refusal(spec)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "no Python file" in refusal(f"{tmp_path}/my.py:score", "judge")
+    assert "no Python file" in refusal(f"{write(tmp_path / 'my.txt', '')}:score")
+    assert "no Python file" in refusal(f"{tmp_path}:score")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\n\nraise KeyError('gone')\n", "my.py:3 raises KeyError: 'gone'"),
+        ("def f():\n    1 / 0\n\nf()\n", "my.py:2 raises ZeroDivisionError"),
+        ("x = 1\ndef (:\n", "my.py:2 raises SyntaxError"),
+        ("import nowhere_to_be_found\n", "my.py:1 raises ModuleNotFoundError"),
+        ("import sys\nsys.exit(3)\n", "my.py:2 raises SystemExit: 3"),
+        ("raise ValueError('two\\nlines')\n", "my.py:1 raises ValueError: two lines"),
+        ("\x00", "raises SyntaxError"),
+    ],
+)
+def test_a_file_that_raises_is_named_with_exception_and_line(tmp_path: Path, text: str, said: str) -> None:
+    before = (list(sys.path), set(sys.modules))
+    assert said in refusal(write(tmp_path / "my.py", text) + ":score")
+    assert list(sys.path) == before[0]
+    assert not [name for name in sys.modules if name.startswith("user_my_") and name not in before[1]]
+
+
+def test_a_missing_function_is_suggested(tmp_path: Path) -> None:
+    path = write(tmp_path / "my.py", "def score(): pass\ndef other(): pass\nLIMIT = 3\n")
+    assert refusal(f"{path}:scores").endswith("Did you mean score?")
+    assert refusal(f"{path}:zzz").endswith("It has other, score.")
+    assert "of type int" in refusal(f"{path}:LIMIT")
+
+
+def test_pairwise_judges_are_told_by_their_parameters(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "my.py",
+        "def pairwise(prompts, a, b, **_): return [0.5 for _ in a]\ndef scalar(prompts, completions): return []\n",
+    )
+    assert is_pairwise(load_function(f"{path}:pairwise", "judge"))
+    assert not is_pairwise(load_function(f"{path}:scalar", "judge"))
+    assert is_pairwise(lambda prompts, a, b: [])
+    assert not is_pairwise(dict)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")
+@pytest.mark.parametrize("name", ["vader", "afinn"])
+def test_the_sentiment_rewards_load(name: str) -> None:
+    function = load_function(f"{DATA / 'sentiment_reward.py'}:{name}")
+    good, bad = function(prompts=["", ""], completions=["a happy, lovely day", "a sad, horrible day"])
+    assert good > 0 > bad
