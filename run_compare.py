@@ -116,8 +116,15 @@ def _compare(args: list[str]) -> int:
     console.say(
         f"{len(experiment.algos)} arms × {experiment.seeds} seeds, budget {experiment.budget} each, into {store.path}"
     )
-    report = compare(store, Workshop(options.cache.expanduser()), _workers(options), console, _command(args))
-    _summarise(store, console)
+    try:
+        report = compare(
+            store, Workshop(options.cache.expanduser()), _workers(options), console, _command(args)
+        )
+    except UserError:
+        if options.resume is None:
+            store.discard()  # nothing has run: the mended command may use the same folder
+        raise
+    _summarise(Store.open(store.path), console)
     failed = [run.folder.name for run in store.all_runs if run.status["status"] != "done"]
     if failed:
         print(
@@ -244,7 +251,7 @@ def _dry_run(experiment: Experiment, console: Console) -> None:
 def _shape(experiment: Experiment) -> tuple[Shape, int | None]:
     """What nominal cost depends on, from the task's description or the model's configuration."""
     if experiment.task == "reviews":
-        from eval.tasks.reviews import shape
+        from eval.tasks.reviews.task import shape
 
         return shape(experiment)
     from eval.tasks.custom import shape as custom_shape
@@ -255,10 +262,17 @@ def _shape(experiment: Experiment) -> tuple[Shape, int | None]:
 def _summarise(store: Store, console: Console) -> None:
     from eval.report.tables import summary_text
 
-    metrics = ("reward/judge", "reward/proxy", "kl/sequence", "win_rate", "length", "cost/train_flops", "cost/train_seconds")
-    table = summary_text(store, metrics)
+    short = {
+        "reward/judge": "judge",
+        "reward/proxy": "proxy",
+        "kl/sequence": "KL [nats]",
+        "win_rate": "win rate",
+        "cost/train_flops": "FLOPs",
+        "cost/train_seconds": "time [s]",
+    }
+    table = summary_text(store, tuple(short))
     rows = [[str(arm), *cells] for arm, cells in zip(table.index, table.to_numpy().tolist(), strict=True)]
-    console.table("At each arm's end, mean ± 95% interval over seeds", ["arm", *table.columns], rows)
+    console.table("At each arm's end, mean ± 95% interval over seeds", ["arm", *short.values()], rows)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def draw(store: Store) -> Path:
     """The report of whatever the directory holds, drawn again."""
     from eval.report.page import write_report
 
-    return write_report(store, store.path)
+    return write_report(Store.open(store.path), store.path)
 
 
 def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
@@ -64,7 +64,10 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
             with console.stage(
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):
-                materials_of(experiment, workshop, seed).save(folder)
+                try:
+                    materials_of(experiment, workshop, seed).save(folder)
+                except RunError as error:  # a reward that fails on the base's samples fails everywhere
+                    raise UserError(str(error)) from error
     return store.materials(seeds[0])
 
 

@@ -11,7 +11,7 @@ import torch
 
 from algos import Policy, RunError, UserError, train
 from algos.engine.algorithm import Algorithm
-from algos.engine.budget import Meter
+from algos.engine.budget import Budget, Meter
 from algos.engine.errors import one_line
 from algos.engine.state import TrainState
 from eval.measure import PeakMemory
@@ -97,12 +97,14 @@ class _Recorder:
         self.run, self.evaluator, self.report, self.progress = run, evaluator, report, progress
         self.base = store.base_metrics
         self.points = store.asked.eval.points
+        self.budget = Budget.parse(store.asked.budget)
         self.point = 0
         self.extra = extra
         self.memory = PeakMemory(evaluator.policy.device)
 
     def __call__(self, state: TrainState, progress: float) -> None:
-        self.progress.fraction, self.progress.updates = progress, state.meter.updates
+        self.progress.fraction = state.meter.spent(self.budget)
+        self.progress.updates = state.meter.updates
         if state.iteration == 0:
             self.run.append("rows", {"point": 0, **counts(state.meter), "metrics": self.base})
             return

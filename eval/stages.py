@@ -2,86 +2,69 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from algos.engine.errors import UserError
 from eval.quiet import quiet
-from eval.workshop import FACTS, Artefact, Workshop, content_hash, json_hash
+from eval.workshop import FACTS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
-    from trl.trainer.base_config import _BaseConfig
+    from trl import RewardConfig, SFTConfig
+
+    Configuration = TypeVar("Configuration", SFTConfig, RewardConfig)
 
 HELDOUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a stage is trained: AdamW, linear warm-up over the first 5% of the updates, linear decay to 0."""
+class _Fit:
+    """How a stage is trained: AdamW, linear warm-up over the first 5% of the updates, then linear decay to 0."""
 
     epochs: int
     learning_rate: float
-    batch_size: int = 32
-    seed: int = 0
-    threads: int = 1
-    device: str = "cpu"
-
-
-def build_base(
-    workshop: Workshop, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], fit: Fit
-) -> Artefact:
-    """`train_base`, or what it made before of the same model, words, texts and settings."""
-    key = {
-        "config": config.to_dict(),
-        "vocabulary": json_hash(tokenizer.get_vocab()),
-        "texts": json_hash(list(texts)),
-        "fit": asdict(fit),
-        "code": content_hash(Path(__file__)),
-    }
-    return workshop.build("base", key, lambda out: train_base(config, tokenizer, texts, out, fit))
-
-
-def build_reward_model(
-    workshop: Workshop, base: Path, pairs: Sequence[Mapping[str, str]], centre_on: Sequence[str], fit: Fit
-) -> Artefact:
-    """`train_reward_model`, or what it made before of the same base, pairs and settings."""
-    key = {
-        "base": content_hash(base),
-        "pairs": json_hash([[pair["prompt"], pair["chosen"], pair["rejected"]] for pair in pairs]),
-        "centre_on": json_hash(list(centre_on)),
-        "fit": asdict(fit),
-        "code": content_hash(Path(__file__)),
-    }
-
-    def make(out: Path) -> None:
-        train_reward_model(base, pairs, out, centre_on, fit)
-
-    return workshop.build("reward-model", key, make)
+    batch_size: int
+    seed: int
+    threads: int
+    device: str
 
 
 def train_base(
-    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], out: Path, fit: Fit
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    threads: int,
+    device: str = "cpu",
 ) -> None:
     """Trains a causal LM of this `config` from scratch on whole texts (prompt and completion), EOS at the end of each.
 
-    Writes model (safetensors) and tokenizer to `out`. `fit.seed` alone decides initial weights and order.
+    Writes model (safetensors) and tokenizer to `out`. `seed` alone decides initial weights and order.
     """
+    fit = _Fit(epochs, learning_rate, batch_size, seed, threads, device)
     with _controlled(fit):
         from datasets import Dataset
         from transformers import AutoModelForCausalLM
         from trl import SFTConfig, SFTTrainer
 
-        model = AutoModelForCausalLM.from_config(config)
+        # A copy: the trainer writes into the configuration of the model it is given.
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
         ids = [_encode(tokenizer, text) for text in texts]
         # Tokenised here, so that BOS and EOS are there exactly once: TRL takes such rows as they are.
         rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
@@ -94,7 +77,17 @@ def train_base(
 
 
 def train_reward_model(
-    base: Path, pairs: Sequence[Mapping[str, str]], out: Path, centre_on: Sequence[str], fit: Fit
+    base: Path,
+    pairs: Sequence[Mapping[str, str]],
+    out: Path,
+    *,
+    centre_on: Sequence[str],
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    threads: int,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Trains a reward model, initialised from `base`, on rows {"prompt", "chosen", "rejected"} of rendered text.
 
@@ -105,13 +98,16 @@ def train_reward_model(
     mean and std of the reward of `centre_on`. Raises UserError where nothing is left to hold out or train on.
     """
     start = time.perf_counter()
+    fit = _Fit(epochs, learning_rate, batch_size, seed, threads, device)
     with _controlled(fit):
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(base)
         model = _classifier(base)
-        kept, dropped = _encode_pairs(tokenizer, pairs, getattr(model.config, "max_position_embeddings", None))
-        train, heldout = _split_by_prompt(kept, fit.seed)
+        kept, dropped = _encode_pairs(
+            tokenizer, pairs, getattr(model.config, "max_position_embeddings", None)
+        )
+        train, heldout = _split_by_prompt(kept, seed)
         model.config.get_text_config().pad_token_id = _unused_id(tokenizer, train)
         _train_on_pairs(model, base, train, fit)
         model.config.reward_pooling = "mask"
@@ -119,7 +115,7 @@ def train_reward_model(
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         # Scored as it will be used, so that offset and accuracy are those of the reward the policies meet.
-        centre, accuracy = _score(out, fit.device, centre_on, heldout)
+        centre, accuracy = _score(out, device, centre_on, heldout)
         model.config.reward_offset = float(centre.mean())
         model.config.save_pretrained(out)
     facts = {
@@ -127,7 +123,7 @@ def train_reward_model(
         "pairs": len(train),
         "heldout_pairs": len(heldout),
         "dropped_too_long": dropped,
-        "epochs": fit.epochs,
+        "epochs": epochs,
         "mean": float((centre - centre.mean()).mean()),
         "std": float(centre.std()),
         "seconds": time.perf_counter() - start,
@@ -146,7 +142,7 @@ def _classifier(base: Path) -> PreTrainedModel:
     )
 
 
-def _train_on_pairs(model: PreTrainedModel, base: Path, rows: Sequence[Mapping[str, Any]], fit: Fit) -> None:
+def _train_on_pairs(model: PreTrainedModel, base: Path, rows: Sequence[Mapping[str, Any]], fit: _Fit) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import RewardConfig, RewardTrainer
@@ -195,11 +191,15 @@ def _encode_pairs(
         }
         for pair in pairs
     ]
-    kept = [row for row in rows if limit is None or max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= limit]
+    kept = [
+        row for row in rows if limit is None or max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= limit
+    ]
     return kept, len(rows) - len(kept)
 
 
-def _split_by_prompt(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _split_by_prompt(
+    rows: list[dict[str, Any]], seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     if len(prompts) < 2:
         raise UserError(
@@ -225,7 +225,7 @@ def _unused_id(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, A
     return unused[-1]
 
 
-def _arguments(kind: type[_BaseConfig], scratch: str, fit: Fit) -> _BaseConfig:
+def _arguments(kind: type[Configuration], scratch: str, fit: _Fit) -> Configuration:
     """The configuration of one of TRL's trainers, whose defaults are bf16, checkpointing and saving on."""
     on_cpu = fit.device == "cpu"
     arguments = kind(
@@ -235,7 +235,7 @@ def _arguments(kind: type[_BaseConfig], scratch: str, fit: Fit) -> _BaseConfig:
         per_device_train_batch_size=fit.batch_size,
         lr_scheduler_type="linear",
         warmup_steps=0.05,
-        max_length=None,  # type: ignore[call-arg]  # Of both trainers' configurations, not of their base.
+        max_length=None,
         seed=fit.seed,
         use_cpu=on_cpu,
         bf16=not on_cpu,
@@ -246,7 +246,9 @@ def _arguments(kind: type[_BaseConfig], scratch: str, fit: Fit) -> _BaseConfig:
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # TRL refuses nn.DataParallel, which several visible GPUs turn on.
+    arguments._n_gpu = min(
+        1, arguments.n_gpu
+    )  # TRL refuses nn.DataParallel, which several visible GPUs turn on.
     return arguments
 
 
@@ -258,14 +260,16 @@ def _train(trainer: Trainer) -> None:
 
 
 @contextmanager
-def _controlled(fit: Fit) -> Iterator[None]:
+def _controlled(fit: _Fit) -> Iterator[None]:
     """Seed and threads as the fit says, libraries silent; the caller's generators and threads are put back."""
     quiet()
     import torch
     import transformers
     from huggingface_hub import constants
 
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # The variable is read once, when the package is first imported.
+    constants.HF_HUB_DISABLE_TELEMETRY = (
+        True  # The variable is read once, when the package is first imported.
+    )
     threads, generators = torch.get_num_threads(), (random.getstate(), np.random.get_state())
     torch.set_num_threads(fit.threads)
     try:

@@ -96,6 +96,11 @@ class Store:
             )
         return cls(path, Experiment.from_dict(load_yaml(path / "experiment.yaml")))
 
+    def discard(self) -> None:
+        """Removes a comparison that was created but in which nothing has run."""
+        if not (self.path / "runs").exists():
+            shutil.rmtree(self.path)
+
     def write_experiment(self) -> None:
         with atomic_file(self.path / "experiment.yaml") as temporary:
             temporary.write_text(
@@ -161,7 +166,7 @@ class Store:
     def _algorithms(self) -> dict[str, str]:
         return {name: arm.name for name, arm in self.asked.arms.items()}
 
-    @property
+    @cached_property
     def results(self) -> pd.DataFrame:
         """Tidy: one value a row."""
         import pandas as pd
@@ -194,7 +199,7 @@ class Store:
         frame = pd.DataFrame(rows, columns=["arm", "algorithm", "seed", "point", *COUNTS, "metric", "value"])
         return frame.astype({"value": float, "seed": int, "point": int, **dict.fromkeys(COUNTS, float)})
 
-    @property
+    @cached_property
     def events(self) -> pd.DataFrame:
         import pandas as pd
 
@@ -204,7 +209,7 @@ class Store:
             for row in run.read("events")
         )
 
-    @property
+    @cached_property
     def samples(self) -> pd.DataFrame:
         import pandas as pd
 

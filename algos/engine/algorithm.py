@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -63,8 +64,9 @@ class Algorithm(ABC):
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        require(self.beta >= 0, "beta", "at least 0", self.beta)
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require_choices(self)
+        require(0 <= self.beta < math.inf, "beta", "at least 0 and finite", self.beta)
+        require(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite", self.learning_rate)
         require(0 <= self.warmup < 1, "warmup", "a fraction in [0, 1)", self.warmup)
         require(self.max_grad_norm > 0, "max_grad_norm", "above 0", self.max_grad_norm)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
@@ -97,6 +99,15 @@ class Algorithm(ABC):
         `prepared` may be one micro-batch of an optimizer step: loss and metrics are this part's share
         of the step's averages (see `Totals`) and add up over the parts; names ending in `_max` are maxima.
         """
+
+
+def require_choices(settings: Any) -> None:
+    """Raises `UserError` where a field whose type is a `Literal` holds anything else."""
+    for name, kind in get_type_hints(type(settings)).items():
+        if get_origin(kind) is Literal and getattr(settings, name) not in get_args(kind):
+            require(
+                False, name, f"one of {', '.join(map(str, get_args(kind)))}", repr(getattr(settings, name))
+            )
 
 
 def require(holds: bool, name: str, expected: str, got: object) -> None:

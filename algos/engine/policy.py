@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -59,9 +60,9 @@ class Policy:
         self.source = source
         self.dtype = _compute_dtype(dtype, self.device)
         self.adapter_is_reference = _fresh_adapter(model)
-        self._reference = (
-            None if self.adapter_is_reference else copy.deepcopy(model).requires_grad_(False).eval()
-        )
+        # `requires_grad` stays as it is on the copy, which only ever runs under no_grad: torch chooses other
+        # kernels for weights without it, and policy and reference would differ in the last digits.
+        self._reference = None if self.adapter_is_reference else copy.deepcopy(model).eval()
 
     @classmethod
     def load(
@@ -180,6 +181,10 @@ def _compute_dtype(dtype: Precision, device: torch.device) -> torch.dtype:
 def _load_causal_lm(
     path: str, tokenizer_path: str, trust_remote_code: bool
 ) -> tuple[Any, PreTrainedTokenizerBase]:
+    if not Path(path).exists() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
+        raise UserError(
+            f"there is no model directory {path!r}. Check the path; a model on the hub is named owner/name."
+        )
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         # fp32 master weights: steps of 1e-6 vanish in bf16, which autocast uses only for the products.
@@ -191,7 +196,7 @@ def _load_causal_lm(
             trust_remote_code=trust_remote_code,
         )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = one_line(error)
         raise UserError(
             f"cannot load a causal language model from {path!r}: {reason} Give a directory with safetensors weights or a hub id."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from algos.engine.errors import RunError, UserError, one_line
@@ -104,7 +105,7 @@ class RewardModel:
                 path, dtype=torch.float32, use_safetensors=True
             )
             self.tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
                 f"cannot load a reward model from {str(path)!r}: {one_line(error)} Give a sequence classifier's directory or hub id."
             ) from error

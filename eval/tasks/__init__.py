@@ -20,9 +20,9 @@ DESCRIPTIONS = {
 def materials_of(experiment: Experiment, workshop: Workshop, data_seed: int) -> Materials:
     """What the arms share, built or taken from the cache. Raises UserError for what the user can mend."""
     if experiment.task == "reviews":
-        from eval.tasks import reviews
+        from eval.tasks.reviews import task
 
-        return reviews.materials(experiment, workshop, data_seed)
+        return task.materials(experiment, workshop, data_seed)
     from eval.tasks import custom
 
     return custom.materials(experiment, workshop, data_seed)
