@@ -192,9 +192,6 @@ def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, UserError):
-            raise cause from None
         place = ".".join([where, *map(str, first["loc"])]).strip(".")
         raise UserError(f"{place}: {first['msg']}; got {first['input']!r}.") from None
 

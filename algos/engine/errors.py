@@ -1,7 +1,7 @@
 """The errors a user can cause, and the one a run can meet. Each message says what, got, remedy."""
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """A mistake in what the user asked for: shown as one line, exit status 2, never a traceback."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -171,19 +170,9 @@ class PairSource:
 
 
 def reference_key(policy: Policy, pairs: Sequence[EncodedPair], temperature: float) -> str:
-    """Hash of all that the reference's log-probabilities depend on: weights, token ids, temperature, dtype."""
-    hashed = hashlib.blake2b(digest_size=16)
-    with policy.reference() as model:
-        for name, tensor in sorted(model.state_dict().items()):
-            hashed.update(name.encode())
-            hashed.update(
-                tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                if tensor.dim()
-                else str(tensor.item()).encode()
-            )
-    hashed.update(repr((temperature, str(policy.dtype), policy.device.type)).encode())
-    hashed.update(digest([(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]).encode())
-    return hashed.hexdigest()
+    """Names all that the reference's log-probabilities depend on: weights, token ids, temperature, dtype."""
+    tokens = [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+    return digest([policy.reference_digest(), temperature, str(policy.dtype), policy.device.type, *tokens])
 
 
 def reference_logps(

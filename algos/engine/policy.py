@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,6 +143,18 @@ class Policy:
         else:
             with self.model.disable_adapter():
                 yield self.model
+
+    def reference_digest(self) -> str:
+        """A hash of the reference's weights, by name."""
+        hashed = hashlib.blake2b(digest_size=16)
+        with self.reference() as model:
+            for name, tensor in sorted(model.state_dict().items()):
+                if "lora_" not in name:
+                    hashed.update(name.encode())
+                    hashed.update(
+                        tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                    )
+        return hashed.hexdigest()
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -18,6 +18,8 @@ from algos.engine.rollouts import pad_right
 from algos.engine.template import Text, render_prompt
 from algos.engine.text import as_completion, encode, pad_id
 
+_KEYWORDS = ("prompt", "prompts", "completions", "completion_ids")
+
 
 class RewardError(RunError):
     """A reward function raised, or returned something that is not one finite number a completion."""
@@ -41,18 +43,10 @@ def call_reward(
     Raises RewardError naming the function, the sample and the remedy; nothing ever becomes 0.0 silently.
     """
     name = getattr(reward, "__name__", type(reward).__name__)
-    reserved = {"prompts", "completions", "completion_ids"} & {key for row in rows for key in row}
-    if reserved:
-        raise RewardError(
-            f"the data have a column {min(reserved)!r}, which is what the reward {name} is called with. "
-            "Rename the column."
-        )
     prompts: list[Text] = [row["prompt"] for row in rows]
-    columns = {
-        key: [row.get(key) for row in rows]
-        for key in {k: None for row in rows for k in row}
-        if key != "prompt"
-    }
+    # The data's own `completion` is a column like any other; what is scored cannot be one.
+    own = {key: None for row in rows for key in row if key not in _KEYWORDS}
+    columns = {key: [row.get(key) for row in rows] for key in own}
     answers = [as_completion(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
     try:
         scores = reward(prompts=prompts, completions=answers, completion_ids=list(completion_ids), **columns)

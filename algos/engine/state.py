@@ -6,8 +6,6 @@ rollouts never outlives its iteration.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from algos.engine.budget import Meter
 from algos.engine.critic import Critic
 from algos.engine.errors import RunError, one_line
 from algos.engine.policy import Policy
+from algos.engine.seeding import digest
 from algos.engine.storage import (
     atomic_directory,
     existing,
@@ -122,9 +121,9 @@ class TrainState:
         )
 
     def _identity(self) -> dict[str, Any]:
-        shapes = {name: list(p.shape) for name, p in self.policy.trainable().items()}
-        model = hashlib.blake2b(json.dumps(shapes, sort_keys=True).encode(), digest_size=8).hexdigest()
-        return {"algorithm": repr(self.algorithm), "seed": self.seed, "model": model, **self.context}
+        shapes = digest((name, tuple(p.shape)) for name, p in self.policy.trainable().items())
+        own = {"algorithm": repr(self.algorithm), "seed": self.seed, "parameters": shapes}
+        return {**own, "reference": self.policy.reference_digest(), **self.context}
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

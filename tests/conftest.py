@@ -1,0 +1,32 @@
+"""Shared by all tests: one thread, no network, and where the material beside the project lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would reach for the network fails at once instead
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from small_world import SmallWorld, small_world
+
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real material beside the project; tests that need it are skipped without it."""
+    if not (SHARED_DATA / "stories260k").is_dir():
+        pytest.skip("../shared/data is not here: no pretrained model to test against")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+    """Files of a small comparison: model, prompts, pairs, rewards."""
+    return small_world(tmp_path_factory.mktemp("small"))

@@ -1,0 +1,144 @@
+"""Metrics against their definitions, on models small enough to sum over everything."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import sacrebleu
+import torch
+from small_world import SmallWorld
+
+from algos import Policy
+from algos.engine.rewards import RewardError
+from eval.experiment import Evaluation, Experiment
+from eval.judge import Judge, wins
+from eval.metrics import Evaluator, distinct_bigrams, full_kl, overlap
+from eval.tasks.materials import Materials, Scorer
+
+
+def materials(small: SmallWorld, **changes: object) -> Materials:
+    prompts = [{"prompt": "the red dog sees"}, {"prompt": "a blue cat likes the"}, {"prompt": "the dog"}]
+    texts = [{"prompt": "the dog", "completion": "likes the cat"}]
+    pairs = [
+        {"prompt": "the dog", "chosen": " good", "rejected": " bad"},
+        {"prompt": "a cat", "chosen": " sees", "rejected": " likes a dog"},
+    ]
+    made = Materials(
+        model=small.model, train_prompts=prompts, validation_prompts=prompts, test_prompts=prompts,
+        reward=Scorer("function", small.reward(), "score"), judge=Scorer("function", small.reward("strict"), "strict"),
+        heldout_texts=texts, heldout_pairs=pairs,
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def experiment(small: SmallWorld) -> Experiment:
+    sampling = replace(Experiment().sampling, max_new_tokens=5)
+    return Experiment(
+        task="custom",
+        model=small.model,
+        prompts=small.prompts,
+        reward=small.reward(),
+        sampling=sampling,
+        eval=Evaluation(responses=4),
+    )
+
+
+def test_the_base_against_itself(small: SmallWorld, experiment: Experiment) -> None:
+    found = Evaluator(Policy.load(small.model), materials(small), experiment)().metrics
+    assert (
+        found["kl/sequence"],
+        found["kl/sequence_k1"],
+        found["win_rate"],
+        found["preference_accuracy"],
+    ) == (0, 0, 0.5, 0.5)
+    # The base's own perplexity on its samples is exp of its mean negative log-likelihood: near its entropy.
+    assert 1 < found["perplexity/reference"] < 20
+
+
+def test_the_same_twice_and_kl_near_its_control(small: SmallWorld, experiment: Experiment) -> None:
+    policy = Policy.load(small.model)
+    made = materials(
+        small, test_prompts=[{"prompt": f"the {word} dog"} for word in ("red", "green", "blue", "good")] * 40
+    )
+    base = Evaluator(policy, made, experiment)()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in policy.trainable().values():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    evaluator = Evaluator(policy, made, experiment, base.samples)
+    first, second = evaluator(), evaluator()
+    assert first == second
+    kl, k1 = first.metrics["kl/sequence"], first.metrics["kl/sequence_k1"]
+    assert kl > 0.05
+    spread = torch.tensor([record["kl"] for record in first.samples]).std() / math.sqrt(len(first.samples))
+    assert abs(kl - k1) < 12 * float(spread) + 0.1 * kl
+    assert len(first.samples) == 4 * 160
+
+
+def test_perplexity_of_heldout_text_by_hand(small: SmallWorld, experiment: Experiment) -> None:
+    policy = Policy.load(small.model)
+    found = Evaluator(policy, materials(small), experiment)().metrics["perplexity/heldout"]
+    ids = policy.tokenizer("the dog likes the cat", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logps = policy.model(ids).logits.log_softmax(-1)
+    nll = [-logps[0, t - 1, ids[0, t]].item() for t in range(2, 5)]
+    assert found == pytest.approx(math.exp(sum(nll) / 3), rel=1e-5)
+
+
+def test_full_kl_by_hand() -> None:
+    p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.25, 0.5])
+    assert full_kl(p.log(), q.log()).item() == pytest.approx(
+        0.5 * math.log(2) + 0.25 * math.log(0.5), abs=1e-7
+    )
+    never = torch.tensor([0.0, -torch.inf])
+    assert full_kl(never, torch.tensor([0.0, 0.0])).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_distinct_bigrams_by_hand() -> None:
+    assert distinct_bigrams([[1, 2, 1, 2], [1, 2]]) == pytest.approx(2 / 4)
+    assert math.isnan(distinct_bigrams([[1]]))
+
+
+def test_overlap_is_sacrebleus_and_needs_a_reference_for_all() -> None:
+    rows = [{"prompt": "p", "completion": "the cat sees the dog"}, {"prompt": "q", "completion": "a dog"}]
+    texts = ["the cat sees a dog", "a dog"]
+    references = [["the cat sees the dog", "a dog"]]
+    found = overlap(rows, texts)
+    assert found == {
+        "bleu": sacrebleu.corpus_bleu(texts, references).score,
+        "chrf": sacrebleu.corpus_chrf(texts, references).score,
+    }
+    assert overlap([{"prompt": "p"}, rows[0]], texts) == {}
+
+
+def test_ties_count_half() -> None:
+    judge = Judge(lambda **_: [], "j")
+    a, b = [{"judge": x} for x in (1.0, 2.0, 3.0, 3.0)], [{"judge": x} for x in (1.0, 1.0, 4.0, 1.0)]
+    assert wins(judge, [{"prompt": ""}] * 4, a, b) == pytest.approx((0.5 + 1 + 0 + 1) / 4)
+
+
+def test_a_pairwise_judge_is_asked_in_both_orders() -> None:
+    """One that always favours the first place prefers nobody."""
+    judge = Judge(lambda prompts, a, b: [1.0] * len(a), "first", pairwise=True)
+    assert judge.prefers([{"prompt": "p"}], ["x"], ["y"]) == [0.5]
+    with pytest.raises(RewardError, match=r"in \[0, 1\]"):
+        Judge(lambda prompts, a, b: [2.0], "wild", pairwise=True).prefers([{"prompt": "p"}], ["x"], ["y"])
+
+
+def test_materials_survive_the_disk(small: SmallWorld, tmp_path: object) -> None:
+    from pathlib import Path
+
+    made = materials(small, facts={"notes": ["n"]})
+    made.save(Path(str(tmp_path)) / "m")
+    again = Materials.load(Path(str(tmp_path)) / "m")
+    assert again is not None
+    assert (list(again.test_prompts), again.reward, again.judge, again.facts) == (
+        list(made.test_prompts),
+        made.reward,
+        made.judge,
+        made.facts,
+    )
+    assert Materials.load(Path(str(tmp_path)) / "none") is None

@@ -1,0 +1,241 @@
+"""The command line, end to end on a tiny model, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_world import SmallWorld
+
+from algos import UserError
+from eval.store import Store
+from run_compare import main
+
+MEASURED = ("seconds", "memory")
+
+
+def unmeasured(folder: Path) -> pd.DataFrame:
+    """The results without what is measured: the same on every machine state."""
+    frame = Store.open(folder).results.drop(columns="seconds")
+    return frame[~frame["metric"].str.contains("|".join(MEASURED))].reset_index(drop=True)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.glob("runs/*/policy/*.safetensors"))
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "one"
+    assert main(small.arguments(out)) == 0
+    return out
+
+
+def test_a_comparison_ends_in_a_report_and_rows(finished: Path) -> None:
+    for name in (
+        "report.html",
+        "report.md",
+        "results.csv",
+        "results.parquet",
+        "experiment.yaml",
+        "environment.json",
+    ):
+        assert (finished / name).stat().st_size > 0
+    frame = Store.open(finished).results
+    assert set(frame["arm"]) == {"base", "reinforce", "ppo", "dpo"}
+    ends = frame[(frame["metric"] == "reward/judge") & (frame["point"] == 2)]
+    assert sorted(zip(ends["arm"], ends["seed"], strict=True)) == [
+        (arm, seed) for arm in ("dpo", "ppo", "reinforce") for seed in (0, 1)
+    ]
+    start = frame[(frame["point"] == 0) & (frame["metric"] == "kl/sequence")]
+    assert (start["value"] == 0).all()
+    costs = frame[frame["metric"] == "cost/preference_labels"].groupby("arm")["value"].max()
+    assert costs["dpo"] > 0
+    assert costs["ppo"] == 0  # the reward was given, not learned from pairs
+
+
+def test_saved_policies_load_with_transformers(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(finished / "runs" / "ppo-s0" / "policy")
+
+
+def test_two_workers_and_a_second_time_give_the_same(
+    small: SmallWorld, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "two"
+    assert main(small.arguments(out, workers=2)) == 0
+    pd.testing.assert_frame_equal(unmeasured(finished), unmeasured(out), check_exact=True)
+    assert weights(finished) == weights(out)
+    assert len(weights(out)) == 6
+
+
+def test_resume_runs_only_what_is_missing(small: SmallWorld, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grown"
+    short = ["--budget", "2iterations", "--eval.points", "1"]
+    assert main([*small.arguments(out, *short), "--algos", "reinforce", "--seeds", "1"]) == 0
+    stamp = (out / "runs" / "reinforce-s0" / "status.json").stat().st_mtime_ns
+    assert (
+        main(
+            [
+                "--resume",
+                str(out),
+                "--seeds",
+                "2",
+                "--algos",
+                "+dpo",
+                "--cache",
+                small.cache,
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert (out / "runs" / "reinforce-s0" / "status.json").stat().st_mtime_ns == stamp
+    assert sorted(path.name for path in (out / "runs").iterdir()) == [
+        "dpo-s0",
+        "dpo-s1",
+        "reinforce-s0",
+        "reinforce-s1",
+    ]
+
+
+def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
+    small: SmallWorld, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reward turns to NaN in the first arm's run; the later ones are in processes of their own."""
+    out = tmp_path / "failed"
+    arguments = small.arguments(out, "--algos", "reinforce", "dpo", "--seeds", "1", reward="later", workers=2)
+    assert main(arguments) == 1
+    runs = Store.open(out).runs.set_index("arm")
+    assert runs.loc["reinforce", "status"] == "failed"
+    assert "returned nan for completion" in runs.loc["reinforce", "error"]
+    assert runs.loc["dpo", "status"] == "done"
+    assert "returned nan" in (out / "report.md").read_text(encoding="utf-8")
+    assert "1 of 2 runs failed" in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_fails_its_run_only(small: SmallWorld, tmp_path: Path) -> None:
+    out = tmp_path / "died"
+    assert main(small.arguments(out, "--algos", "ppo", "dpo", "--seeds", "1", reward="dies", workers=2)) == 1
+    runs = Store.open(out).runs.set_index("arm")
+    assert "worker process died (exit status 7)" in runs.loc["ppo", "error"]
+    assert runs.loc["dpo", "status"] == "done"
+
+
+def test_pairs_alone_train_a_reward_model_and_a_judge(small: SmallWorld, tmp_path: Path) -> None:
+    out = tmp_path / "pairs"
+    arguments = ["--model", small.model, "--pairs", small.pairs, "--out", str(out), "--cache", small.cache, "--workers", "1", "--seeds", "1",
+                 "--budget", "2iterations", "--max-new-tokens", "6", "--eval.points", "1", "--learning-rate", "1e-2", "--reward-model.learning-rate", "1e-2"]  # fmt: skip
+    assert main(arguments) == 0
+    facts = Store.open(out).facts
+    assert facts["reward_model"]["accuracy"] == 1.0  # "good" against "bad" is not hard
+    assert any("disjoint half" in note for note in facts["notes"])
+    results = Store.open(out).results
+    assert {"bleu", "chrf", "preference_accuracy", "perplexity/heldout"} <= set(results["metric"])
+
+
+def test_the_report_is_drawn_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "report.html").read_bytes()
+    (finished / "report.html").unlink()
+    assert main(["report", str(finished)]) == 0
+    assert (finished / "report.html").read_bytes() == before
+    assert str(finished / "report.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--algos", "pqo"], "unknown algorithm 'pqo'; did you mean 'ppo'?"),
+        (["--model", "/no/such/model"], "there is no model directory '/no/such/model'"),
+        (["--prompts", "/no/such/file.jsonl"], "there is no file"),
+        (["--reward", "rewards.py"], "file.py:function"),
+        (["--max-new-tokens", "64"], "no room for a prompt"),
+        (["--device", "cuda:99"], "no such device: cuda:99"),
+        (["--budget", "-3k"], "cannot read the budget"),
+        (["--seeds", "0"], "seeds must be at least 1"),
+        (["--ppo.clip-range", "3"], "clip_range must be in (0, 1)"),
+        (["--group-size", "1"], "needs at least 2 responses a prompt"),
+        (["--config", "/no/such.yaml"], "cannot read /no/such.yaml"),
+        (["--resume", "/no/such/folder"], "holds no comparison"),
+        (["--workers", "-1"], "--workers must be at least 0"),
+        (["--columns", "prompt=question"], "question"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_status_2(
+    small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
+    out = tmp_path / "never"
+    assert main([*small.arguments(out), *change]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not out.exists()  # nothing is left behind that would be in the way of the mended command
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("short", "returned 1 values for"),
+        ("raises", "raised KeyError"),
+        ("nan", "returned nan for completion"),
+        ("scroe", "Did you mean score?"),
+    ],
+)
+def test_a_reward_that_cannot_be_used(
+    small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str], reward: str, message: str
+) -> None:
+    assert main(small.arguments(tmp_path / "never", reward=reward)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "never").exists()
+
+
+def test_nothing_is_overwritten(
+    small: SmallWorld, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(small.arguments(finished)) == 2
+    assert f"--resume {finished}" in capsys.readouterr().err
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(small.arguments(tmp_path)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_resuming_with_other_settings_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--resume", str(finished), "--budget", "7iterations"]) == 2
+    assert "made with budget = 6iterations; got 7iterations" in capsys.readouterr().err
+
+
+def test_an_unknown_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--sedes", "3"])
+    assert caught.value.code == 2
+    assert "--seeds" in re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+
+
+def test_debug_shows_where(small: SmallWorld, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown algorithm"):
+        main([*small.arguments(tmp_path / "x"), "--algos", "pqo", "--debug"])
+
+
+def test_list_and_dry_run(small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("reinforce", "ppo", "dpo", "reviews", "reward/judge"))
+    out = tmp_path / "dry"
+    assert main([*small.arguments(out), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "parameters" in shown
+    assert not out.exists()
+
+
+def test_events_are_json_of_finite_numbers(finished: Path) -> None:
+    for line in (finished / "runs" / "ppo-s1" / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line, parse_constant=lambda name: pytest.fail(name))
+        assert row["fraction"] <= 1
