@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from eval.plan import Shape
 
 
+# A paragraph a line: the help page would join them.
+_DESCRIPTION = "\n\n".join(line.strip() for line in (__doc__ or "").splitlines() if line.strip())
+
+
 @dataclass(frozen=True)
 class Options:
     """What to compare, and how to carry it out."""
@@ -147,7 +151,12 @@ def parse(args: Sequence[str]) -> Options:
         args = _expand_plus(args, below.algos)
     default = Options(experiment=below)
     options: Options = tyro.cli(
-        Options, args=list(args), default=default, description=__doc__, prog="rlhf-compare"
+        Options,
+        args=list(args),
+        default=default,
+        description=_DESCRIPTION,
+        prog="rlhf-compare",
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     columns = _columns(options.columns)
     return replace(options, experiment=replace(options.experiment, columns=columns)) if columns else options
@@ -272,7 +281,9 @@ def _summarise(store: Store, console: Console) -> None:
     }
     table = summary_text(store, tuple(short))
     rows = [[str(arm), *cells] for arm, cells in zip(table.index, table.to_numpy().tolist(), strict=True)]
-    console.table("At each arm's end, mean ± 95% interval over seeds", ["arm", *short.values()], rows)
+    # The costs' intervals are in the report; here they would only widen the table.
+    rows = [[*row[:5], *(cell.partition(" ±")[0] for cell in row[5:])] for row in rows]
+    console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *short.values()], rows)
 
 
 if __name__ == "__main__":

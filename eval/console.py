@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import (
@@ -29,6 +30,8 @@ class Console:
     def __init__(self) -> None:
         self.progress_to = RichConsole(stderr=True)
         self.out = RichConsole()
+        if not self.out.is_terminal:
+            self.out.width = 120  # a file has no width; tables should not be squeezed into 80 columns
         self.started = time.monotonic()
 
     @property
@@ -62,10 +65,13 @@ class Console:
             yield progress
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table on standard output; the first column is text, the others numbers."""
-        table = Table(title=escape(title), title_justify="left", header_style="bold")
+        """A table on standard output; numbers are aligned on the right."""
+        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(columns):
-            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
+            numeric = i > 0 and all(row[i][:1] in "0123456789−–-" for row in rows)
+            table.add_column(
+                escape(column), justify="right" if numeric else "left", no_wrap=numeric or i == 0
+            )
         for row in rows:
             table.add_row(*map(escape, row))
         self.out.print(table)

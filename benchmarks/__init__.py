@@ -1,0 +1,1 @@
+"""Measurements behind the numbers in docs/; none of them is a test."""
