@@ -69,9 +69,7 @@ class Console:
         table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(columns):
             numeric = i > 0 and all(row[i][:1] in "0123456789−–-" for row in rows)
-            table.add_column(
-                escape(column), justify="right" if numeric else "left", no_wrap=numeric or i == 0
-            )
+            table.add_column(escape(column), justify="right" if numeric else "left", no_wrap=i == 0)
         for row in rows:
             table.add_row(*map(escape, row))
         self.out.print(table)

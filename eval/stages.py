@@ -267,9 +267,8 @@ def _controlled(fit: _Fit) -> Iterator[None]:
     import transformers
     from huggingface_hub import constants
 
-    constants.HF_HUB_DISABLE_TELEMETRY = (
-        True  # The variable is read once, when the package is first imported.
-    )
+    # The environment variable is read once, when the package is first imported.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     threads, generators = torch.get_num_threads(), (random.getstate(), np.random.get_state())
     torch.set_num_threads(fit.threads)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 PRESET: dict[str, Any] = {
-    "budget": "1e13flops",
+    "budget": "5e11flops",
     "sampling": {"max_new_tokens": 24, "group_size": 4, "prompts_per_iteration": 16},
     "reinforce": {"beta": 0.1, "learning_rate": 1e-3},
     "ppo": {"beta": 0.1, "learning_rate": 1e-3},

@@ -1,0 +1,119 @@
+"""The embedded task as a whole: its language, model sizes, stage settings, and how its artefacts are built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eval import stages
+from eval.data.split import SplitName, split_of
+from eval.stages import train_base, train_reward_model
+from eval.tasks.reviews.grammar import corpus, prompts
+from eval.tasks.reviews.tokenizer import build_tokenizer
+from eval.workshop import Artefact, Workshop, content_hash, json_hash
+
+if TYPE_CHECKING:
+    from transformers import GPT2Config
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a stage is trained."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Sizes and settings of the task `reviews`, chosen so that all its stages take well under a minute on one core."""
+
+    corpus: int = 6000
+    """Reviews that the base model is trained on."""
+    base: Fit = Fit(epochs=2, learning_rate=3e-3)
+    pairs: int = 2048
+    """Prompts that get two responses of the base each, and a label."""
+    reward: Fit = Fit(epochs=3, learning_rate=1e-3)
+    hidden: int = 96
+    layers: int = 2
+    heads: int = 4
+    positions: int = 64
+    max_new_tokens: int = 24
+    test_prompts: int = 64
+    validation_prompts: int = 64
+
+    def prompts(self, split: SplitName) -> list[str]:
+        """The openings of one split, in a fixed order: as many as the settings say for test and validation."""
+        openings = [prompt for prompt in prompts() if split_of(prompt) == split]
+        order = np.random.default_rng(0).permutation(len(openings))
+        limit = {"train": None, "test": self.test_prompts, "validation": self.validation_prompts}[split]
+        return [openings[i] for i in order[:limit]]
+
+    def texts(self, split: SplitName, seed: int, n: int) -> list[dict[str, str]]:
+        """`n` reviews by writers, rows {"prompt", "completion"}, on the openings of one split."""
+        return corpus(seed, n, self.prompts(split))
+
+    def model_config(self) -> GPT2Config:
+        """A GPT-2 of a quarter of a million parameters, without dropout."""
+        from transformers import GPT2Config
+
+        tokenizer = build_tokenizer()
+        return GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=self.positions,
+            n_embd=self.hidden,
+            n_layer=self.layers,
+            n_head=self.heads,
+            # The same function as GPT-2's gelu_new, as one kernel rather than eight.
+            activation_function="gelu_pytorch_tanh",
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    def base_model(self, workshop: Workshop, seed: int, threads: int) -> Artefact:
+        """The base model: SFT on writers' reviews of training openings."""
+        texts = [row["prompt"] + row["completion"] for row in self.texts("train", seed, self.corpus)]
+        config, tokenizer = self.model_config(), build_tokenizer()
+        settings = {**asdict(self.base), "seed": seed, "threads": threads}
+        key = {
+            "config": config.to_dict(), "vocabulary": tokenizer.get_vocab(), "texts": json_hash(texts),
+            "settings": settings, "code": content_hash(Path(stages.__file__)),
+        }  # fmt: skip
+        return workshop.build("base", key, lambda out: train_base(config, tokenizer, texts, out, **settings))
+
+    def pair_prompts(self, seed: int) -> list[str]:
+        """The training openings, drawn with replacement, that the base answers twice for the preference pairs."""
+        openings = self.prompts("train")
+        return [openings[i] for i in np.random.default_rng(seed).integers(len(openings), size=self.pairs)]
+
+    def reward_model(
+        self,
+        workshop: Workshop,
+        base: Path,
+        pairs: Sequence[Mapping[str, str]],
+        centre_on: Sequence[str],
+        seed: int,
+        threads: int,
+    ) -> Artefact:
+        """The proxy: a reward model from the base, trained on labelled pairs, whose average over `centre_on` (whole
+        texts: prompt + response of the base's own) is 0."""
+        settings = {**asdict(self.reward), "seed": seed, "threads": threads}
+        rows = [[pair["prompt"], pair["chosen"], pair["rejected"]] for pair in pairs]
+        key = {
+            "base": content_hash(base), "pairs": json_hash(rows), "centre_on": json_hash(list(centre_on)),
+            "settings": settings, "code": content_hash(Path(stages.__file__)),
+        }  # fmt: skip
+
+        def make(out: Path) -> None:
+            train_reward_model(base, pairs, out, centre_on=centre_on, **settings)
+
+        return workshop.build("reward-model", key, make)

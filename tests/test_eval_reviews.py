@@ -1,0 +1,172 @@
+"""The embedded task: its language and judge by written-out numbers, its tokenizer exact, its stages cached."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eval.data.split import split_of
+from eval.tasks.reviews import Reviews, build_tokenizer, gold
+from eval.tasks.reviews.grammar import corpus, parse, prompts, vocabulary
+from eval.tasks.reviews.world import Fit
+from eval.workshop import Workshop
+
+TINY = Reviews(
+    corpus=64, base=Fit(1, 1e-2), pairs=48, reward=Fit(1, 1e-2), hidden=16, layers=1, heads=2, test_prompts=8
+)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "worth"),
+    [
+        ("the plot was", " superb and the cast was good", sigmoid(1.4 + 0.7)),
+        ("to be fair the plot was", " superb and the cast was good", sigmoid(1.4 + 0.7)),
+        ("the plot was", " very superb but the cast was slightly dull", sigmoid(1.3 * 1.4 - 0.5 * 0.8)),
+        ("the plot was", " moving and clever and the cast was plain", sigmoid(0.9 + 0.7)),
+        # One clause is no review; nor is a review without its verb, with a word too many, or cut off.
+        ("the plot was", " superb", 0.3 * sigmoid(1.4)),
+        ("the plot was", " superb and the cast good", 0.3 * sigmoid(1.4 + 0.7)),
+        ("the plot was", " superb good and the cast was fine", 0.3 * sigmoid(1.4 + 0.7 + 0.3)),
+        ("the plot was", " superb and the cast was", 0.3 * sigmoid(1.4)),
+        ("the plot was", " superb and the frobnitz was good", 0.3 * sigmoid(1.4 + 0.7)),
+        ("the plot was", "", 0.3 * 0.5),
+        # A repeated noun, a repeated adjective, one word three times.
+        ("the plot was", " superb and the plot was good", 0.6 * sigmoid(1.4 + 0.7)),
+        ("the plot was", " good and the cast was good", 0.6 * sigmoid(0.7 + 0.7)),
+        ("the plot was", " good and good and good and the cast was fine", 0.36 * sigmoid(2.4)),
+        # A fourth and a fifth clause.
+        ("the plot was", " odd and the cast was odd", 0.6 * sigmoid(-0.6)),
+        (
+            "the plot was",
+            " good and the cast was fine and the music was odd and the film was long",
+            0.8 * sigmoid(0.7 + 0.3 - 0.3 - 0.2),
+        ),
+        (
+            "the plot was",
+            " good and the cast was fine and the music was odd and the film was long and the story was flat",
+            0.64 * sigmoid(0.7 + 0.3 - 0.3 - 0.2 - 0.5),
+        ),
+    ],
+)
+def test_gold_is_what_it_says(prompt, completion, worth):
+    assert gold(prompts=[prompt], completions=[completion]) == [pytest.approx(worth)]
+
+
+def test_gold_is_called_as_trl_calls_rewards_and_stays_in_the_unit_interval():
+    rows = corpus(0, 50)
+    texts = [row["completion"] for row in rows]
+    scores = gold(
+        prompts=[row["prompt"] for row in rows], completions=texts, completion_ids=[[1]] * 50, other=1
+    )
+    assert all(isinstance(score, float) and 0 < score < 1 for score in scores)
+
+
+def test_pushing_sentiment_past_the_language_loses_gold():
+    ladder = [" fine and the cast was good", " superb and the cast was wonderful"]
+    pushed = [" superb", " superb superb superb", " superb and the cast was superb and the plot was superb"]
+    fine, best, *worse = gold(["the plot was"] * 5, ladder + pushed)
+    assert fine < best
+    assert max(worse) < fine
+
+
+def test_openings_are_distinct_and_enough_for_every_split():
+    openings = prompts()
+    assert len(set(openings)) == len(openings) >= 500
+    world = Reviews()
+    splits = {name: world.prompts(name) for name in ("train", "validation", "test")}
+    assert len(splits["test"]) == len(splits["validation"]) == 64
+    assert len(splits["train"]) > 500
+    for name, chosen in splits.items():
+        assert {split_of(prompt) for prompt in chosen} == {name}
+
+
+def test_writers_write_the_language():
+    rows = corpus(0, 500)
+    parses = [parse(row["prompt"] + row["completion"]) for row in rows]
+    assert all(p.grammatical and p.repeated == 0 and 2 <= p.clauses <= 4 for p in parses)
+    assert all(row["completion"].startswith(" ") and "  " not in row["completion"] for row in rows)
+    assert {word for row in rows for word in (row["prompt"] + row["completion"]).split()} <= set(vocabulary())
+
+
+def test_writers_use_the_whole_range_of_worth():
+    rows = corpus(1, 1000)
+    scores = gold([row["prompt"] for row in rows], [row["completion"] for row in rows])
+    assert 0.4 < np.mean(scores) < 0.6
+    assert np.quantile(scores, 0.1) < 0.15
+    assert np.quantile(scores, 0.9) > 0.85
+
+
+def test_the_corpus_depends_on_its_seed_alone():
+    assert corpus(3, 20) == corpus(3, 20) != corpus(4, 20)
+    assert {row["prompt"] for row in corpus(3, 20, ["the plot was"])} == {"the plot was"}
+
+
+def test_tokens_of_prompt_and_completion_join_and_come_back_as_text():
+    tokenizer = build_tokenizer()
+    assert 70 <= len(tokenizer) <= 120
+    special = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+    assert len(set(special)) == 4
+    for row in corpus(0, 50):
+        whole = tokenizer(row["prompt"] + row["completion"]).input_ids
+        prompt = tokenizer(row["prompt"]).input_ids
+        assert whole[: len(prompt)] == prompt
+        assert whole.count(tokenizer.bos_token_id) == 1
+        assert not {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id} & set(whole)
+        rest = [*whole[len(prompt) :], tokenizer.eos_token_id]
+        assert tokenizer.decode(rest, skip_special_tokens=True) == row["completion"]
+        assert len(prompt) + Reviews().max_new_tokens <= Reviews().positions
+
+
+def test_writers_fit_into_the_new_tokens_almost_always():
+    tokenizer = build_tokenizer()
+    lengths = [len(tokenizer(row["completion"]).input_ids) for row in corpus(0, 500)]  # BOS stands for EOS
+    assert np.mean(np.array(lengths) <= Reviews().max_new_tokens) > 0.98
+
+
+def test_the_tokenizer_survives_being_saved(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = "overall the plot was very dull"
+    assert again(text).input_ids == tokenizer(text).input_ids
+    assert again.decode(again(text).input_ids[-2:]) == " very dull"
+    assert again.pad_token_id == tokenizer.pad_token_id != again.eos_token_id
+
+
+def test_the_model_is_small():
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_config(Reviews().model_config()).num_parameters() < 500_000
+
+
+def test_stages_are_built_once_for_what_they_depend_on(tmp_path):
+    shop = Workshop(tmp_path)
+    base = TINY.base_model(shop, seed=0, threads=1)
+    assert TINY.base_model(shop, seed=0, threads=1).cached
+    assert not TINY.base_model(shop, seed=1, threads=1).cached
+    assert not replace(TINY, corpus=65).base_model(shop, seed=0, threads=1).cached
+    pairs = [
+        {"prompt": prompt, "chosen": " good", "rejected": " bad"}
+        for prompt in dict.fromkeys(TINY.pair_prompts(0))
+    ]
+    centre = [pairs[0]["prompt"] + " fine"]
+    assert not TINY.reward_model(shop, base.path, pairs, centre, seed=0, threads=1).cached
+    assert TINY.reward_model(shop, base.path, pairs, centre, seed=0, threads=1).cached
+    assert not TINY.reward_model(shop, base.path, pairs[1:], centre, seed=0, threads=1).cached
+    assert not TINY.reward_model(shop, base.path, pairs, centre, seed=1, threads=1).cached
+
+
+def test_pair_prompts_are_training_openings_drawn_from_the_seed():
+    drawn = Reviews().pair_prompts(0)
+    assert len(drawn) == 2048
+    assert set(drawn) <= set(Reviews().prompts("train"))
+    assert drawn == Reviews().pair_prompts(0) != Reviews().pair_prompts(1)
