@@ -39,7 +39,7 @@ class Evaluation:
     responses: int = 1
     """Responses a prompt."""
     points: int = 5
-    """Evaluations along training, evenly spaced over the budget, the end included."""
+    """Evaluations along training, evenly spaced over the run, the end included."""
     batch_size: int = 64
     """Responses in one forward pass."""
 
@@ -114,7 +114,7 @@ class Experiment:
     threads_per_run: int = 1
     """CPU threads of every run; a part of the result, as sums are split by threads."""
     data_seed: int = 0
-    """Varies sampled pairs and reward models; shared by all seeds."""
+    """Varies sampled pairs, reward models and the random numbers of evaluation; shared by all seeds."""
     replicate_data: bool = False
     """Give every seed pairs and a reward model of its own."""
     hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(

@@ -21,7 +21,7 @@ _DEFINITIONS = [
         "reward/judge",
         "judge reward",
         "reward",
-        "Judge's score of responses to held-out prompts: the primary metric. The training reward never sees it.",
+        "Judge's score of responses to held-out prompts, or a pairwise judge's probability that they beat the base's: the primary metric. Training never sees it.",
         "higher",
     ),
     Metric(
@@ -116,7 +116,7 @@ _DEFINITIONS = [
         "cost/total_flops",
         "total cost",
         "FLOPs",
-        "Training cost plus what this arm needs before training: sampled pairs for DPO, the reward model for the others.",
+        "Training cost plus what this arm needs before training: the sampled pairs it learns from, a reward model that was trained for it and that one's pairs.",
         "lower",
     ),
     Metric(
@@ -137,7 +137,7 @@ _DEFINITIONS = [
         "cost/peak_memory",
         "peak memory",
         "MiB",
-        "Peak resident memory of the process on a CPU, peak allocated memory on a GPU.",
+        "Peak resident memory of the process on a CPU, peak allocated memory on a GPU, from the start of the run to its end, evaluations included.",
         "lower",
     ),
     Metric(

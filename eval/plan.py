@@ -11,9 +11,10 @@ from eval.experiment import Experiment
 
 @dataclass(frozen=True)
 class Shape:
-    """What nominal cost depends on: parameters of the model and tokens of a prompt and a response."""
+    """What nominal cost depends on: parameters of model and reward model, tokens of a prompt and a response."""
 
     parameters: int
+    reward_parameters: int
     prompt_tokens: float
     response_tokens: float
 
@@ -29,13 +30,18 @@ def iteration(algorithm: Algorithm, sampling: Sampling, shape: Shape, lora: bool
     steps = algorithm.passes * algorithm.steps_per_pass
     update = (4 if lora else 6) + (6 if needs.values == "separate" else 0)
     forward = 2 if recorded else 4  # the reference reads every token; sampled ones are also generated
+    flops = shape.parameters * tokens * (forward + update * algorithm.passes)
+    if not recorded:
+        flops += 2 * shape.reward_parameters * tokens
+        if needs.greedy:
+            flops += 2 * (shape.parameters + shape.reward_parameters) * tokens / sampling.group_size
     return {
         "updates": steps,
         "iterations": 1,
         "completions": completions,
         "generated_tokens": 0 if recorded else completions * shape.response_tokens,
         "trained_tokens": completions * shape.response_tokens * algorithm.passes,
-        "flops": shape.parameters * tokens * (forward + update * algorithm.passes),
+        "flops": flops,
     }
 
 

@@ -43,7 +43,10 @@ class Table:
         prefixes = sorted({tuple(r[:t]) for r in self.responses for t in range(len(r))})
         place = {prefix: i for i, prefix in enumerate(prefixes)}
         self.states = torch.tensor(
-            [[place.get(tuple(r[:t]), 0) if t < len(r) else 0 for t in range(self.length)] for r in self.responses]
+            [
+                [place.get(tuple(r[:t]), 0) if t < len(r) else 0 for t in range(self.length)]
+                for r in self.responses
+            ]
         )
         shape = (len(prefixes), self.vocabulary)
         self.logits = torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_()
@@ -116,7 +119,9 @@ def word_tokenizer(
     )
 
 
-def gpt2(vocabulary: int, *, seed: int = 0, dropout: float = 0.0, eos: int | None = EOS, width: int = 16) -> GPT2LMHeadModel:
+def gpt2(
+    vocabulary: int, *, seed: int = 0, dropout: float = 0.0, eos: int | None = EOS, width: int = 16
+) -> GPT2LMHeadModel:
     """A random GPT-2 (absolute positions) whose next-token distributions are far from uniform."""
     config = GPT2Config(
         vocab_size=vocabulary, n_positions=32, n_embd=width, n_layer=2, n_head=2, bos_token_id=eos,
@@ -149,7 +154,9 @@ def tiny_policy(kind: str = "gpt2", words: str = "a b", *, seed: int = 0, double
     return Policy(model.double() if double else model, tokenizer, dtype="fp32")
 
 
-def rollouts_of(prompts: list[list[int]], responses: list[list[list[int]]], pad: int = EOS, eos: tuple[int, ...] = (EOS,)) -> Rollouts:
+def rollouts_of(
+    prompts: list[list[int]], responses: list[list[list[int]]], pad: int = EOS, eos: tuple[int, ...] = (EOS,)
+) -> Rollouts:
     """Token ids → Rollouts: prompts padded on the left, responses on the right."""
     ids_PL, mask_PL = pad_left(prompts, pad)
     ids_BT, mask_BT = pad_right([r for group in responses for r in group], pad)

@@ -92,6 +92,8 @@ def _within(gap_PG: Tensor, bound_PG: Tensor, what: str) -> None:
     if not bool((gap_PG <= bound_PG).all()):
         worst = int((gap_PG - bound_PG).argmax())
         raise RunError(
-            f"{what}: |Σ log-ratio| = {gap_PG.flatten()[worst]:.2e} nats in response {worst}, allowed {bound_PG.flatten()[worst]:.2e}. "
-            "The model is not deterministic between forwards (dropout, or an attention that depends on padding)."
+            f"{what}: |Σ log-ratio| = {gap_PG.flatten()[worst]:.2e} nats in response {worst}, allowed "
+            f"{bound_PG.flatten()[worst]:.2e}. Either this policy was trained before (save it and load it "
+            "again to make it the reference), or the model's forward is not deterministic (dropout, or an "
+            "attention that depends on padding)."
         )

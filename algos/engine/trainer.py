@@ -129,7 +129,8 @@ def _source(
     algorithm, policy, needs = state.algorithm, state.policy, state.algorithm.needs
     if needs.source == "pairs" and pairs is not None:
         encoded, counts = encode_pairs(policy, pairs, sampling.max_new_tokens)
-        logps = reference_logps(policy, encoded, sampling.temperature, cache)
+        with state.meter.running():
+            logps = reference_logps(policy, encoded, sampling.temperature, cache)
         return PairSource(policy, encoded, needs.pairs_per_step, needs.pair_epochs, state.seed, logps), counts
     if prompts is None or reward is None:
         wanted = "pairs, or prompts and a reward" if needs.source == "pairs" else "prompts and a reward"

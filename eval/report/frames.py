@@ -19,7 +19,7 @@ AXES = ["updates", "completions", "tokens", "flops", "seconds"]
 class Evaluations:
     """All evaluations of a comparison, one row each, and where every run ended.
 
-    paths_: one row an evaluation (arm, algorithm, seed, point, AXES, finished, one column a metric), base left out.
+    paths: one row an evaluation (arm, algorithm, seed, point, AXES, finished, one column a metric), base left out.
     ends: the last row of every run; `base`: the untouched model's metrics by name.
     `arms` maps every arm to its algorithm, in the order in which the user named them.
     """

@@ -115,7 +115,9 @@ def save(figure: Figure, folder: Path, stem: str) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once: it takes as long as drawing
     figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})
-    figure.savefig(folder / f"{stem}.png", dpi=144, metadata={"Software": None})
+    figure.savefig(
+        folder / f"{stem}.png", dpi=112, metadata={"Software": None}, pil_kwargs={"optimize": True}
+    )
 
 
 def _mixed(colour: str, shade: float) -> str:

@@ -332,6 +332,7 @@ def shape(experiment: Experiment) -> tuple[Shape, int | None]:
         if experiment.pairs and not experiment.prompts
         else None
     )
+    learned = 0 if experiment.reward else parameters
     return Shape(
-        parameters, sum(some) / len(some), float(experiment.sampling.max_new_tokens)
+        parameters, learned, sum(some) / len(some), float(experiment.sampling.max_new_tokens)
     ), pairs or experiment.sampled_pairs

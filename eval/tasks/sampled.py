@@ -56,6 +56,11 @@ def sampled_pairs(
         ids, completions = texts(base, repeated, rollouts)
         rows = [prompt.row for prompt in repeated for _ in range(2)]
         scores = call_reward(reward, rows, completions, ids)
+        # The same penalty as in the other arms' training, or DPO would learn another objective.
+        cut = (~rollouts.ended_PG).flatten().tolist()
+        scores = [
+            score - sampling.missing_eos_penalty * was_cut for score, was_cut in zip(scores, cut, strict=True)
+        ]
         pairs = label(rows[::2], completions, scores, scale, derive(seed, "labels"))
         meter = Meter()
         meter.charge(base.size, rollouts.token_count)

@@ -41,7 +41,7 @@ def materials(experiment: Experiment, workshop: Workshop, data_seed: int) -> Mat
         train_prompts=_rows(world.prompts("train")),
         validation_prompts=_rows(world.prompts("validation")),
         test_prompts=_rows(world.prompts("test"))[: experiment.eval.prompts],
-        reward=Scorer("model", str(proxy.path), "reward model trained on 2,048 noisy pairs"),
+        reward=Scorer("model", str(proxy.path), "reward model trained on noisy labels of the gold judge"),
         judge=Scorer("gold", "reviews", "the gold reward of reviews"),
         pairs=pairs,
         heldout_pairs=(),
@@ -63,7 +63,9 @@ def shape(experiment: Experiment) -> tuple[Shape, int | None]:
         model = AutoModelForCausalLM.from_config(world.model_config())
     words = [len(prompt.split()) + 1 for prompt in world.prompts("train")]  # BOS and a token a word
     parameters = sum(p.numel() for p in model.parameters())
-    return Shape(parameters, sum(words) / len(words), experiment.sampling.max_new_tokens / 2), world.pairs
+    return Shape(
+        parameters, parameters, sum(words) / len(words), experiment.sampling.max_new_tokens / 2
+    ), world.pairs
 
 
 def _rows(prompts: Sequence[str]) -> list[dict[str, Any]]:

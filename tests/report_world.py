@@ -1,0 +1,262 @@
+"""Comparisons made of numbers alone, for the tests of the report: shapes like real ones, any size, any damage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ARMS = {"reinforce": "reinforce", "ppo": "ppo", "dpo": "dpo"}
+POINTS = 6
+ADJECTIVES = ("dull", "dreary", "superb", "great")
+PROMPTS = [
+    f"the {noun} of this film"
+    for noun in ("story", "plot", "acting", "script", "ending", "music", "pace", "cast")
+]
+LOGGED = {
+    "reinforce": (
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "reward/train",
+        "kl/train",
+        "length/train",
+        "baseline",
+    ),
+    "ppo": (
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "reward/train",
+        "kl/train",
+        "clip_fraction",
+        "ratio_max",
+        "beta",
+    ),
+    "dpo": ("loss", "learning_rate", "gradient_norm", "chosen_logps", "rejected_logps", "margin", "accuracy"),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A plain filling of `eval.report.inputs.ReportInput`."""
+
+    path: Path
+    results: pd.DataFrame
+    events: pd.DataFrame
+    samples: pd.DataFrame
+    runs: pd.DataFrame
+    experiment: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def world(
+    path: Path,
+    arms: dict[str, str] | None = None,
+    seeds: int = 3,
+    failed: Sequence[tuple[str, int]] = (),
+    text: str | None = None,
+) -> World:
+    """A comparison of `arms` over `seeds`; runs in `failed` stop in the middle; `text` replaces every completion."""
+    arms = ARMS if arms is None else arms
+    rows, events, samples = _base_rows(), [], _samples("base", "base", 0, 0, text)
+    for index, (arm, algorithm) in enumerate(arms.items()):
+        for seed in range(seeds):
+            last = POINTS // 2 if (arm, seed) in failed else POINTS
+            generator = np.random.default_rng([index, seed])
+            rows += _run_rows(arm, algorithm, seed, last, index, list(arms), generator)
+            events += _events(arm, algorithm, seed, last, generator)
+            samples += _samples(arm, algorithm, seed, last, text)
+    return World(
+        path, pd.DataFrame(rows), pd.DataFrame(events), pd.DataFrame(samples), _runs(arms, seeds, failed),
+        {"task": "reviews", "model": None, "seeds": list(range(seeds)), "arms": dict(arms)},
+        _environment(), _facts(arms),
+    )  # fmt: skip
+
+
+def _keys(arm: str, algorithm: str, seed: int, point: int, scale: float = 1.0) -> dict[str, Any]:
+    share = point / POINTS
+    spent = {
+        "updates": 200 * scale,
+        "completions": 12_800,
+        "tokens": 256_000,
+        "flops": 2.1e13,
+        "seconds": 27.0 * scale,
+    }
+    return {"arm": arm, "algorithm": algorithm, "seed": seed, "point": point} | {
+        k: v * share for k, v in spent.items()
+    }
+
+
+def _metrics(share: float, speed: float, noise: float) -> dict[str, float]:
+    kl = 6.0 * speed * share**1.3
+    return {
+        "reward/judge": 0.44 + 0.5 * math.sqrt(kl) - 0.13 * kl + noise,
+        "reward/proxy": 0.51 + 1.1 * math.sqrt(kl) - 0.08 * kl + noise,
+        "kl/sequence": kl,
+        "length": 14.2 + 6 * share + 10 * noise,
+        "eos_rate": 0.98 - 0.1 * share,
+        "distinct_2": 0.41 - 0.2 * share + noise,
+        "entropy": 1.9 - share,
+        "perplexity/reference": 6.1 - 2 * share,
+        "perplexity/heldout": 6.1 + 3 * share + 10 * noise,
+    }
+
+
+def _base_rows() -> list[dict[str, Any]]:
+    keys = _keys("base", "base", 0, 0)
+    return [keys | {"metric": name, "value": value} for name, value in _metrics(0, 1, 0).items()]
+
+
+def _run_rows(
+    arm: str,
+    algorithm: str,
+    seed: int,
+    last: int,
+    index: int,
+    arms: list[str],
+    generator: np.random.Generator,
+) -> list[dict[str, Any]]:
+    rows = []
+    speed = (0.55, 0.7, 1.0)[index % 3] * (1 + 0.13 * (index // 3))
+    for point in range(last + 1):
+        share = point / POINTS
+        values = _metrics(
+            share, speed * (1 + 0.06 * generator.normal()), float(0.012 * share * generator.normal())
+        )
+        if point == POINTS:
+            values |= _last(index, arms, arm, generator)
+        keys = _keys(arm, algorithm, seed, point, 4.0 if algorithm == "ppo" else 1.0)
+        rows += [keys | {"metric": name, "value": value} for name, value in values.items()]
+    return rows
+
+
+def _last(index: int, arms: list[str], arm: str, generator: np.random.Generator) -> dict[str, float]:
+    noise = generator.normal(size=len(arms) + 1) * 0.02
+    others = {
+        f"win_rate/{b}": 0.5 + 0.05 * (index - i) % 0.4 + noise[i] for i, b in enumerate(arms) if i > index
+    }
+    return others | {
+        "win_rate": 0.81 + noise[-1],
+        "cost/train_flops": 2.1e13,
+        "cost/total_flops": 2.4e13 + 3e12 * (index % 3),
+        "cost/train_seconds": 27.0 + noise[-1],
+        "cost/total_seconds": 32.0 + noise[-1],
+        "cost/peak_memory": 612.0,
+        "cost/preference_labels": 2048.0,
+        "cost/reward_calls": 12_800.0,
+    }
+
+
+def _events(
+    arm: str, algorithm: str, seed: int, last: int, generator: np.random.Generator
+) -> list[dict[str, Any]]:
+    rows = []
+    for iteration in range(200 * last // POINTS):
+        share = iteration / 200
+        row = _keys(arm, algorithm, seed, 0) | {
+            "iteration": iteration,
+            "updates": iteration + 1,
+            "fraction": share,
+        }
+        del row["point"]
+        for i, name in enumerate(LOGGED.get(algorithm, LOGGED["reinforce"])):
+            row[name] = (1 + 0.3 * generator.normal()) * math.exp(-i * share)
+        row["learning_rate"] = 3e-4 * (1 - share)
+        rows.append(row)
+    return rows
+
+
+def _samples(arm: str, algorithm: str, seed: int, point: int, text: str | None) -> list[dict[str, Any]]:
+    keys = {"arm": arm, "algorithm": algorithm, "seed": seed, "point": point}
+    rows = []
+    for i, prompt in enumerate(PROMPTS):
+        completion = text if text is not None else f"was rather {ADJECTIVES[(point + i) % 4]}"
+        scores = {
+            "judge": 0.3 + 0.08 * i,
+            "proxy": 0.5 + 0.2 * i,
+            "length": 12,
+            "ended": i % 3 > 0,
+            "kl": 0.4 * point,
+        }
+        rows.append(keys | {"prompt_id": f"p{i}", "prompt": prompt, "completion": completion} | scores)
+    return rows
+
+
+def _runs(arms: dict[str, str], seeds: int, failed: Sequence[tuple[str, int]]) -> pd.DataFrame:
+    rows = []
+    for arm, algorithm in arms.items():
+        for seed in range(seeds):
+            bad = (arm, seed) in failed
+            error = "reward returned NaN for sample 3 of iteration 101" if bad else ""
+            outcome = {"status": "failed" if bad else "done", "error": error, "fraction": 0.5 if bad else 1.0}
+            policy = "" if bad else f"runs/{arm}-s{seed}/policy"
+            rows.append(
+                {
+                    "arm": arm,
+                    "algorithm": algorithm,
+                    "seed": seed,
+                    "updates": 200,
+                    "seconds": 27.0,
+                    "policy": policy,
+                }
+                | outcome
+            )
+    columns = ["arm", "algorithm", "seed", "status", "error", "fraction", "updates", "seconds", "policy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": "3.12.3",
+        "packages": {"torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0"},
+        "hardware": {"cpu": "a processor", "cores": 2, "memory": "8 GiB"},
+        "threads": 1,
+        "commit": "0123456789abcdef",
+        "command": "python run_compare.py --seeds 3",
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": "2026-01-02T03:08:01+00:00",
+    }
+
+
+def _facts(arms: dict[str, str]) -> dict[str, Any]:
+    told = {"rows": 2, "lines": [17, 1203], "dropped": True}
+    data = {
+        "file": "pairs.jsonl",
+        "read": 2100,
+        "kept": 2048,
+        "reasons": {"empty response": told, "duplicate": 50},
+    }
+    settings = {"beta": 0.05, "learning_rate": 3e-4}
+    return {
+        "task": "reviews",
+        "judge_is_gold": True,
+        "judge": "the task's hidden gold judge",
+        "reward": "a reward model trained on 2,048 pairs",
+        "reward_model": {"accuracy": 0.753, "pairs": 2048},
+        "data": [data, {"file": "prompts (generated)", "read": 600, "kept": 600, "reasons": {}}],
+        "notes": ["Pairs and reward model are shared by all seeds: intervals do not cover their luck."],
+        "stages": [
+            {"name": "base model", "seconds": 12.1, "flops": 3.1e12, "cached": False},
+            {"name": "reward model", "seconds": 5.2, "flops": 9e11, "cached": True},
+        ],
+        "budget": "2.1e13 FLOPs",
+        "arms": {
+            arm: {
+                "algorithm": algorithm,
+                "settings": settings,
+                "train_alone": f"python run_compare.py --algos {arm}",
+            }
+            for arm, algorithm in arms.items()
+        },
+        "commands": {
+            "repeat": "python run_compare.py --seeds 3",
+            "more_seeds": "python run_compare.py --resume reports/example --seeds 10",
+        },
+    }

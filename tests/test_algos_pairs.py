@@ -1,0 +1,214 @@
+"""Texts and pairs to token ids: one BOS, EOS unless truncated, merges noticed, what was dropped counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import EOS, gpt2, tiny_policy, word_tokenizer
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from algos import DPO, Policy, UserError, train
+from algos.engine.budget import Meter
+from algos.engine.pairs import PairSource, collate, encode_pairs, reference_logps, split_tokens
+from algos.engine.prompts import encode_prompts
+from algos.engine.scoring import score_reference
+from algos.engine.text import decode_completion, encode, encode_prompt
+
+
+def policy_with(tokenizer: PreTrainedTokenizerFast, **options: Any) -> Policy:
+    return Policy(gpt2(len(tokenizer), **options), tokenizer, dtype="fp32")
+
+
+def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def test_exactly_one_bos_and_no_eos_behind_a_prompt() -> None:
+    tokenizer = word_tokenizer("a b", bos="<bos>", add_bos=True, add_eos=True)
+    bos, a, b = tokenizer.bos_token_id, *tokenizer("a b", add_special_tokens=False).input_ids
+    assert tokenizer("a b").input_ids == [bos, a, b, EOS]
+    assert encode(tokenizer, "a b") == [bos, a, b]
+    assert encode(tokenizer, "<bos> a b") == [bos, a, b]  # as a rendered chat template begins
+    assert encode(word_tokenizer("a b", bos="<bos>"), "a b") == [
+        2,
+        3,
+    ]  # none is added that the tokenizer would not
+
+
+def test_an_eos_that_was_written_stays() -> None:
+    tokenizer = word_tokenizer("a b")
+    assert encode(tokenizer, "a <eos>")[-1] == EOS
+
+
+def test_bos_equal_to_eos_keeps_its_bos() -> None:
+    tokenizer = word_tokenizer("a b", bos="<eos>", add_bos=True)
+    assert encode(tokenizer, "a") == [EOS, 1]
+    policy = policy_with(tokenizer)
+    (kept,), counts = encode_pairs(policy, [pair("a", " b", " b b")], 8)
+    assert (kept.prompt, kept.chosen, kept.rejected, counts) == ([EOS, 1], [2, EOS], [2, 2, EOS], {})
+    rollouts = collate(policy, [kept])
+    assert rollouts.mask_PGT.tolist() == [[[True, True, False], [True, True, True]]]
+
+
+def test_conversations_get_one_bos_and_one_generation_prompt() -> None:
+    tokenizer = word_tokenizer("user: model: a b", bos="<bos>", add_bos=True)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %} {{ m['role'] }}: {{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %} model:{% endif %}"
+    )
+    ids = encode_prompt(tokenizer, [{"role": "user", "content": "a b"}])
+    assert tokenizer.decode(ids) == "<bos> user: a b model:"
+
+
+def test_pairs_end_in_eos_unless_cut() -> None:
+    policy = tiny_policy()
+    (short, cut, exact), counts = encode_pairs(
+        policy, [pair("a", " b", " a b"), pair("a", " a b a b", " b"), pair("b", " a a", " b")], 3
+    )
+    assert (short.chosen, short.rejected) == ([2, EOS], [1, 2, EOS])
+    assert (cut.chosen, cut.rejected) == ([1, 2, 1], [2, EOS])
+    assert exact.chosen == [1, 1, EOS]
+    assert counts == {"response truncated": 1}
+    rollouts = collate(policy, [short, cut])
+    assert rollouts.ended_PG.tolist() == [[True, True], [False, True]]
+    assert rollouts.lengths_PG.tolist() == [[2, 3], [3, 2]]
+    assert rollouts.scores_PG.tolist() == [[1, 0], [1, 0]]
+
+
+def test_an_eos_of_its_own_is_not_doubled_nor_counted_as_cut() -> None:
+    (kept,), counts = encode_pairs(tiny_policy(), [pair("a", " b <eos>", " a <eos>")], 2)
+    assert (kept.chosen, kept.rejected, counts) == ([2, EOS], [1, EOS], {})
+
+
+def test_any_declared_eos_closes_a_response() -> None:
+    """A chat model's answers end in another EOS than the tokenizer's: nothing may follow the first of any."""
+    tokenizer = word_tokenizer("a b c")
+    policy = policy_with(tokenizer)
+    policy.model.generation_config.eos_token_id = [EOS, 3]
+    (kept,), _ = encode_pairs(policy, [pair("a", " b c", " b <eos> a")], 8)
+    assert (kept.chosen, kept.rejected) == ([2, 3], [2, EOS])
+
+
+def test_pairs_for_a_model_without_eos_do_not_break() -> None:
+    policy = policy_with(word_tokenizer("a b", eos=None), eos=None)
+    (kept,), _ = encode_pairs(policy, [pair("a", " b", " a b")], 8)
+    ids = policy.tokenizer("a b").input_ids
+    assert (kept.chosen, kept.rejected) == (ids[1:], ids)
+
+
+def test_what_teaches_nothing_is_dropped_and_counted() -> None:
+    rows = [
+        pair("a", " b", " b"),
+        pair("a", "", " b"),
+        pair("a", " b", ""),
+        pair("a", " a b a", " a b b"),
+        pair(" ".join(["a"] * 32), " b", " a"),
+        pair("a", " b", " a"),
+    ]
+    kept, counts = encode_pairs(tiny_policy(), rows, 2)
+    assert len(kept) == 1
+    assert counts == {
+        "identical responses": 1, "empty response": 2, "identical once truncated": 1, "prompt too long": 1
+    }  # fmt: skip
+
+
+def test_a_long_prompt_leaves_what_room_there_is() -> None:
+    """32 positions: 30 of prompt leave 2 of response."""
+    (kept,), counts = encode_pairs(tiny_policy(), [pair(" ".join(["a"] * 30), " b b b", " a")], 8)
+    assert (kept.chosen, kept.rejected, counts) == ([2, 2], [1, EOS], {"response truncated": 1})
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """BPE over characters in which `a` and `b` make one token wherever they meet."""
+    vocabulary = {"<eos>": 0, "a": 1, "b": 2, "c": 3, "ab": 4}
+    core = Tokenizer(models.BPE(vocabulary, [("a", "b")]))
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
+
+
+def test_a_token_across_the_boundary_is_noticed() -> None:
+    policy = policy_with(merging_tokenizer())
+    assert split_tokens(policy, "ca", "bc") == ([3, 1], [2, 3], True)
+    assert split_tokens(policy, "ca", "cb") == ([3, 1], [3, 2], False)
+    kept, counts = encode_pairs(policy, [pair("ca", "bc", "cb"), pair("ca", "c", "cc")], 8)
+    assert (len(kept), counts) == (2, {"boundary merge": 1})
+    assert (kept[0].prompt, kept[0].chosen, kept[0].rejected) == ([3, 1], [2, 3, EOS], [3, 2, EOS])
+
+
+def test_completions_are_read_off_the_end_of_the_whole_text() -> None:
+    tokenizer = word_tokenizer("a b")
+    assert decode_completion(tokenizer, [1, 2], [2, 1, EOS]) == " b a"
+    assert decode_completion(tokenizer, [1, 2], [EOS]) == ""
+
+
+def test_prompts_that_do_not_fit_are_dropped_or_cut_and_counted() -> None:
+    policy = tiny_policy()
+    long = " ".join(["a"] * 29 + ["b"])
+    kept, counts = encode_prompts(policy, ["a b", long, ""], 8)
+    assert ([p.ids for p in kept], counts) == ([[1, 2]], {"prompt too long": 1, "prompt has no tokens": 1})
+    kept, counts = encode_prompts(policy, ["a b", long], 8, "left")
+    assert counts == {"prompt truncated": 1}
+    assert kept[1].ids == [1] * 23 + [2]  # its end, in the 24 positions that are left
+    assert kept[0].row == {"prompt": "a b"}
+    with pytest.raises(UserError, match="32 positions and max_new_tokens is 32"):
+        encode_prompts(policy, ["a"], 32)
+
+
+PAIRS = [pair("a", " b", " a b"), pair("b a", " a a a", " b"), pair("a b", " a", " b b a b")]
+
+
+def test_cached_reference_logps_are_the_same_numbers(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    pairs, _ = encode_pairs(policy, PAIRS, 8)
+    computed = reference_logps(policy, pairs, 1.0)
+    written = reference_logps(policy, pairs, 1.0, tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    stamp = file.stat().st_mtime_ns
+    read = reference_logps(policy, pairs, 1.0, tmp_path)
+    assert file.stat().st_mtime_ns == stamp
+    for a, b, c in zip(computed, written, read, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    for one, logps in zip(pairs, computed, strict=True):
+        exact = score_reference(policy, collate(policy, [one]), 1.0)[0]
+        mask = collate(policy, [one]).mask_PGT[0]
+        torch.testing.assert_close(logps[mask], exact[mask], atol=1e-5, rtol=1e-5)
+
+
+def test_the_cache_is_keyed_by_everything_it_depends_on(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    pairs, _ = encode_pairs(policy, PAIRS, 8)
+    reference_logps(policy, pairs, 1.0, tmp_path)
+    reference_logps(policy, pairs, 0.7, tmp_path)
+    reference_logps(policy, pairs[:2], 1.0, tmp_path)
+    reference_logps(policy, encode_pairs(policy, PAIRS, 2)[0], 1.0, tmp_path)
+    reference_logps(tiny_policy(seed=1), pairs, 1.0, tmp_path)
+    policy.dtype = torch.bfloat16
+    reference_logps(policy, pairs, 1.0, tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+def test_a_source_visits_every_pair_once_an_epoch_in_another_order() -> None:
+    policy = tiny_policy()
+    pairs, _ = encode_pairs(policy, [pair("a", " b" * n, " a") for n in range(1, 8)], 16)
+    source = PairSource(
+        policy, pairs, batch_size=3, epochs=2, seed=0, ref_logps=reference_logps(policy, pairs, 1.0)
+    )
+    meter = Meter()
+    batches = [source.next(i, meter) for i in range(6)]
+    lengths = [[int(n) for n in batch.lengths_PG[:, 0]] for batch in batches]
+    assert [len(batch) for batch in lengths] == [3, 3, 1, 3, 3, 1]
+    first, second = ([n for batch in half for n in batch] for half in (lengths[:3], lengths[3:]))
+    assert sorted(first) == sorted(second) == list(range(2, 9))
+    assert first != second
+    assert (source.progress(0), source.progress(3), source.progress(6)) == (0, 0.5, 1)
+    assert meter.completions == 28
+
+
+def test_no_pairs_left_is_one_line() -> None:
+    with pytest.raises(UserError, match="no preference pairs left") as caught:
+        train(DPO(), tiny_policy(), pairs=[pair("a", " b", " b")])
+    assert "\n" not in str(caught.value)

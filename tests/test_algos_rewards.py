@@ -1,0 +1,208 @@
+"""Rewards: what a function may return, what it is given, and a reward model's pooling."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import word_tokenizer
+from transformers import GPT2Config, GPT2ForSequenceClassification
+
+from algos import RewardModel, RunError, UserError
+from algos.engine.rewards import RewardError, call_reward
+
+ROWS = [{"prompt": "a", "label": 1}, {"prompt": "b", "label": 2, "extra": "x"}]
+
+
+def call(scores: Any) -> list[float]:
+    def my_reward(**_: Any) -> Any:
+        if isinstance(scores, Exception):
+            raise scores
+        return scores
+
+    return call_reward(my_reward, ROWS, [" good", " bad"], [[1], [2]])
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [1.0], [1.0, 2.0, 3.0], [], [1.0, math.nan], [math.inf, 0.0], [1.0, None], [1.0, "2"], [True, False],
+        "ab", None, 1.0, {"a": 1, "b": 2}, [[1.0], [2.0]], [1.0, 1j], b"ab", torch.tensor(1.0), torch.ones(2, 1),
+        torch.tensor([1.0, torch.nan]), np.array([1.0, np.inf]), torch.tensor([True, False]),
+        ValueError("two\nlines"), KeyError("x"), ZeroDivisionError(),
+    ],
+)  # fmt: skip
+def test_anything_but_one_finite_number_a_completion_is_one_line(scores: Any) -> None:
+    with pytest.raises(RewardError, match="the reward my_reward") as caught:
+        call(scores)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, RunError)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [1, 2],
+        (1.0, 2.0),
+        torch.tensor([1.0, 2.0]),
+        np.array([1, 2]),
+        list(np.array([1.0, 2.0], dtype=np.float32)),
+    ],
+)
+def test_numbers_of_any_kind_become_floats(scores: Any) -> None:
+    assert call(scores) == [1.0, 2.0]
+    assert all(type(score) is float for score in call(scores))
+
+
+def test_a_wrong_score_is_named_with_its_completion() -> None:
+    with pytest.raises(RewardError, match=r"nan for completion 1 \(' bad'\)"):
+        call([0.0, math.nan])
+
+
+def test_a_reward_gets_what_trls_get() -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
+    ) -> list[float]:
+        seen.update(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        return [0.0] * len(prompts)
+
+    call_reward(spy, ROWS, [" good", " bad"], [[1], [2]])
+    assert seen == {
+        "prompts": ["a", "b"], "completions": [" good", " bad"], "completion_ids": [[1], [2]],
+        "label": [1, 2], "extra": [None, "x"],
+    }  # fmt: skip
+
+
+def test_conversations_are_answered_in_messages() -> None:
+    conversation = [{"role": "user", "content": "hi"}]
+    seen: list[Any] = []
+
+    def spy(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+        seen.extend([*prompts, *completions])
+        return [1.0]
+
+    call_reward(spy, [{"prompt": conversation}], ["hello"], [[1]])
+    assert seen == [conversation, [{"role": "assistant", "content": "hello"}]]
+
+
+def test_a_data_column_cannot_stand_in_for_what_is_scored() -> None:
+    """Data with `completion` or `completions` columns (TRL's own SFT format) must still be scorable."""
+    rows = [
+        {"prompt": "a", "completion": "old", "completions": "old", "completion_ids": "old", "prompts": "old"}
+    ]
+
+    def spy(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any
+    ) -> list[float]:
+        assert (prompts, completions, completion_ids) == (["a"], ["new"], [[1]])
+        return [1.0]
+
+    assert call_reward(spy, rows, ["new"], [[1]]) == [1.0]
+
+
+# Reward models ---------------------------------------------------------------------------------------
+
+
+def classifier(
+    path: Path, *, pooling: str | None = None, offset: float = 0.0, labels: int = 1
+) -> tuple[Any, Any]:
+    """A tiny GPT-2 classifier whose pad is EOS, saved with its tokenizer."""
+    tokenizer = word_tokenizer("a b c", pad="<eos>")
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=16, n_embd=16, n_layer=2, n_head=2, num_labels=labels,
+        pad_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.4,
+    )  # fmt: skip
+    if pooling is not None:
+        config.reward_pooling = pooling
+    config.reward_offset = offset
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT2ForSequenceClassification(config)
+    model.eval().save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return model, tokenizer
+
+
+def at_last_token(model: Any, ids: list[int]) -> float:
+    with torch.no_grad():
+        hidden = model.transformer(torch.tensor([ids])).last_hidden_state[0, -1]
+        return float(model.score(hidden))
+
+
+PROMPTS, COMPLETIONS = ["a b", "c", "a a a"], [" c", " a b c a", " b"]
+
+
+def test_mask_pooling_reads_the_eos_though_it_is_the_pad(tmp_path: Path) -> None:
+    model, tokenizer = classifier(tmp_path, pooling="mask")
+    reward = RewardModel(tmp_path)
+    assert reward.pooling == "mask"
+    expected = [
+        at_last_token(model, [*tokenizer(p + c).input_ids, tokenizer.eos_token_id])
+        for p, c in zip(PROMPTS, COMPLETIONS, strict=True)
+    ]
+    scores = reward(prompts=PROMPTS, completions=COMPLETIONS, completion_ids=[[]] * 3)
+    assert scores == pytest.approx(expected, abs=1e-5)
+    alone = [reward(prompts=[p], completions=[c])[0] for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    assert alone == pytest.approx(expected, abs=1e-5)
+    one_by_one = reward(prompts=PROMPTS, completions=COMPLETIONS, batch_size=1)
+    assert one_by_one == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_foreign_model_keeps_the_pooling_it_was_trained_with(tmp_path: Path) -> None:
+    """transformers' own classifiers read the last id that is not the pad: before EOS, where that is the pad."""
+    model, tokenizer = classifier(tmp_path)
+    reward = RewardModel(tmp_path)
+    assert reward.pooling == "model"
+    scores = reward(prompts=PROMPTS, completions=COMPLETIONS)
+    expected = [
+        at_last_token(model, tokenizer(p + c).input_ids) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)
+    ]
+    assert scores == pytest.approx(expected, abs=1e-5)
+    assert RewardModel(tmp_path, pooling="mask")(prompts=PROMPTS, completions=COMPLETIONS) != pytest.approx(
+        expected, abs=1e-2
+    )
+
+
+def test_the_offset_centres_the_scores(tmp_path: Path) -> None:
+    classifier(tmp_path / "plain", pooling="mask")
+    classifier(tmp_path / "centred", pooling="mask", offset=1.5)
+    plain, centred = (
+        RewardModel(tmp_path / name)(prompts=PROMPTS, completions=COMPLETIONS)
+        for name in ("plain", "centred")
+    )
+    assert centred == pytest.approx([score - 1.5 for score in plain])
+
+
+def test_a_reward_model_is_a_frozen_checked_reward(tmp_path: Path) -> None:
+    model, _ = classifier(tmp_path, pooling="mask")
+    reward = RewardModel(tmp_path)
+    scores = call_reward(reward, [{"prompt": p} for p in PROMPTS], COMPLETIONS, [[]] * 3)
+    assert len(set(scores)) == 3
+    assert reward.parameter_count == sum(p.numel() for p in model.parameters())
+    assert not any(p.requires_grad for p in reward.model.parameters())
+
+
+def test_a_text_longer_than_the_model_keeps_its_end(tmp_path: Path) -> None:
+    model, tokenizer = classifier(tmp_path, pooling="mask")
+    long = " a" * 40 + " b c"
+    ids = [*tokenizer("a" + long).input_ids, tokenizer.eos_token_id][-16:]
+    assert RewardModel(tmp_path)(prompts=["a"], completions=[long]) == pytest.approx(
+        [at_last_token(model, ids)], abs=1e-5
+    )
+
+
+def test_models_that_are_no_reward_model_are_refused(tmp_path: Path) -> None:
+    classifier(tmp_path / "two", labels=2)
+    for path, message in (
+        (tmp_path / "two", "has 2 outputs; it must have 1"),
+        (tmp_path / "none", "cannot load a reward model"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            RewardModel(path)
+        assert "\n" not in str(caught.value)

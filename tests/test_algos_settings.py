@@ -1,0 +1,173 @@
+"""Hyper-parameters: ranges, frozenness; and the shape of the package itself."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_policy
+
+import algos
+from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, Sampling, UserError, train
+
+PACKAGE = Path(algos.__file__).parent
+
+
+@pytest.mark.parametrize("kind", [REINFORCE, PPO, DPO])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"beta": -0.1}, {"learning_rate": 0.0}, {"learning_rate": -1.0}, {"warmup": 1.0}, {"warmup": -0.1},
+        {"max_grad_norm": 0.0}, {"weight_decay": -1.0}, {"beta": float("nan")}, {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")}, {"beta": float("inf")},
+    ],
+)  # fmt: skip
+def test_shared_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
+    refused(kind, wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((REINFORCE, wrong) for wrong in ({"ema_decay": 1.0}, {"ema_decay": -0.1}, {"value_coefficient": -1.0})),
+        *(
+            (PPO, wrong)
+            for wrong in (
+                {"clip_range": 0.0}, {"clip_range": 1.0}, {"clip_range_high": 0.0}, {"dual_clip": 1.0},
+                {"value_clip_range": 0.0}, {"gamma": 1.1}, {"gamma": -0.1}, {"gae_lambda": 1.1}, {"gae_lambda": -0.1},
+                {"ppo_epochs": 0}, {"minibatches": 0}, {"value_coefficient": -1.0}, {"kl_target": 0.0},
+                {"kl_horizon": 0.0},
+            )
+        ),
+        *(
+            (DPO, wrong)
+            for wrong in (
+                {"beta": 0.0}, {"label_smoothing": 0.5}, {"label_smoothing": -0.1}, {"epochs": 0}, {"batch_size": 0},
+                {"label_smoothing": 0.1, "loss_type": "hinge"}, {"label_smoothing": 0.1, "loss_type": "ipo"},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_own_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
+    refused(kind, wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (REINFORCE, {"baseline": "mean"}), (REINFORCE, {"aggregation": "mean"}), (REINFORCE, {"value_model": "own"}),
+        (PPO, {"kl_control": "auto"}), (PPO, {"aggregation": "mean"}), (PPO, {"value_model": "own"}),
+        (DPO, {"loss_type": "orpo"}), (PPO, {"schedule": "step"}),
+    ],
+)  # fmt: skip
+def test_unknown_options(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
+    """The command line and YAML know the choices; whoever builds the dataclass in Python must hear it too."""
+    refused(kind, wrong)
+
+
+def refused(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        kind(**wrong)
+    assert next(iter(wrong)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS.values())
+def test_an_algorithm_is_a_frozen_value(kind: type[Algorithm]) -> None:
+    assert kind() == kind()
+    assert hash(kind()) == hash(kind())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind().beta = 1.0  # type: ignore[misc]
+
+
+def constant(completions: list[str], **_: Any) -> list[float]:
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "message"),
+    [
+        (REINFORCE(), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
+        (REINFORCE(baseline="none", scale_by_group_std=True), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
+        (DPO(), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
+        (PPO(), {"sampling": Sampling(top_p=0.9)}, "top_p"),
+        (REINFORCE(), {"sampling": Sampling(top_k=5)}, "top_k"),
+        (PPO(), {"budget": None}, "no budget"),
+        (PPO(), {"prompts": None}, "no prompts"),
+        (DPO(), {"prompts": None}, "pairs"),
+        (PPO(), {"reward": None}, "no reward"),
+        (PPO(), {"prompts": []}, "no prompts"),
+        (PPO(), {"prompts": [" ".join(["a"] * 40)]}, "no prompts"),
+        (PPO(), {"prompts": [{"text": "a"}]}, "prompt"),
+        (DPO(), {"pairs": [{"prompt": "a", "chosen": " b"}]}, "rejected"),
+        (DPO(), {"pairs": []}, "no preference pairs"),
+        (PPO(), {"budget": "5epochs"}, "epochs"),
+    ],
+)  # fmt: skip
+def test_what_a_caller_can_get_wrong_is_one_line(
+    algorithm: Algorithm, options: dict[str, Any], message: str
+) -> None:
+    arguments = {
+        "prompts": ["a"],
+        "reward": constant,
+        "budget": "1iterations",
+        "sampling": Sampling(max_new_tokens=4),
+    } | options
+    with pytest.raises(UserError, match=message) as caught:
+        train(algorithm, tiny_policy(), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+# The house ---------------------------------------------------------------------------------------------
+
+
+def code_lines(file: Path) -> int:
+    """Lines that hold code: neither blank, nor comments, nor docstrings."""
+    source = file.read_text(encoding="utf-8")
+    prose: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            prose.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(1 for n, line in lines if n not in prose and line.strip() and not line.strip().startswith("#"))
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo", "dpo"])
+def test_an_algorithm_is_a_short_file(name: str) -> None:
+    assert code_lines(PACKAGE / f"{name}.py") < 150
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {file}"
+            found.add(node.module or "")
+    return found
+
+
+def test_imports_go_down_only() -> None:
+    """algos knows nothing of eval; the engine knows no algorithm; the pure files know no engine but its shapes."""
+    leaves = {"algos", *(f"algos.{name}" for name in ALGORITHMS)}
+    for file in PACKAGE.rglob("*.py"):
+        names = imports(file)
+        assert not any(name.split(".")[0] in {"eval", "run_compare"} for name in names), file
+        if file.parent.name == "engine":
+            assert not names & leaves, file
+    for name in ("losses", "advantages"):
+        ours = {module for module in imports(PACKAGE / f"{name}.py") if module.startswith("algos")}
+        assert ours <= {"algos.engine.rollouts", "algos.losses"}
+
+
+def test_files_stay_small() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 275, file

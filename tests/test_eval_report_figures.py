@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_world import ARMS, World, world
+
+from eval.report import diagnostics, figures, frames, tables, theme
+
+MANY = {f"{name}-beta-{beta}": name for name in ARMS for beta in (0.02, 0.05, 0.1, 0.3)}
+HOSTILE = {
+    "_$a$ <b>|\n\x1b]0;": "reinforce",
+    "a name that is very long and says nearly everything": "ppo",
+    "dpo": "dpo",
+}
+WORLDS: dict[str, Callable[[], World]] = {
+    "typical": lambda: world(Path("x")),
+    "one run": lambda: world(Path("x"), {"reinforce": "reinforce"}, 1),
+    "many": lambda: world(Path("x"), MANY, 3, failed=[("ppo-beta-0.1", 2)]),
+    "all failed": lambda: world(Path("x"), seeds=2, failed=list(itertools.product(ARMS, range(2)))),
+    "hostile": lambda: world(Path("x"), HOSTILE, 2),
+}
+
+
+@pytest.fixture(autouse=True)
+def drawing() -> Iterator[None]:
+    with theme.drawing():
+        yield
+
+
+def drawn(made: World) -> dict[str, Any]:
+    view = frames.evaluations(made)
+    look = theme.styles(view.arms)
+    events = made.events[made.events["algorithm"] == "ppo"]
+    own = {arm: style for arm, style in look.items() if style.algorithm == "ppo"}
+    found = {
+        "reward-kl": figures.reward_against_kl(view.paths, look, view.base),
+        "proxy-judge": figures.proxy_against_judge(view.paths, look, view.base),
+        "learning": figures.learning_curves(view.paths, look, view.base),
+        "seeds": figures.every_seed(view.ends, look, view.base, ["reward/judge", "kl/sequence"]),
+        "win-rates": figures.win_rates(figures.matrix(tables.win_rates(view), list(view.arms))),
+    }
+    if len(events):
+        found["diagnostics"] = diagnostics.figure(events, own, diagnostics.logged(events))
+    return found
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_no_text_is_cut_off_or_overlaps(name: str) -> None:
+    for stem, figure in drawn(WORLDS[name]()).items():
+        figure.draw_without_rendering()
+        page = figure.bbox
+        for text in visible_texts(figure):
+            box = text.get_window_extent()
+            inside = (
+                page.x0 - 1 <= box.x0
+                and box.x1 <= page.x1 + 1
+                and page.y0 - 1 <= box.y0
+                and box.y1 <= page.y1 + 1
+            )
+            assert inside, f"{stem}: {text.get_text()!r} is cut off"
+        for ax in figure.axes:
+            check_ticks(stem, ax)
+
+
+def visible_texts(figure: Any) -> list[Any]:
+    from matplotlib.text import Text
+
+    return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text() and drawn_tick(figure, t)]
+
+
+def drawn_tick(figure: Any, text: Any) -> bool:
+    """False for labels of ticks beyond an axis's limits: matplotlib keeps them but does not draw them."""
+    ticks = [tick for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for tick in axis.get_major_ticks()]
+    of_ticks = {id(label) for tick in ticks for label in (tick.label1, tick.label2)}
+    return id(text) not in of_ticks or any(
+        text in shown_labels(ax, axis) for ax in figure.axes for axis in "xy"
+    )
+
+
+def shown_labels(ax: Any, axis: str) -> list[Any]:
+    low, high = sorted(ax.get_xlim() if axis == "x" else ax.get_ylim())
+    ticks = (ax.xaxis if axis == "x" else ax.yaxis).get_major_ticks()
+    labels = [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
+    return [label for label in labels if label.get_visible() and label.get_text()]
+
+
+def check_ticks(stem: str, ax: Any) -> None:
+    for axis in "xy":
+        labels = shown_labels(ax, axis)
+        for one, next_ in itertools.pairwise(labels):
+            if one.get_rotation() == 0:
+                overlap = one.get_window_extent().overlaps(next_.get_window_extent())
+                assert not overlap, f"{stem}: {one.get_text()!r} overlaps {next_.get_text()!r}"
+
+
+@pytest.mark.parametrize("name", ["typical", "many"])
+def test_every_finished_arm_has_its_mean_in_its_own_colour(name: str) -> None:
+    made = WORLDS[name]()
+    view = frames.evaluations(made)
+    look = theme.styles(view.arms)
+    figure = figures.proxy_against_judge(view.paths, look, view.base)
+    bold = {line.get_color() for ax in figure.axes for line in ax.lines if line.get_linewidth() == 2}
+    assert bold == {style.colour for style in look.values()}
+
+
+def test_the_mean_line_is_the_mean_of_finished_seeds() -> None:
+    from eval.report import axes
+
+    view = frames.evaluations(world(Path("x"), failed=[("ppo", 0)]))
+    rows = view.paths[view.paths["arm"] == "ppo"]
+    mean = axes.mean_path(rows, "updates", "reward/judge")
+    finished = rows[rows["seed"] != 0].groupby("point")["reward/judge"].mean()
+    assert np.allclose(mean["y"], finished)
+
+
+def test_an_algorithm_has_one_colour_whoever_is_beside_it() -> None:
+    alone = theme.styles({"mine": "ppo"})["mine"]
+    among = theme.styles({"a": "reinforce", "mine": "ppo", "c": "dpo", "d": "grpo"})["mine"]
+    assert alone == among
+    assert theme.styles({"x": "PPO"})["x"].colour == alone.colour
+
+
+def test_an_arm_keeps_its_look_when_arms_are_added() -> None:
+    before = theme.styles(dict(itertools.islice(MANY.items(), 6)))
+    after = theme.styles(MANY)
+    assert all(after[arm] == style for arm, style in before.items())
+
+
+@pytest.mark.parametrize(
+    "arms", [MANY, {f"a{i}": "ppo" for i in range(12)}, {f"a{i}": f"new{i}" for i in range(12)}]
+)
+def test_arms_in_one_panel_look_different(arms: dict[str, str]) -> None:
+    look = theme.styles(arms)
+    groups = theme.panels(look)
+    assert sorted(itertools.chain(*groups)) == sorted(arms)
+    for group in groups:
+        assert len(group) <= theme.PANEL_ARMS
+        assert len({(look[arm].colour, look[arm].marker) for arm in group}) == len(group)
+
+
+def test_arms_that_spend_very_differently_get_a_log_axis() -> None:
+    view = frames.evaluations(world(Path("x")))
+    look = theme.styles(view.arms)
+    paths = view.paths.copy()
+    paths.loc[paths["arm"] == "dpo", "flops"] /= 100
+    scales = [ax.get_xscale() for ax in figures.learning_curves(paths, look, view.base).axes]
+    assert scales == ["linear", "linear", "log", "linear"]
+
+
+def test_spending_nobody_measured_has_no_panel() -> None:
+    view = frames.evaluations(world(Path("x")))
+    paths = view.paths.assign(seconds=np.nan)
+    assert len(figures.learning_curves(paths, theme.styles(view.arms), view.base).axes) == 3
+
+
+def test_diagnostics_show_only_what_was_logged() -> None:
+    events = world(Path("x")).events
+    assert "clip_fraction" in diagnostics.logged(events[events["algorithm"] == "ppo"])
+    assert "clip_fraction" not in diagnostics.logged(events[events["algorithm"] == "dpo"])
+    assert "fraction" not in diagnostics.logged(events)
+
+
+def test_a_spike_in_a_maximum_is_not_averaged_away() -> None:
+    events = world(Path("x"), {"ppo": "ppo"}, 1).events.assign(ratio_max=1.0)
+    events.loc[77, "ratio_max"] = 50.0
+    figure = diagnostics.figure(events, theme.styles({"ppo": "ppo"}), ["ratio_max"])
+    assert max(max(line.get_ydata()) for line in figure.axes[0].lines) == 50.0

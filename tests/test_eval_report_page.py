@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import itertools
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from report_world import World, world
+
+from eval.report.page import write_report
+
+PAYLOAD = (
+    "<script>alert(1)</script><img src=x onerror=alert(1)> [l](javascript:alert(1)) `x` | a |\n```\n# head\n"
+    "\x1b]0;title\x07 \u202eevil </style></title></div> http://evil.example"
+)
+TITLES = [
+    "At a glance",
+    "Summary",
+    "The arms against each other",
+    "Reward against KL",
+    "Learning curves",
+    "Proxy against judge",
+    "Every seed",
+    "Diagnostics of training",
+    "The same prompts, side by side",
+    "Data and preparation",
+    "Failed runs",
+    "Configuration and versions",
+    "Definitions",
+    "What to do next",
+]
+
+
+def hostile(path: Path) -> World:
+    """Every string that can come from outside carries the payload."""
+    arm = "=evil|<b>`x`</b>"
+    made = world(path, {arm: "reinforce", "ppo": "ppo"}, 2, failed=[("ppo", 1)], text=PAYLOAD)
+    facts = made.facts | {
+        "task": PAYLOAD, "judge": PAYLOAD, "reward": PAYLOAD, "notes": [PAYLOAD], "budget": PAYLOAD,
+        "data": [{"file": PAYLOAD, "read": 2, "kept": 1, "reasons": {PAYLOAD: 1}}],
+        "stages": [{"name": PAYLOAD, "seconds": 1.0, "flops": 1.0, "cached": True}],
+        "commands": {"repeat": PAYLOAD, "more_seeds": PAYLOAD},
+        "arms": {arm: {"algorithm": "reinforce", "settings": {PAYLOAD: PAYLOAD}, "train_alone": PAYLOAD}},
+    }  # fmt: skip
+    return dataclasses.replace(
+        made,
+        facts=facts,
+        experiment={"model": PAYLOAD, PAYLOAD: [PAYLOAD]},
+        environment=made.environment | {"command": PAYLOAD, "started": PAYLOAD},
+        samples=made.samples.assign(prompt=PAYLOAD),
+        runs=made.runs.assign(error=PAYLOAD, policy=PAYLOAD),
+    )
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text a reader sees."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def typical(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(world(Path("reports/example")), tmp_path_factory.mktemp("typical")).parent
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(hostile(Path("reports/x")), tmp_path_factory.mktemp("attacked")).parent
+
+
+def test_everything_is_there_in_its_order(typical: Path) -> None:
+    page = (typical / "report.html").read_text()
+    assert re.findall(r"<h2>(.*?)</h2>", page) == TITLES
+    assert re.findall(r"^## (.*)$", (typical / "report.md").read_text(), re.MULTILINE) == TITLES
+    stems = {path.stem for path in (typical / "figures").glob("*.svg")}
+    assert stems == {path.stem for path in (typical / "figures").glob("*.png")}
+    assert {"win-rates", "reward-kl", "learning-curves", "proxy-judge", "seeds", "diagnostics-3"} <= stems
+
+
+def test_contents_lead_somewhere(typical: Path) -> None:
+    tags = Page((typical / "report.html").read_text()).tags
+    targets = {attributes["id"] for _, attributes in tags if "id" in attributes}
+    links = [attributes["href"][1:] for tag, attributes in tags if tag == "a"]
+    assert len(links) == len(TITLES)
+    assert set(links) == targets
+
+
+def test_report_says_how_to_go_on(typical: Path) -> None:
+    page = "".join(Page((typical / "report.html").read_text()).words)
+    assert 'Policy.load("reports/example/runs/reinforce-s0/policy")' in page
+    assert "python run_compare.py --resume reports/example --seeds 10" in page
+    assert "python run_compare.py --algos reinforce" in page
+
+
+def test_same_input_same_bytes(typical: Path, tmp_path: Path) -> None:
+    write_report(world(Path("reports/example")), tmp_path)
+    names = sorted(path.relative_to(typical) for path in typical.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert [name for name in names if (typical / name).read_bytes() != (tmp_path / name).read_bytes()] == []
+
+
+@pytest.mark.parametrize("which", ["typical", "attacked"])
+def test_page_loads_nothing_and_runs_nothing(which: str, request: pytest.FixtureRequest) -> None:
+    page = Page((request.getfixturevalue(which) / "report.html").read_text())
+    assert not {tag for tag, _ in page.tags} & {
+        "script",
+        "iframe",
+        "object",
+        "embed",
+        "link",
+        "base",
+        "form",
+        "svg",
+        "b-x",
+    }
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+        assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
+        assert attributes.get("href", "#").startswith("#")
+
+
+def test_style_is_the_only_one_allowed(attacked: Path) -> None:
+    page = (attacked / "report.html").read_text()
+    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert len(style) == 1
+    digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+    policy = next(
+        a["content"] for tag, a in Page(page).tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith(f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'")
+
+
+def test_hostile_text_is_shown_as_text(attacked: Path) -> None:
+    words = "".join(Page((attacked / "report.html").read_text()).words)
+    assert words.count("<script>alert(1)</script>") > 20
+    assert "\\x1b]0;title\\x07 \\u202eevil" in words
+    for name in ("report.html", "report.md", "results.csv"):
+        assert not set((attacked / name).read_text()) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_hostile_markdown_is_not_active(attacked: Path) -> None:
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    tokens = parser.parse((attacked / "report.md").read_text())
+    raw = [token.content.strip() for token in tokens if token.type == "html_block"]
+    assert all(re.fullmatch(r"</details>|<details><summary>[\w .,()'-]+</summary>", text) for text in raw)
+    headings = [
+        tokens[i + 1].content
+        for i, token in enumerate(tokens)
+        if token.type == "heading_open" and token.tag == "h2"
+    ]
+    assert headings == TITLES
+    for child in itertools.chain.from_iterable(token.children or [] for token in tokens):
+        if child.type == "html_inline":
+            assert re.fullmatch(r'<a id="[a-z-]+">|</a>', child.content)
+        if child.type == "link_open":
+            assert str(child.attrs["href"]).startswith("#")
+        if child.type == "image":
+            assert str(child.attrs["src"]).startswith("figures/")
+
+
+def test_csv_has_no_formulas_and_parquet_has_the_numbers(attacked: Path) -> None:
+    results = hostile(Path("reports/x")).results
+    table = pd.read_csv(attacked / "results.csv")
+    assert len(table) == len(results)
+    assert "'=evil|<b>`x`</b>" in set(table["arm"])
+    pd.testing.assert_frame_equal(pd.read_parquet(attacked / "results.parquet"), results, check_dtype=False)
+
+
+TWO = {"reinforce": "reinforce", "dpo": "dpo"}
+DAMAGED = {
+    "one run": lambda path: world(path, {"reinforce": "reinforce"}, 1),
+    "all failed": lambda path: world(path, TWO, 2, failed=list(itertools.product(TWO, range(2)))),
+    "no training reward": lambda path: without(world(path, TWO, 2), "reward/proxy"),
+    "no KL": lambda path: without(world(path, TWO, 2), "kl/sequence"),
+    "no judge": lambda path: without(world(path, TWO, 2), "reward/judge"),
+    "base alone": lambda path: only_base(world(path, TWO, 2)),
+    "bare": lambda path: dataclasses.replace(
+        world(path, TWO, 2),
+        facts={},
+        experiment={},
+        environment={},
+        events=pd.DataFrame(),
+        samples=pd.DataFrame(),
+    ),
+}
+
+
+def without(made: World, metric: str) -> World:
+    return dataclasses.replace(made, results=made.results[made.results["metric"] != metric])
+
+
+def only_base(made: World) -> World:
+    runs = made.runs.assign(status="missing", policy="")
+    return dataclasses.replace(made, results=made.results[made.results["arm"] == "base"], runs=runs)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_every_section_stands_whatever_is_missing(name: str, tmp_path: Path) -> None:
+    page = write_report(DAMAGED[name](Path("x")), tmp_path).read_text()
+    found = re.findall(r"<h2>(.*?)</h2>", page)
+    assert [title for title in TITLES if title in found] == found
+    assert {"At a glance", "Summary", "Failed runs", "What to do next"} <= set(found)
+    assert "nan" not in re.sub(r"data:[^\"]*", "", page.replace("returned NaN", "")).lower()
+
+
+def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "diagnostics-9.svg").write_text("old")
+    (tmp_path / "figures" / "notes.txt").write_text("mine")
+    write_report(world(Path("x"), {"reinforce": "reinforce"}, 1), tmp_path)
+    assert not (tmp_path / "figures" / "diagnostics-9.svg").exists()
+    assert (tmp_path / "figures" / "notes.txt").exists()
+
+
+def test_importing_the_report_is_light() -> None:
+    heavy = "import eval.report.page, sys; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,46 @@
+"""The README's example runs as it stands, with a tiny model for the one it cannot name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from small_world import SmallWorld
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_python_example_runs(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 12
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("path-or-hub-id", small.model), "README.md", "exec"), {})
+    assert "clip_fraction" in capsys.readouterr().out
+    AutoModelForCausalLM.from_pretrained(tmp_path / "my-policy")
+
+
+def test_every_file_it_links_to_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (README.parent / link).exists()] == []
+
+
+def test_the_examples_are_what_they_say(small: SmallWorld, tmp_path: Path) -> None:
+    from eval.experiment import Experiment, layered, load_yaml
+    from eval.functions import is_pairwise, load_function
+    from eval.tasks import preset
+
+    folder = README.parent / "examples"
+    reward, judge = (
+        load_function(f"{folder}/my_reward.py:concise"),
+        load_function(f"{folder}/my_reward.py:prefers_questions"),
+    )
+    assert reward(prompts=["p"], completions=["a b"]) == [0.98]
+    assert is_pairwise(judge)
+    assert judge(prompts=["p", "p"], a=["yes?", "no"], b=["no", "no"]) == [1.0, 0.5]
+    experiment = Experiment.from_dict(layered(preset("reviews"), load_yaml(folder / "experiment.yaml")))
+    assert experiment.arms["ppo-many-epochs"].passes == 8
