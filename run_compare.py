@@ -263,7 +263,7 @@ def _shape(experiment: Experiment) -> tuple[Shape, int | None]:
         from eval.tasks.reviews.task import shape
 
         return shape(experiment)
-    from eval.tasks.custom import shape as custom_shape
+    from eval.tasks.custom.shape import shape as custom_shape
 
     return custom_shape(experiment)
 

@@ -29,6 +29,8 @@ class DPO(Algorithm):
     reference_free: bool = False
     epochs: int = 1
     """Passes over the recorded pairs; after them the run stops, whatever is left of the budget."""
+    on_policy: bool = False
+    """Learn from sampled, scored groups, best against worst, rather than from recorded pairs."""
     batch_size: int = 32
     """Recorded pairs an optimizer step."""
 
@@ -51,7 +53,7 @@ class DPO(Algorithm):
     @property
     def needs(self) -> Needs:
         return Needs(
-            source="pairs",
+            source="prompts" if self.on_policy else "pairs",
             group_size=2,
             old_logps=False,
             pairs_per_step=self.batch_size,

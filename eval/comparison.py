@@ -58,9 +58,12 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
     """Materials for every data seed, made once and kept with the comparison."""
     experiment = store.asked
     seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in range(experiment.seeds)))
+    wants_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
     for seed in seeds:
         folder = store.path / "materials" / str(seed)
-        if Materials.load(folder) is None:
+        found = Materials.load(folder)
+        # An arm that was added may need pairs that the arms before it did not.
+        if found is None or (wants_pairs and not found.pairs):
             with console.stage(
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):

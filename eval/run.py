@@ -65,12 +65,12 @@ def _train(store: Store, run: Run, report: Report, progress: _Progress) -> None:
     )
     evaluator = Evaluator(policy, materials, experiment, store.base_samples)
     recorder = _Recorder(store, run, evaluator, costs_before(algorithm, materials), report, progress)
-    recorded_pairs = algorithm.needs.source == "pairs" and materials.pairs
+    recorded = algorithm.needs.source == "pairs"
     train(
         algorithm,
         policy,
-        prompts=None if recorded_pairs else materials.train_prompts,
-        pairs=materials.pairs if recorded_pairs else None,
+        prompts=None if recorded else materials.train_prompts,
+        pairs=materials.pairs if recorded else None,
         reward=evaluator.reward,
         sampling=experiment.sampling,
         budget=experiment.budget,
@@ -134,7 +134,7 @@ class _Recorder:
 def costs_before(algorithm: Algorithm, materials: Materials) -> dict[str, float]:
     """What an arm needs before training: the pairs for those that learn from them, the reward model (and
     the pairs it was trained on) for those that are scored by one."""
-    from_pairs = algorithm.needs.source == "pairs" and len(materials.pairs) > 0
+    from_pairs = algorithm.needs.source == "pairs"
     stages = []
     if from_pairs or materials.reward_learned:
         stages.append(materials.pairs_cost)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from algos.engine.storage import atomic_directory, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,7 @@ class Workshop:
             return Artefact(target, self._make(target, identity, make), cached=False)
 
     def _make(self, target: Path, identity: Mapping[str, Any], make: Callable[[Path], None]) -> float:
-        making = Path(tempfile.mkdtemp(prefix=f".{target.name}.making-", dir=self.root))
-        try:
+        with atomic_directory(target) as making:
             start = time.perf_counter()
             make(making)
             seconds = time.perf_counter() - start
@@ -80,15 +79,7 @@ class Workshop:
             if pickled:
                 raise ValueError(f"weights are kept as safetensors only; got {', '.join(pickled)}")
             hashes = {file.relative_to(making).as_posix(): _file_hash(file) for file in files}
-            manifest = {**identity, "seconds": seconds, "files": hashes}
-            (making / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            making.chmod(0o755)  # mkdtemp makes it private to this user; a cache may be shared.
-            _sync_tree(making)
-            making.rename(target)
-            _sync(self.root)
-        except BaseException:
-            shutil.rmtree(making, ignore_errors=True)
-            raise
+            write_json(making / MANIFEST, {**identity, "seconds": seconds, "files": hashes})
         return seconds
 
 
@@ -142,16 +133,3 @@ def _sha256(data: bytes) -> str:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_tree(directory: Path) -> None:
-    for path in [*directory.rglob("*"), directory]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -190,7 +190,7 @@ def test_inverse_cdf_by_hand(uniform: float, token: int) -> None:
     assert int(inverse_cdf(logs(0.2, 0.3, 0.5), torch.tensor([uniform], dtype=torch.float64))) == token
 
 
-@pytest.mark.parametrize("uniform", [2.0**-54, 1e-12, 0.5, 1 - 1e-12, 1 - 2.0**-53])
+@pytest.mark.parametrize("uniform", [0.0, 2.0**-54, 1e-12, 0.5, 1 - 1e-12, 1 - 2.0**-53])
 def test_impossible_tokens_are_never_drawn(uniform: float) -> None:
     U = torch.tensor([uniform], dtype=torch.float64)
     assert int(inverse_cdf(logs(0.0, 0.4, 0.0, 0.6, 0.0, 0.0), U)) in (1, 3)

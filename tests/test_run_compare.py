@@ -99,6 +99,7 @@ def test_resume_runs_only_what_is_missing(small: SmallWorld, finished: Path, tmp
         == 0
     )
     assert (out / "runs" / "reinforce-s0" / "status.json").stat().st_mtime_ns == stamp
+    assert Store.open(out).materials(0).pairs  # made for the arm that was added
     assert sorted(path.name for path in (out / "runs").iterdir()) == [
         "dpo-s0",
         "dpo-s1",

@@ -39,11 +39,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     version exists: `path`, or `path` with `.previous` behind (see `existing`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.making-", dir=path.parent))
     previous = path.with_name(path.name + ".previous")
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o755)  # mkdtemp makes it private to this user
         for file in sorted(temporary.rglob("*")):
             _sync(file)
         if path.exists():

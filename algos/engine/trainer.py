@@ -6,38 +6,27 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from algos.engine.algorithm import Algorithm
-from algos.engine.budget import Budget, Meter
+from algos.engine.budget import Budget
 from algos.engine.errors import RunError, UserError
 from algos.engine.forward import forward, groups_per_forward
 from algos.engine.monitor import describe
-from algos.engine.pairs import PairSource, encode_pairs, reference_logps
 from algos.engine.policy import Policy
-from algos.engine.prompts import PromptSource, encode_prompts
 from algos.engine.rewards import Reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import Sampling
 from algos.engine.scoring import check_ratio, check_start, complete, score_policy
 from algos.engine.seeding import generator
+from algos.engine.sources import Source, from_pairs, from_prompts
 from algos.engine.state import TrainState
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Source(Protocol):
-    """Where batches come from: sampled prompts or recorded pairs."""
-
-    def next(self, iteration: int, meter: Meter) -> Rollouts: ...
-
-    def progress(self, iteration: int) -> float: ...
-
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -93,10 +82,18 @@ def train(
     sampling = sampling or Sampling()
     budget = None if budget is None else Budget.parse(budget)
     state = TrainState.start(algorithm, policy, seed)
-    source, counts = _source(
-        state, prompts, pairs, reward, sampling, truncate_prompts, _path(reference_cache)
-    )
-    if budget is None and isinstance(source, PromptSource):
+    source: Source
+    if algorithm.needs.source == "pairs" and pairs is not None:
+        source, counts = from_pairs(state, pairs, sampling, _path(reference_cache))
+    elif prompts is not None and reward is not None:
+        source, counts = from_prompts(state, prompts, reward, sampling, truncate_prompts)
+    else:
+        wanted = (
+            "pairs, or prompts and a reward" if algorithm.needs.source == "pairs" else "prompts and a reward"
+        )
+        given = "no prompts" if prompts is None else "no reward"
+        raise UserError(f"{algorithm.name} learns from {wanted}; got {given}. Pass them to train().")
+    if budget is None and source.progress(1) == 0:
         raise UserError(
             "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
         )
@@ -120,33 +117,6 @@ def train(
 
 def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _source(
-    state: TrainState, prompts: Iterable[Any] | None, pairs: Iterable[Mapping[str, Any]] | None, reward: Reward | None,
-    sampling: Sampling, truncate_prompts: Literal["drop", "left"], cache: Path | None,
-) -> tuple[Source, dict[str, int]]:  # fmt: skip
-    algorithm, policy, needs = state.algorithm, state.policy, state.algorithm.needs
-    if needs.source == "pairs" and pairs is not None:
-        encoded, counts = encode_pairs(policy, pairs, sampling.max_new_tokens)
-        with state.meter.running():
-            logps = reference_logps(policy, encoded, sampling.temperature, cache)
-        return PairSource(policy, encoded, needs.pairs_per_step, needs.pair_epochs, state.seed, logps), counts
-    if prompts is None or reward is None:
-        wanted = "pairs, or prompts and a reward" if needs.source == "pairs" else "prompts and a reward"
-        raise UserError(
-            f"{algorithm.name} learns from {wanted}; got {'no prompts' if prompts is None else 'no reward'}. Pass them to train()."
-        )
-    if sampling.group_size < needs.group_size:
-        raise UserError(
-            f"{algorithm.name} needs at least {needs.group_size} responses a prompt; got {sampling.group_size}. Set --group-size {needs.group_size}."
-        )
-    if sampling.top_p < 1 or sampling.top_k > 0:
-        raise UserError(
-            f"top_p and top_k filter the distribution that ratios and KL are made of; got top_p={sampling.top_p}, top_k={sampling.top_k}. Train with 1.0 and 0."
-        )
-    rows, counts = encode_prompts(policy, prompts, sampling.max_new_tokens, truncate_prompts)
-    return PromptSource(policy, rows, reward, sampling, state.seed, needs.greedy), counts
 
 
 class _Loop:

@@ -23,7 +23,7 @@ def materials_of(experiment: Experiment, workshop: Workshop, data_seed: int) -> 
         from eval.tasks.reviews import task
 
         return task.materials(experiment, workshop, data_seed)
-    from eval.tasks import custom
+    from eval.tasks.custom import task as custom
 
     return custom.materials(experiment, workshop, data_seed)
 

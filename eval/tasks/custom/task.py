@@ -1,0 +1,198 @@
+"""The user's own model, data, reward and judge; what is missing is made from what is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from algos import Policy, RewardModel, UserError
+from algos.engine.template import render_pair
+from eval.data.split import normalised_prompt
+from eval.experiment import Experiment
+from eval.functions import load_function
+from eval.stages import train_reward_model
+from eval.tasks.custom.identity import function_identity, model_identity
+from eval.tasks.custom.inputs import read_inputs, require_inputs
+from eval.tasks.materials import Materials, Rows, Scorer, StageCost
+from eval.tasks.sampled import base_responses, digest_rows, sampled_pairs
+from eval.workshop import FACTS, Artefact, Workshop
+
+
+def materials(experiment: Experiment, workshop: Workshop, data_seed: int) -> Materials:
+    """Raises UserError where something is missing or nothing usable is left."""
+    return _Builder(experiment, workshop, data_seed).build()
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A reward model trained on pairs, and what is to be told of it."""
+
+    scorer: Scorer
+    facts: dict[str, Any]
+    cost: StageCost
+
+
+class _Builder:
+    def __init__(self, experiment: Experiment, workshop: Workshop, data_seed: int) -> None:
+        self.experiment, self.workshop, self.data_seed = experiment, workshop, data_seed
+        self.model = require_inputs(experiment)
+        self.notes: list[str] = []
+        self.stages: list[dict[str, Any]] = []
+        self.base = Policy.load(
+            self.model,
+            dtype=experiment.dtype,
+            device=experiment.device,
+            trust_remote_code=experiment.trust_remote_code,
+        )
+        self.inputs = read_inputs(experiment, self.base)
+        self.model_key = model_identity(self.model)
+
+    def build(self) -> Materials:
+        experiment, inputs = self.experiment, self.inputs
+        train_pairs: Rows = inputs.train_pairs
+        judge_pairs: Rows = ()
+        if not experiment.reward and not experiment.judge:
+            train_pairs, judge_pairs = _halves(train_pairs)
+        reward, learned = self._reward(train_pairs)
+        judge = self._judge(judge_pairs, reward)
+        pairs_cost = StageCost(labels=len(train_pairs))
+        if any(arm.needs.source == "pairs" for arm in experiment.arms.values()):
+            if not experiment.pairs:
+                train_pairs, pairs_cost = self._sampled(inputs.train_prompts, reward)
+            else:
+                self.notes.append(
+                    "The pairs' labels were not drawn from the training reward, so DPO's β is a regulariser "
+                    "of its own, not the objective's: compare the arms at matched KL."
+                )
+        heldout = _rendered(self.base, inputs.heldout_pairs)
+        return Materials(
+            model=self.model,
+            train_prompts=inputs.train_prompts,
+            validation_prompts=inputs.validation_prompts,
+            test_prompts=inputs.test_prompts,
+            reward=reward,
+            judge=judge,
+            pairs=train_pairs,
+            heldout_pairs=inputs.heldout_pairs,
+            heldout_texts=[{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in heldout],
+            pairs_cost=pairs_cost,
+            reward_cost=learned.cost if learned else StageCost(),
+            reward_learned=learned is not None,
+            facts=self._facts(reward, judge, learned),
+        )
+
+    def _reward(self, pairs: Rows) -> tuple[Scorer, _Learned | None]:
+        if self.experiment.reward:
+            return self._named(self.experiment.reward, "reward"), None
+        learned = self._learn("reward model", pairs)
+        return learned.scorer, learned
+
+    def _judge(self, pairs: Rows, reward: Scorer) -> Scorer:
+        if self.experiment.judge:
+            return self._named(self.experiment.judge, "judge")
+        if pairs:
+            learned = self._learn("judge model", pairs)
+            self.notes.append(
+                f"No judge was given: responses are judged by a reward model trained on a disjoint half of the pairs (held-out accuracy {learned.facts['accuracy']:.2f})."
+            )
+            return learned.scorer
+        self.notes.append(
+            "No judge was given: responses are judged by the training reward itself, which cannot show over-optimization. Name one with --judge."
+        )
+        return reward
+
+    def _named(self, spec: str, what: str) -> Scorer:
+        if ".py:" in spec or spec.endswith(".py"):
+            return Scorer("function", load_function(spec, what).spec, spec)
+        model = RewardModel(spec, self.base.device)
+        if model.pooling == "model":
+            self.notes.append(
+                f"The {what} model {spec} keeps the pooling it was trained with (transformers' own: the last token that is not padding)."
+            )
+        return Scorer("model", spec, spec)
+
+    def _learn(self, name: str, pairs: Rows) -> _Learned:
+        """A reward model initialised from the base and trained on the pairs, centred on the base's responses."""
+        experiment, settings = self.experiment, self.experiment.reward_model
+        rendered = _rendered(self.base, pairs)
+        key = {
+            "model": self.model_key, "pairs": digest_rows(rendered), "settings": asdict(settings), "seed": self.data_seed,
+            "threads": experiment.threads_per_run, "max_new_tokens": experiment.sampling.max_new_tokens,
+        }  # fmt: skip
+
+        def make(folder: Path) -> None:
+            prompts = [{"prompt": row["prompt"]} for row in rendered]
+            own = base_responses(self.base, prompts, experiment.sampling.max_new_tokens, 256, self.data_seed)
+            centre = [row["prompt"] + row["completion"] for row in own]
+            train_reward_model(
+                Path(self.model), rendered, folder, centre_on=centre, **asdict(settings),
+                seed=self.data_seed, threads=experiment.threads_per_run, device=str(self.base.device),
+            )  # fmt: skip
+
+        built = self.workshop.build(name.replace(" ", "-"), key, make)
+        facts = json.loads((built.path / FACTS).read_text(encoding="utf-8"))
+        tokens = sum(
+            len(self.base.tokenizer(row["prompt"] + row[side]).input_ids)
+            for row in rendered
+            for side in ("chosen", "rejected")
+        )
+        cost = StageCost(6.0 * self.base.size * tokens * settings.epochs, built.seconds, 0)
+        self._stage(name, built, cost.flops)
+        title = (
+            "reward model trained on the pairs"
+            if name == "reward model"
+            else "reward model on a disjoint half of the pairs"
+        )
+        return _Learned(Scorer("model", str(built.path), title), facts, cost)
+
+    def _sampled(self, prompts: Rows, reward: Scorer) -> tuple[Rows, StageCost]:
+        experiment = self.experiment
+        assert experiment.reward is not None
+        pairs, cost, built = sampled_pairs(
+            self.workshop, self.base, prompts, experiment.sampling, count=experiment.sampled_pairs, seed=self.data_seed,
+            reward=reward.open(self.base.device), scale=experiment.label_scale,
+            identity={"model": self.model_key, "reward": function_identity(experiment.reward)},
+        )  # fmt: skip
+        self._stage("sampled pairs", built, cost.flops)
+        if experiment.label_scale != 1:
+            self.notes.append(
+                f"Labels were drawn with scale {experiment.label_scale:g}, not 1: DPO's β is then not the objective's; compare the arms at matched KL."
+            )
+        return pairs, cost
+
+    def _stage(self, name: str, built: Artefact, flops: float) -> None:
+        self.stages.append({"name": name, "seconds": built.seconds, "flops": flops, "cached": built.cached})
+
+    def _facts(self, reward: Scorer, judge: Scorer, learned: _Learned | None) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "task": "custom",
+            "judge": judge.title,
+            "judge_is_gold": False,
+            "reward": reward.title,
+            "data": [account.as_dict() for account in self.inputs.accounts],
+            "notes": self.notes,
+            "stages": self.stages,
+        }
+        return facts | ({"reward_model": learned.facts} if learned else {})
+
+
+def _halves(pairs: Rows) -> tuple[Rows, Rows]:
+    """Two disjoint parts by the prompt, so that judge and training reward share no comparison."""
+    halves: tuple[list[Any], list[Any]] = ([], [])
+    for pair in pairs:
+        digest = hashlib.blake2b(
+            b"judge" + normalised_prompt(pair["prompt"]).encode(), digest_size=1
+        ).digest()
+        halves[digest[0] % 2].append(pair)
+    if min(map(len, halves)) < 2:
+        raise UserError(
+            f"{len(pairs)} training pairs are too few to train a reward model and a separate judge. Give more pairs, or name a judge with --judge."
+        )
+    return halves
+
+
+def _rendered(base: Policy, pairs: Rows) -> list[dict[str, str]]:
+    return [render_pair(base.tokenizer, row["prompt"], row["chosen"], row["rejected"]) for row in pairs]
