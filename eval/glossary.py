@@ -157,3 +157,83 @@ _DEFINITIONS = [
 ]
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DEFINITIONS}
+
+_TRAINING = [
+    Metric("learning_rate", "learning rate", "", "that of the iteration's steps"),
+    Metric(
+        "length/train", "response length", "tokens", "mean response length of the batch, the EOS included"
+    ),
+    Metric("eos_rate/train", "ended by EOS", "share", "responses of the batch that end by EOS"),
+    Metric("loss", "loss", "", "what is descended"),
+    Metric("gradient_norm", "gradient norm", "", "of policy and critic together, before clipping"),
+    Metric(
+        "entropy/train",
+        "entropy",
+        "nats/token",
+        "mean entropy of the next-token distribution at the tokens that carry loss",
+    ),
+    Metric(
+        "reward/train",
+        "training reward",
+        "reward",
+        "mean training reward of the batch, before KL, after the penalty for a missing EOS",
+    ),
+    Metric("reward_std/train", "spread of the reward", "reward", "its standard deviation over the batch"),
+    Metric(
+        "kl/train",
+        "KL to reference, k1",
+        "nats",
+        "mean over responses of Σ_t log π − log π_ref at the sampled tokens (k1): an estimate of what β multiplies",
+    ),
+    Metric(
+        "sampler_gap_max",
+        "sampler against training",
+        "nats",
+        "largest difference of a token's log-probability between the sampler and the training forward: rounding of cached decoding",
+    ),
+    Metric("advantage_mean", "advantage, mean", "reward", "of the advantages before whitening"),
+    Metric("advantage_std", "advantage, spread", "reward", "their standard deviation"),
+    Metric("policy_loss", "policy loss", "", "the policy's part of the loss"),
+    Metric(
+        "ema",
+        "moving average",
+        "reward",
+        "moving average of the return after this iteration, not yet divided by `ema_weight`",
+    ),
+    Metric("ema_weight", "its weight", "", "what the average has to be divided by to be unbiased"),
+    Metric("value_loss", "value loss", "reward²", "the critic's part of the loss, before its coefficient"),
+    Metric(
+        "explained_variance",
+        "explained variance",
+        "",
+        "1 − Var(R − V)/Var(R) over tokens: 1 is a perfect critic, 0 one no better than a constant",
+    ),
+    Metric("beta", "β", "", "β after this iteration's adaptation: the next iteration's"),
+    Metric("clip_fraction", "clipped tokens", "share", "tokens whose ratio lies outside 1 − ε … 1 + ε_high"),
+    Metric(
+        "approx_kl",
+        "KL old to new, k3",
+        "nats/token",
+        "k3 estimate of KL(old policy ‖ new one), mean over tokens",
+    ),
+    Metric("ratio_max", "largest ratio", "", "largest ratio of a token"),
+    Metric(
+        "margin",
+        "implicit reward margin",
+        "reward",
+        "mean of z = β·h, the implicit reward of the chosen response less that of the rejected one, always against the reference; of token means for the losses that average",
+    ),
+    Metric(
+        "accuracy", "pairs ordered right", "share", "pairs with a positive margin; a margin of 0 counts half"
+    ),
+    Metric(
+        "chosen_logps",
+        "log π of chosen",
+        "nats",
+        "mean log-probability of the chosen responses, summed over tokens; it can fall while the margin grows",
+    ),
+    Metric("rejected_logps", "log π of rejected", "nats", "the same of the rejected ones"),
+]
+
+TRAINING: dict[str, Metric] = {metric.name: metric for metric in _TRAINING}
+"""What training logs every iteration; unit "" where a number has none."""

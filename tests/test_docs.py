@@ -15,7 +15,7 @@ from tiny import tiny_policy
 
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, Sampling, train
 from algos.engine.budget import UNITS
-from eval.glossary import METRICS
+from eval.glossary import METRICS, TRAINING
 from eval.run import _event
 
 ROOT = Path(__file__).parents[1]
@@ -192,3 +192,16 @@ def test_every_logged_column_is_documented_with_who_logs_it() -> None:
 def test_every_budget_unit_is_documented() -> None:
     rows = table_rows(section(page("metrics.md"), "Budgets"), "unit")
     assert sorted(row[0] for row in rows) == sorted(UNITS)
+
+
+def test_training_metrics_are_those_of_the_glossary() -> None:
+    """Every logged column that is not a count is defined once, and the page says the same."""
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = {
+        name: (unit.strip(), text)
+        for name, unit, text in re.findall(
+            r"^\| `([^`]+)` \| ([^|]+) \| [^|]+ \| (.+) \|$", page, re.MULTILINE
+        )
+    }
+    for metric in TRAINING.values():
+        assert rows[metric.name] == (metric.unit or "1", metric.definition)

@@ -31,7 +31,7 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
         gap_PGT = (rollouts.logps_PGT - rollouts.sampler_logps_PGT).abs()
         row["sampler_gap_max"] = gap_PGT[loss_mask_PGT].max() if bool(loss_mask_PGT.any()) else 0.0
     if prepared.advantages_PGT is not None and bool(prepared.loss_mask_PGT.any()):
-        advantages = prepared.advantages_PGT[prepared.loss_mask_PGT]
+        advantages = before_whitening(prepared)[prepared.loss_mask_PGT]
         row |= {"advantage_mean": advantages.mean(), "advantage_std": advantages.std(correction=0)}
     if prepared.values_PGT is not None and prepared.returns_PGT is not None:
         row["explained_variance"] = explained_variance(
@@ -39,6 +39,13 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
         )
     row |= {name: value for name, value in own.items() if value.numel() == 1}
     return {name: float(value) for name, value in row.items()}
+
+
+def before_whitening(prepared: Rollouts) -> Tensor:
+    """R − V where there is a value function: whitened advantages would always have mean 0 and spread 1."""
+    if prepared.values_PGT is not None and prepared.returns_PGT is not None:
+        return prepared.returns_PGT - prepared.values_PGT
+    return prepared.filled("advantages_PGT")[0]
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

@@ -86,6 +86,10 @@ def train(
     if algorithm.needs.source == "pairs" and pairs is not None:
         source, counts = from_pairs(state, pairs, sampling, _path(reference_cache))
     elif prompts is not None and reward is not None:
+        if budget is None:
+            raise UserError(
+                "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
+            )
         source, counts = from_prompts(state, prompts, reward, sampling, truncate_prompts)
     else:
         wanted = (
@@ -93,10 +97,6 @@ def train(
         )
         given = "no prompts" if prompts is None else "no reward"
         raise UserError(f"{algorithm.name} learns from {wanted}; got {given}. Pass them to train().")
-    if budget is None and source.progress(1) == 0:
-        raise UserError(
-            "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
-        )
     folder = _path(checkpoint)
     if folder is not None:
         state.context = {"sampling": repr(sampling), "budget": str(budget), "data": source.fingerprint()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from eval.glossary import METRICS
+from eval.glossary import METRICS, TRAINING
 from eval.stats import Estimate
 
 MISSING = "–"
@@ -98,11 +98,13 @@ def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
 
 def label(metric: str) -> str:
     """The glossary's label; a metric it does not know is shown by its own name."""
-    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ").replace("/", ", ")
+    known = METRICS.get(metric) or TRAINING.get(metric)
+    return known.label if known else metric.replace("_", " ").replace("/", ", ")
 
 
 def unit(metric: str) -> str:
-    return METRICS[metric].unit if metric in METRICS else ""
+    known = METRICS.get(metric) or TRAINING.get(metric)
+    return known.unit if known else ""
 
 
 def shown_unit(metric: str) -> str:
