@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from algos import PPO, REINFORCE
 from algos.engine.algorithm import Algorithm, Outputs, State
-from algos.losses import kl_estimate
+from algos.losses import aggregate, kl_estimate
 
 BETA = 0.3
 
@@ -112,6 +113,63 @@ def test_ppo_at_ratio_one_has_reinforces_gradient(table: Table, aggregation: str
         gradients.append(torch.autograd.grad(loss, table.logits)[0])
     torch.testing.assert_close(gradients[0], gradients[1])
     assert float(gradients[0].abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clip_range": 0.1, "clip_range_high": 0.4, "aggregation": "constant"},
+        {"dual_clip": 1.5, "value_clip_range": None, "aggregation": "sequence_mean"},
+        {"value_clip_range": 0.05, "value_coefficient": 2.0, "aggregation": "sequence_sum"},
+    ],
+)
+def test_ppos_loss_is_made_of_its_parts_with_its_own_settings(table: Table, options: dict[str, Any]) -> None:
+    """After some updates: ratios far from 1 and values that have moved."""
+    algorithm = PPO(**options)
+    index = [[0, 5, 9, 14], [3, 3, 12, 1]]
+    prepared, _ = algorithm.prepare(table.rollouts(index), {})
+    now = outputs(table, index, values=True)
+    random = torch.Generator().manual_seed(1)
+    logps = now.logps_PGT + 0.5 * torch.randn(now.logps_PGT.shape, generator=random, dtype=torch.float64)
+    values = now.values_PGT + 0.5 * torch.randn(logps.shape, generator=random, dtype=torch.float64)
+    loss, metrics = algorithm.loss(Outputs(logps, now.entropy_PGT, values), prepared)
+    old, A, R, mask = prepared.logps_PGT, prepared.advantages_PGT, prepared.returns_PGT, prepared.mask_PGT
+    ratio = (logps - old).exp()
+    low, high = 1 - algorithm.clip_range, 1 + (algorithm.clip_range_high or algorithm.clip_range)
+    token = -torch.minimum(A * ratio, A * ratio.clamp(low, high))
+    if algorithm.dual_clip:
+        token = torch.where(A < 0, torch.minimum(token, -algorithm.dual_clip * A), token)
+    error = (values - R) ** 2
+    if algorithm.value_clip_range:
+        near = prepared.values_PGT + (values - prepared.values_PGT).clamp(
+            -algorithm.value_clip_range, algorithm.value_clip_range
+        )
+        error = torch.maximum(error, (near - R) ** 2)
+    fit = 0.5 * error[mask].mean()
+    expected = aggregate(token, mask, algorithm.aggregation) + algorithm.value_coefficient * fit
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(metrics["value_loss"], fit.detach())
+    outside = ((ratio < low) | (ratio > high))[mask]
+    assert 0 < float(metrics["clip_fraction"]) < 1
+    assert float(metrics["clip_fraction"]) == pytest.approx(float(outside.double().mean()))
+    assert float(metrics["ratio_max"]) == pytest.approx(float(ratio[mask].max().detach()))
+    k3 = (ratio - 1 - ratio.log())[mask].mean()
+    assert float(metrics["approx_kl"]) == pytest.approx(float(k3.detach()))
+
+
+def test_a_learned_baseline_is_fitted_to_the_reward_to_go(table: Table) -> None:
+    index = [[0, 5, 9, 14], [3, 3, 12, 1]]
+    algorithm = REINFORCE(beta=BETA, baseline="value", value_coefficient=0.7)
+    prepared, _ = algorithm.prepare(table.rollouts(index), {})
+    now = outputs(table, index, values=True)
+    values = now.values_PGT.clone().requires_grad_()
+    loss, _ = algorithm.loss(Outputs(now.logps_PGT, now.entropy_PGT, values), prepared)
+    mask = prepared.mask_PGT
+    delta = torch.where(mask, prepared.logps_PGT - prepared.ref_logps_PGT, 0.0)
+    to_go = prepared.scores_PG[..., None] - BETA * delta.flip(-1).cumsum(-1).flip(-1)
+    expected = 0.7 * torch.where(mask, values.detach() - to_go, 0.0) / mask.sum()
+    torch.testing.assert_close(torch.autograd.grad(loss, values)[0], expected)
 
 
 # What a KL term really optimises -------------------------------------------------------------------

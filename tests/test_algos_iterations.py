@@ -29,19 +29,23 @@ def test_missing_eos_costs_once_for_every_arm_alike() -> None:
 
 def test_the_greedy_baseline_is_the_penalised_score_of_the_greedy_response() -> None:
     sampling = replace(SAMPLING, missing_eos_penalty=0.25)
-    rollouts, _ = first_batch(REINFORCE(baseline="greedy", beta=0.0), sampling=sampling, micro_batch=100)
+    algorithm = REINFORCE(baseline="greedy", beta=0.0)
+    policy = tiny_policy(seed=4)  # two of its greedy answers end, two do not
+    rollouts, _ = first_batch(algorithm, policy=policy, sampling=sampling, micro_batch=100)
     assert rollouts.greedy_scores_P is not None
-    policy = tiny_policy()
+    unended, policy = 0, tiny_policy(seed=4)
     for p in range(rollouts.P):
         ids = rollouts.prompt_ids_PL[p][rollouts.prompt_mask_PL[p]].tolist()
         answer: list[int] = []
         while len(answer) < 5 and EOS not in answer:
             with torch.no_grad():
                 answer.append(int(policy.model(torch.tensor([ids + answer])).logits[0, -1].argmax()))
-        score = answer.count(2) / 5 - (0 if answer[-1] == EOS else 0.25)
+        unended += answer[-1] != EOS
+        score = answer.count(2) / 5 - (0.25 if answer[-1] != EOS else 0)
         assert float(rollouts.greedy_scores_P[p]) == pytest.approx(score)
         expected = rollouts.scores_PG[p] - score
         torch.testing.assert_close(rollouts.advantages_PGT[p, :, 0], expected)
+    assert unended == 2
 
 
 def test_dpo_learns_from_sampled_groups_best_against_worst() -> None:
@@ -171,3 +175,21 @@ def test_the_hook_sees_the_start_and_every_iteration() -> None:
         budget="4iterations",
     )
     assert seen == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+
+
+def test_every_iteration_draws_anew_and_every_pass_in_another_order() -> None:
+    words = [" ".join("ab"[(i >> k) & 1] for k in range(3)) for i in range(6)]
+    seen = spy(PPO(learning_rate=1e-9, ppo_epochs=4, minibatches=3))
+    sampling = replace(SAMPLING, prompts_per_iteration=6)
+    run(seen, prompts=words, sampling=sampling, budget="2iterations")
+    drawn = [
+        [tuple(row) for row in prepared.prompt_ids_PL[prepared.prompt_mask_PL].view(-1, 3).tolist()]
+        for _, prepared in seen.calls
+    ]
+    passes = [[row for part in drawn[i : i + 3] for row in part] for i in range(0, 24, 3)]
+    assert all(len(set(order)) == 6 for order in passes)
+    assert len({tuple(order) for order in passes[:4]}) > 1
+    again = spy(REINFORCE(learning_rate=1e-9))
+    run(again, prompts=["a"], budget="2iterations")
+    first, second = (prepared.response_ids_PGT for _, prepared in again.calls)
+    assert first.shape != second.shape or not torch.equal(first, second)

@@ -12,6 +12,7 @@ from tiny_runs import ALGORITHMS, run, spy
 
 from algos import PPO, REINFORCE, Policy, RunError
 from algos.engine.algorithm import Outputs
+from algos.engine.monitor import explained_variance
 from algos.engine.rewards import RewardError
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
@@ -187,3 +188,22 @@ def test_the_state_starts_with_what_the_algorithm_needs() -> None:
     optimizer = TrainState.start(PPO(adam_eps=1e-5, weight_decay=0.1), policy, 0).optimizer
     assert optimizer.param_groups[0]["eps"] == 1e-5
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
+
+
+def test_the_optimizer_steps_at_the_rate_that_is_logged() -> None:
+    used: list[float] = []
+
+    def hook(state: TrainState, _: float) -> None:
+        used.append(state.optimizer.param_groups[0]["lr"])
+
+    rows = run(REINFORCE(learning_rate=0.1, warmup=0.5), budget="4iterations", hook=hook).rows
+    assert used[1:] == [row["learning_rate"] for row in rows]
+    assert used[2:] == pytest.approx([0.05, 0.1, 0.05])
+
+
+def test_explained_variance_by_hand() -> None:
+    returns = torch.tensor([1.0, 3.0, 5.0])
+    assert float(explained_variance(returns, returns)) == 1
+    assert float(explained_variance(returns + 7, returns)) == 1  # a constant error explains all the variance
+    assert float(explained_variance(torch.full((3,), 3.0), returns)) == 0
+    assert float(explained_variance(torch.tensor([5.0, 3.0, 1.0]), returns)) == pytest.approx(-3)
