@@ -106,7 +106,8 @@ class PPO(Algorithm):
     def _adapted(self, beta: Tensor, kl_PG: Tensor) -> Tensor:
         """β ← β·(1 + clip(KL/target − 1, ±0.2)·n/horizon) (Ziegler et al. 2019, section 2.2)."""
         error = (kl_PG.mean().to(beta.device) / self.kl_target - 1).clamp(-0.2, 0.2)
-        return beta * (1 + error * kl_PG.numel() / self.kl_horizon)
+        # A batch larger than the horizon corrects at most once: beyond, β could turn negative.
+        return beta * (1 + error * min(kl_PG.numel() / self.kl_horizon, 1.0))
 
     def loss(self, outputs: Outputs, prepared: Rollouts) -> tuple[Tensor, dict[str, Tensor]]:
         old_logps_PGT, advantages_PGT = prepared.filled("logps_PGT", "advantages_PGT")

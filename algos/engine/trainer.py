@@ -43,6 +43,8 @@ class History:
         return pd.DataFrame(self.rows)
 
 
+MAX_IDLE = 100  # a budget in updates would otherwise never be spent
+
 Hook = Callable[[TrainState, float], None]
 """Called before the first iteration and after each with the state and the progress in [0, 1]; its time
 is not training's."""
@@ -132,6 +134,7 @@ class _Loop:
     ) -> None:
         self.state, self.source, self.temperature = state, source, temperature
         self.budget, self.micro_batch = budget, micro_batch
+        self.idle = 0  # iterations in a row without an update
 
     def progress(self) -> float:
         """The fraction of the run that is done: of the budget or of the declared epochs, what ends first."""
@@ -163,6 +166,12 @@ class _Loop:
         with torch.no_grad():
             prepared, state.own = algorithm.prepare(rollouts, state.own)
         steps = self._steps(prepared, rate) if prepared.P else []
+        self.idle = 0 if steps else self.idle + 1
+        if self.idle == MAX_IDLE:
+            raise RunError(
+                f"{MAX_IDLE} iterations in a row made no updates: the reward tells no two responses to a prompt "
+                "apart. Give a reward that does, or a larger --group-size."
+            )
         state.meter.iterations += 1
         return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **_mean(steps)}
 
