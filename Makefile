@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+PEERS ?= .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-all lint example clean
+.PHONY: help setup compare test test-all lint example parity peers clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -14,6 +15,7 @@ setup: $(READY) ## A virtual environment with the tested versions
 
 # torch comes first and by its exact version: a range would fetch gigabytes of CUDA packages on a CPU machine.
 $(READY): pyproject.toml constraints.txt
+	@echo "setting up $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
@@ -27,7 +29,7 @@ test: $(READY) ## The everyday tests
 	$(BIN)/python -m pytest --numprocesses auto
 
 test-all: $(READY) ## Every test, the slow ones too
-	$(BIN)/python -m pytest --numprocesses auto -m ''
+	$(BIN)/python -m pytest --numprocesses auto -m 'not parity'
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -39,7 +41,25 @@ example: $(READY) ## Remakes reports/example, the report that is kept with the c
 	$(BIN)/python run_compare.py --out reports/example
 	rm -rf reports/example/runs/*/policy reports/example/materials  # megabytes; the report is what is kept
 
+peers: $(PEERS)/.ready ## An environment of its own with the last TRL that had PPO
+
+# Its other packages are those of constraints.txt, where TRL is another version.
+$(PEERS)/.ready: peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	grep -v '^trl==' constraints.txt > $(PEERS)/constraints.txt
+	$(PEERS)/bin/python -m pip install --quiet --constraint $(PEERS)/constraints.txt torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --constraint $(PEERS)/constraints.txt --requirement peers/requirements.txt
+	touch $@
+
+$(VENV)/.parity: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,parity]'
+	touch $@
+
+parity: $(VENV)/.parity $(PEERS)/.ready ## Every formula against other people's; writes docs/parity.md
+	PEERS=$(PEERS) PARITY_TABLE=docs/parity.md $(BIN)/python -m pytest tests/parity -m parity
+
 clean: ## Removes what the targets made, reports/example aside
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find reports -mindepth 1 -maxdepth 1 ! -name example -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped. Finished runs are kept: go on with --resume and the folder.", file=sys.stderr)
+        print("stopped.", file=sys.stderr)
         return 130
 
 
@@ -124,6 +124,12 @@ def _compare(args: list[str]) -> int:
         report = compare(
             store, Workshop(options.cache.expanduser()), _workers(options), console, _command(args)
         )
+    except KeyboardInterrupt:
+        print(
+            f"stopped; finished runs are kept. Go on with: rlhf-compare --resume {store.path}",
+            file=sys.stderr,
+        )
+        return 130
     except UserError:
         if options.resume is None:
             store.discard()  # nothing has run: the mended command may use the same folder
@@ -142,11 +148,9 @@ def _compare(args: list[str]) -> int:
 def parse(args: Sequence[str]) -> Options:
     """Defaults < the task's preset < YAML < command line. Raises UserError; a wrong option ends in tyro's box."""
     first = _before_parsing(args)
-    if first.resume is not None:
-        below = Store.open(first.resume).asked
-    else:
-        named = load_yaml(first.config) if first.config else {}
-        below = Experiment.from_dict(_layers(first, named))
+    named = load_yaml(first.config) if first.config else {}
+    stored = Store.open(first.resume).asked.to_dict() if first.resume else None
+    below = Experiment.from_dict(_layers(first, named, stored))
     if any(arg == "--algos" for arg in args):
         args = _expand_plus(args, below.algos)
     default = Options(experiment=below)
@@ -177,7 +181,9 @@ def _before_parsing(args: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{error}.") from None
 
 
-def _layers(first: argparse.Namespace, named: Mapping[str, Any]) -> dict[str, Any]:
+def _layers(
+    first: argparse.Namespace, named: Mapping[str, Any], stored: Mapping[str, Any] | None
+) -> dict[str, Any]:
     from eval.tasks import preset
 
     own = any(getattr(first, name) or named.get(name) for name in ("model", "prompts", "pairs"))
@@ -185,8 +191,9 @@ def _layers(first: argparse.Namespace, named: Mapping[str, Any]) -> dict[str, An
     shared = {
         name: getattr(first, name) for name in ("beta", "learning_rate") if getattr(first, name) is not None
     }
-    # A custom task cannot be validated before the command line has named its model; the rest can.
-    return layered({"task": task}, preset(task), named, {"task": task}, shared)
+    if stored is not None:
+        return layered(stored, named, shared)
+    return layered(preset(task), named, {"task": task}, shared)
 
 
 def _expand_plus(args: Sequence[str], present: tuple[str, ...]) -> list[str]:

@@ -20,7 +20,7 @@ from eval.quiet import quiet
 GRID: dict[str, dict[str, list[Any]]] = {
     "reinforce": {"beta": [0.05, 0.1, 0.2], "learning_rate": [5e-4, 1e-3, 2e-3]},
     "ppo": {"beta": [0.05, 0.1, 0.2], "learning_rate": [5e-4, 1e-3, 2e-3]},
-    "dpo": {"beta": [0.03, 0.1, 0.3], "learning_rate": [1e-4, 3e-4, 1e-3], "epochs": [1, 2, 3]},
+    "dpo": {"beta": [0.03, 0.1, 0.3, 1.0], "learning_rate": [1e-4, 3e-4, 1e-3], "epochs": [1, 2, 3]},
 }
 FIRST_SEED = 1000
 

@@ -34,7 +34,7 @@ def compare(store: Store, workshop: Workshop, workers: int, console: Console, co
     finished = len(store.all_runs) - len(waiting)
     if finished:
         console.say(f"{finished} of {len(store.all_runs)} runs are there already")
-    _write_facts(store, materials, command)
+    _write_facts(store, materials)
     about = environment(command, experiment.threads_per_run, workers) | {"started": started}
     write_json(store.path / "environment.json", about)
     if waiting:
@@ -109,7 +109,7 @@ def _match(store: Store, materials: Materials) -> None:
     write_json(store.path / "matches.json", found)
 
 
-def _write_facts(store: Store, materials: Materials, command: str) -> None:
+def _write_facts(store: Store, materials: Materials) -> None:
     experiment = store.asked
     arms: dict[str, dict[str, Any]] = {}
     plain = experiment.to_dict()["hyperparameters"]
@@ -118,7 +118,7 @@ def _write_facts(store: Store, materials: Materials, command: str) -> None:
             **plain[arm.name],
             **{k: v for k, v in experiment.variants.get(name, {}).items() if k != "algorithm"},
         }
-        alone = f"{command} --algos {name} --seeds 1"
+        alone = f"rlhf-compare --config {store.path}/experiment.yaml --algos {name} --seeds 1"
         arms[name] = {"algorithm": arm.name, "settings": settings, "train_alone": alone}
     commands = {
         "repeat": f"rlhf-compare --config {store.path}/experiment.yaml",

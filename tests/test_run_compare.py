@@ -12,7 +12,7 @@ from small_world import SmallWorld
 
 from algos import UserError
 from eval.store import Store
-from run_compare import main
+from run_compare import main, parse
 
 MEASURED = ("seconds", "memory")
 
@@ -211,6 +211,12 @@ def test_nothing_is_overwritten(
 def test_resuming_with_other_settings_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--resume", str(finished), "--budget", "7iterations"]) == 2
     assert "made with budget = 6iterations; got 7iterations" in capsys.readouterr().err
+    assert main(["--resume", str(finished), "--beta", "0.7"]) == 2
+    assert "made with hyperparameters" in capsys.readouterr().err
+
+
+def test_the_stored_settings_repeat_the_comparison(finished: Path) -> None:
+    assert parse(["--config", str(finished / "experiment.yaml")]).experiment == Store.open(finished).asked
 
 
 def test_an_unknown_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
