@@ -26,10 +26,10 @@ compare: $(READY) ## The embedded task: three algorithms, three seeds, a report
 	$(BIN)/python run_compare.py $(ARGS)
 
 test: $(READY) ## The everyday tests
-	$(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 test-all: $(READY) ## Every test, the slow ones too
-	$(BIN)/python -m pytest --numprocesses auto -m 'not parity'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m 'not parity'
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

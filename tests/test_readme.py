@@ -17,7 +17,7 @@ def test_the_python_example_runs(
     from transformers import AutoModelForCausalLM
 
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(code.strip().splitlines()) <= 12
+    assert len([line for line in code.splitlines() if line]) <= 10
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace("path-or-hub-id", small.model), "README.md", "exec"), {})
     assert "clip_fraction" in capsys.readouterr().out
