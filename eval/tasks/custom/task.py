@@ -142,9 +142,9 @@ class _Builder:
         cost = StageCost(6.0 * self.base.size * tokens * settings.epochs, built.seconds, 0)
         self._stage(name, built, cost.flops)
         title = (
-            "reward model trained on the pairs"
+            "a reward model trained on the pairs"
             if name == "reward model"
-            else "reward model on a disjoint half of the pairs"
+            else "a reward model trained on a disjoint half of the pairs"
         )
         return _Learned(Scorer("model", str(built.path), title), facts, cost)
 

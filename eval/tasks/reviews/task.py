@@ -41,7 +41,7 @@ def materials(experiment: Experiment, workshop: Workshop, data_seed: int) -> Mat
         train_prompts=_rows(world.prompts("train")),
         validation_prompts=_rows(world.prompts("validation")),
         test_prompts=_rows(world.prompts("test"))[: experiment.eval.prompts],
-        reward=Scorer("model", str(proxy.path), "reward model trained on noisy labels of the gold judge"),
+        reward=Scorer("model", str(proxy.path), "a reward model trained on noisy labels of the gold judge"),
         judge=Scorer("gold", "reviews", "the gold reward of reviews"),
         pairs=pairs,
         heldout_pairs=(),
@@ -88,7 +88,7 @@ def _facts(stages: Sequence[tuple[str, Artefact, float]], reward_model: dict[str
         "task": "reviews",
         "judge": "the gold reward of reviews",
         "judge_is_gold": True,
-        "reward": "reward model trained on pairs that the gold reward labelled with noise",
+        "reward": "a reward model trained on pairs that the gold reward labelled with noise",
         "reward_model": reward_model,
         "data": [],
         "notes": [
