@@ -1,6 +1,6 @@
 """Our REINFORCE (leave-one-out) and DPO against TRL's RLOO and DPO, configured alike: the same curve, or why not.
 
-    python -m benchmarks.same_curve            # the tables of docs/same_curve.md, about 15 minutes on one core
+    python -m benchmarks.same_curve            # the tables of docs/same_curve.md, about 20 minutes on one core
 
 Every final policy is evaluated by our Evaluator on the same test prompts. Seeds are not paired: the two libraries draw
 other samples and other orders from the same seed.
@@ -12,10 +12,11 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from eval.quiet import quiet
 
@@ -47,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "dpo": {"beta": 0.1, "learning_rate": 3e-4},
     },
 }
-WHOLE = 64
+WHOLE = 128
 """Tokens of a recorded response that are kept: more than any has, so that EOS closes all of them, as in TRL."""
 FINAL = {"reward/judge": "judge", "reward/proxy": "proxy", "kl/sequence": "KL [nats]", "length": "length"}
 CURVE = {"reinforce": ("reward/train", "reward"), "dpo": ("margin", "rewards/margins")}
@@ -57,7 +58,7 @@ THIRDS = ("first third", "second third", "last third")
 
 @dataclass(frozen=True)
 class World:
-    """A task: what is trained on, and the base's samples, which win rates are against."""
+    """A task, its settings and what both libraries share."""
 
     name: str
     experiment: Experiment
@@ -90,7 +91,7 @@ class World:
         return self.materials.reward.open("cpu")
 
 
-Trained = tuple["Policy", list[float], float]
+Trained: TypeAlias = "tuple[Policy, list[float], float]"
 """A policy with the base as its reference, what was logged at each update, and seconds."""
 
 
@@ -188,7 +189,11 @@ def _positions_from_mask(module: Any, args: Any, kwargs: dict[str, Any]) -> tupl
     return args, kwargs
 
 
-LIBRARIES = {"ours": ours, "TRL": theirs, "TRL, positions": lambda *job: theirs(*job, positions=True)}
+LIBRARIES: dict[str, Callable[[World, str, int], Trained]] = {
+    "ours": ours,
+    "TRL": theirs,
+    "TRL, positions": partial(theirs, positions=True),
+}
 
 
 def libraries(task: str, name: str) -> list[str]:
@@ -210,6 +215,33 @@ def measure(world: World, name: str, library: str, seed: int) -> dict[str, Any]:
         **{title: found[key] for key, title in FINAL.items()},
         **dict(zip(THIRDS, thirds, strict=True)), "seconds": seconds,
     }  # fmt: skip
+
+
+def padding_shift(world: World) -> dict[str, float]:
+    """What missing position ids do behind padding on the left: the mean nats a response that the base's log-probability
+    of its own loses, by the number of padding tokens and over all."""
+    import torch
+
+    from algos import sample
+    from algos.engine.forward import forward
+    from algos.engine.prompts import encode_prompts
+
+    policy, sampling = world.base(), world.experiment.sampling
+    prompts, _ = encode_prompts(policy, world.materials.train_prompts[:256], sampling.max_new_tokens)
+    drawn = sample(policy, [prompt.ids for prompt in prompts], sampling, seed=0)
+    L, ids_BT = drawn.prompt_ids_PL.shape[1], drawn.response_ids_PGT.flatten(0, 1)
+    with torch.no_grad():
+        right_BT = forward(policy.model, drawn, 1.0, torch.float32).logps_PGT.flatten(0, 1)
+        logits_BSV = policy.model(
+            input_ids=drawn.input_ids_BS(), attention_mask=drawn.attention_mask_BS().long()
+        ).logits
+        shifted_BT = logits_BSV[:, L - 1 : -1].log_softmax(-1).gather(-1, ids_BT[..., None]).squeeze(-1)
+    lost_PG = (
+        ((right_BT - shifted_BT) * drawn.mask_PGT.flatten(0, 1)).sum(-1).unflatten(0, (drawn.P, drawn.G))
+    )
+    padding_P = L - drawn.prompt_mask_PL.sum(-1)
+    found = {str(int(n)): float(lost_PG[padding_P == n].mean()) for n in padding_P.unique()}
+    return found | {"all": float(lost_PG.mean())}
 
 
 def table(runs: pd.DataFrame, library: str) -> str:
@@ -244,15 +276,18 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    kept = options.runs if options.runs and options.runs.is_file() else None
-    rows: list[dict[str, Any]] = (
-        [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept else []
-    )
+    rows: list[dict[str, Any]] = []
+    if options.runs and options.runs.is_file():
+        rows = [json.loads(line) for line in options.runs.read_text(encoding="utf-8").splitlines()]
     for task in options.tasks:
         if task == "stories" and not STORIES.is_dir():
             print(f"stories is left out: there is no {STORIES}.")
             continue
-        _run(World.build(task, options.cache), options.algos, range(options.seeds), rows, options.runs)
+        world = World.build(task, options.cache)
+        _run(world, options.algos, range(options.seeds), rows, options.runs)
+        if "reinforce" in options.algos:
+            print(f"{task}, nats lost without position ids, by padding:")
+            print(", ".join(f"{padding}: {lost:.2f}" for padding, lost in padding_shift(world).items()))
     for (task, name), runs in pd.DataFrame(rows).groupby(["task", "algorithm"], sort=False):
         for library in [each for each in runs["library"].unique() if each != "ours"]:
             print(f"\n{task}, {name}: ours against {library}\n\n{table(runs, library)}")

@@ -1,0 +1,1 @@
+"""What published comparisons found, checked in kind on `reviews`: docs/findings.md."""
