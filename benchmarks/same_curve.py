@@ -1,6 +1,6 @@
 """Our REINFORCE (leave-one-out) and DPO against TRL's RLOO and DPO, configured alike: the same curve, or why not.
 
-    python -m benchmarks.same_curve            # the tables of docs/same_curve.md, about 20 minutes on one core
+    python -m benchmarks.same_curve            # the tables of docs/same_curve.md, about 20 minutes on one busy core
 
 Every final policy is evaluated by our Evaluator on the same test prompts. Seeds are not paired: the two libraries draw
 other samples and other orders from the same seed.
