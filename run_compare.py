@@ -28,6 +28,7 @@ quiet()
 from algos import ALGORITHMS, UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
 from eval.console import Console  # noqa: E402
 from eval.experiment import Experiment, extended, layered, load_yaml  # noqa: E402
+from eval.report.escape import for_terminal  # noqa: E402
 from eval.store import Store, next_folder  # noqa: E402
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        # A message may quote a file or a model: what it quotes must not drive the terminal.
+        print(f"error: {for_terminal(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)

@@ -30,19 +30,21 @@ def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
     run.begin()
     start = time.perf_counter()
     progress = _Progress()
+    status, reason, policy = "done", "", f"runs/{run.folder.name}/policy"
     try:
         _train(store, run, report, progress)
     except (RunError, UserError, torch.OutOfMemoryError, ArithmeticError) as error:
-        run.finish(
-            status="failed", error=one_line(error), fraction=progress.fraction, updates=progress.updates,
-            seconds=time.perf_counter() - start, policy="",
-        )  # fmt: skip
-        return "failed"
+        status, reason, policy = "failed", one_line(error), ""
+    seconds = time.perf_counter() - start
     run.finish(
-        status="done", error="", fraction=progress.fraction, updates=progress.updates,
-        seconds=time.perf_counter() - start, policy=f"runs/{run.folder.name}/policy",
-    )  # fmt: skip
-    return "done"
+        status=status,
+        error=reason,
+        fraction=progress.fraction,
+        updates=progress.updates,
+        seconds=seconds,
+        policy=policy,
+    )
+    return status
 
 
 class _Progress:

@@ -246,3 +246,12 @@ def test_events_are_json_of_finite_numbers(finished: Path) -> None:
     for line in (finished / "runs" / "ppo-s1" / "events.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line, parse_constant=lambda name: pytest.fail(name))
         assert row["fraction"] <= 1
+
+
+def test_what_a_message_quotes_does_not_drive_the_terminal(
+    small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*small.arguments(tmp_path / "x"), "--budget", "3\x1b[31mk"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    assert main([*small.arguments(tmp_path / "x"), "--algos", "p\u202epo"]) == 2
+    assert "\u202e" not in capsys.readouterr().err
