@@ -12,7 +12,7 @@ from algos import Policy, RunError, UserError
 from algos.engine.storage import write_json
 from eval.console import Console
 from eval.judge import wins
-from eval.launch import launch
+from eval.launch import launch, run_jobs
 from eval.measure import environment
 from eval.metrics import Evaluator
 from eval.store import Store
@@ -39,7 +39,7 @@ def compare(store: Store, workshop: Workshop, workers: int, console: Console, co
     write_json(store.path / "environment.json", about)
     if waiting:
         with console.runs(len(waiting)) as progress:
-            launch(waiting, store.path, workers, progress.update)
+            launch(run_jobs(waiting, store.path), workers, progress.update)
     with console.stage("matching the arms"):
         _match(store, materials)
     write_json(store.path / "environment.json", about | {"finished": _now()})

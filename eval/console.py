@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from eval.store import Run
+from eval.launch import Job
 
 
 class Console:
@@ -98,9 +98,9 @@ class RunProgress:
         self.going: dict[str, tuple[TaskID, float]] = {}
         self.fractions: dict[str, float] = {}
 
-    def update(self, run: Run, fraction: float, words: str) -> None:
-        """As `eval.launch.Update`: at a run's end `words` is its status."""
-        name = run.folder.name
+    def update(self, job: Job, fraction: float, words: str) -> None:
+        """As `eval.launch.Update`: at a job's end `words` is its status."""
+        name = job.name
         if name not in self.going:
             self.going[name] = (self.bars.add_task(escape(name), total=100, words=""), time.monotonic())
         bar, start = self.going[name]

@@ -1,4 +1,4 @@
-"""Runs, in this process or in worker processes. The result is the same either way."""
+"""Jobs, in this process or in worker processes. The result is the same either way."""
 
 from __future__ import annotations
 
@@ -11,38 +11,69 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from algos import RunError, UserError
 from eval.quiet import quiet
 from eval.store import Run
 
-Update = Callable[[Run, float, str], None]
-"""Told of a run: the fraction done and a few words; at its end 1.0 and its status."""
+Report = Callable[[float, str], None]
+"""Told by a job the fraction of it that is done and a few words."""
 
 
-def launch(runs: Sequence[Run], directory: Path, workers: int, update: Update) -> None:
-    """Carries out every run, `workers` at a time. A worker that dies fails its run, not the others."""
-    if workers <= 1 or len(runs) <= 1:
-        from eval.run import execute
+@dataclass(frozen=True)
+class Job:
+    """A piece of work that any process can do: it writes its result to disk and returns how it ended."""
 
-        for run in runs:
-            status = execute(directory, run.arm, run.seed, partial(update, run))
-            update(run, 1.0, status)
+    name: str
+    work: Callable[[Report], str]
+    """Picklable: a function of a module, its arguments bound by `functools.partial`. Returns a status in a word."""
+    died: Callable[[str], str]
+    """Called here, with the cause, where the process that did the work died; returns the status, or raises."""
+
+
+Update = Callable[[Job, float, str], None]
+"""Told of a job: the fraction done and a few words; at its end 1.0 and its status."""
+
+
+def launch(jobs: Sequence[Job], workers: int, update: Update) -> None:
+    """Does every job, `workers` at a time. A worker that dies takes its own job with it, not the others."""
+    if workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            update(job, 1.0, job.work(partial(update, job)))
         return
-    _Pool(runs, directory, min(workers, len(runs)), update).work()
+    _Pool(jobs, min(workers, len(jobs)), update).work()
+
+
+def run_jobs(runs: Sequence[Run], directory: Path) -> list[Job]:
+    """One job a run of the comparison in `directory`."""
+    from eval.run import execute
+
+    return [
+        Job(run.folder.name, partial(execute, directory, run.arm, run.seed), partial(_lost, run))
+        for run in runs
+    ]
+
+
+def _lost(run: Run, cause: str) -> str:
+    run.finish(
+        status="failed", error=f"the worker process died ({cause}). If memory ran out, use fewer --workers.",
+        fraction=None, updates=None, seconds=None, policy="",
+    )  # fmt: skip
+    return "failed"
 
 
 @dataclass
 class _Worker:
     process: Any
     pipe: Connection
-    run: Run | None = None
+    job: Job | None = None
 
 
 class _Pool:
-    """Processes that take one run after another; each loads torch once."""
+    """Processes that take one job after another; each loads torch once."""
 
-    def __init__(self, runs: Sequence[Run], directory: Path, size: int, update: Update) -> None:
-        self.waiting = list(runs)
-        self.directory, self.size, self.update = directory, size, update
+    def __init__(self, jobs: Sequence[Job], size: int, update: Update) -> None:
+        self.waiting = list(jobs)
+        self.size, self.update = size, update
         # Spawned, not forked: a forked child inherits torch's thread pools in an unknown state.
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
@@ -62,7 +93,7 @@ class _Pool:
 
     def _hire(self) -> _Worker:
         mine, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs, self.directory), daemon=True)
+        process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
         process.start()
         theirs.close()  # so that the pipe ends when the worker does
         worker = _Worker(process, mine)
@@ -71,49 +102,46 @@ class _Pool:
 
     def _assign(self, worker: _Worker) -> None:
         if self.waiting:
-            worker.run = self.waiting.pop(0)
-            worker.pipe.send((worker.run.arm, worker.run.seed))
+            worker.job = self.waiting.pop(0)
+            worker.pipe.send(worker.job.work)
         else:
             worker.pipe.send(None)
             worker.process.join()
             self.workers.remove(worker)
 
     def _hear(self, worker: _Worker) -> None:
-        assert worker.run is not None
+        assert worker.job is not None
         try:
             kind, fraction, words = worker.pipe.recv()
         except (EOFError, OSError):
             self._bury(worker)
             return
-        self.update(worker.run, fraction, words)
+        if kind == "raised":
+            raise words  # the job's own exception, as if it had run here
+        self.update(worker.job, fraction, words)
         if kind == "end":
             self._assign(worker)
 
     def _bury(self, worker: _Worker) -> None:
-        """The worker died: its run failed, another takes its place."""
-        assert worker.run is not None
+        """The worker died: its job ended as the job says, another worker takes its place."""
+        assert worker.job is not None
         worker.process.join()
         code = worker.process.exitcode
         cause = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-        worker.run.finish(
-            status="failed", error=f"the worker process died ({cause}). If memory ran out, use fewer --workers.",
-            fraction=None, updates=None, seconds=None, policy="",
-        )  # fmt: skip
-        self.update(worker.run, 1.0, "failed")
+        self.update(worker.job, 1.0, worker.job.died(cause))
         self.workers.remove(worker)
         if self.waiting:
             self._assign(self._hire())
 
 
-def _serve(pipe: Connection, directory: Path) -> None:
-    """A worker's life: runs from the pipe until it says None. Ctrl-C is the parent's to handle."""
+def _serve(pipe: Connection) -> None:
+    """A worker's life: jobs from the pipe until it says None. Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet()
-    from eval.run import execute
-
-    while (job := pipe.recv()) is not None:
-        arm, seed = job
-        status = execute(
-            directory, arm, seed, lambda fraction, words: pipe.send(("progress", fraction, words))
-        )
+    while (work := pipe.recv()) is not None:
+        try:
+            status = work(lambda fraction, words: pipe.send(("progress", fraction, words)))
+        except (UserError, RunError) as error:
+            pipe.send(("raised", 1.0, error))
+            continue
         pipe.send(("end", 1.0, status))

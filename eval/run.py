@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,13 +13,11 @@ from algos.engine.algorithm import Algorithm
 from algos.engine.budget import Budget, Meter
 from algos.engine.errors import one_line
 from algos.engine.state import TrainState
+from eval.launch import Report
 from eval.measure import PeakMemory
 from eval.metrics import Evaluator
 from eval.store import COUNTS, Run, Store
 from eval.tasks.materials import Materials
-
-Report = Callable[[float, str], None]
-"""Told the fraction of the run that is done and a few words about it."""
 
 
 def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
