@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 PEERS ?= .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-all lint example parity peers clean
+.PHONY: help setup compare test test-all families lint example parity peers clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -30,6 +30,9 @@ test: $(READY) ## The everyday tests
 
 test-all: $(READY) ## Every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m 'not parity'
+
+families: $(READY) ## Every family of models through the whole engine; writes the table in docs/models.md
+	OMP_NUM_THREADS=1 FAMILIES_TABLE=docs/models.md $(BIN)/python -m pytest tests/test_algos_families.py -m 'families or not families'
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

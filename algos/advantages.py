@@ -38,17 +38,22 @@ def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, rewards.flip(-1).cumsum(-1).flip(-1), 0.0)
 
 
-def leave_one_out(returns: Tensor) -> Tensor:
+def leave_one_out(returns: Tensor, scored: Tensor | None = None) -> Tensor:
     """The mean return of the *other* responses to the same prompt: (ΣR − R_i)/(G − 1). [..., G] → [..., G].
 
     Independent of response i, hence unbiased as its baseline (Kool et al. 2019; Ahmadian et al. 2024, RLOO).
+    Only `scored` responses count; what stands at the others, and where no other is left, means nothing.
     """
     group = returns.shape[-1]
     if group < 2:
         raise ValueError(
             f"leave_one_out needs at least 2 responses a prompt; got {group}. Set group_size to 2 or more."
         )
-    return (returns.sum(-1, keepdim=True) - returns) / (group - 1)
+    if scored is None:
+        return (returns.sum(-1, keepdim=True) - returns) / (group - 1)
+    counted = torch.where(scored, returns, 0.0)
+    others = (scored.sum(-1, keepdim=True) - 1).clamp(min=1)
+    return (counted.sum(-1, keepdim=True) - counted) / others
 
 
 def gae(

@@ -68,8 +68,14 @@ class DPO(Algorithm):
     def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
         """Best against worst of each group, as groups of two; groups without an order are left out."""
         (order_PG,) = rollouts.filled("scores_PG")
-        pairs = rollouts.pick(torch.stack([order_PG.argmax(-1), order_PG.argmin(-1)], dim=-1))
-        return pairs.select(order_PG.amax(-1) > order_PG.amin(-1)), state
+        left_out_PG = (
+            torch.zeros_like(order_PG, dtype=torch.bool)
+            if rollouts.scored_PG is None
+            else ~rollouts.scored_PG
+        )
+        best_PG, worst_PG = (order_PG.masked_fill(left_out_PG, far) for far in (-torch.inf, torch.inf))
+        pairs = rollouts.pick(torch.stack([best_PG.argmax(-1), worst_PG.argmin(-1)], dim=-1))
+        return pairs.select(best_PG.amax(-1) > worst_PG.amin(-1)), state
 
     def loss(self, outputs: Outputs, prepared: Rollouts) -> tuple[Tensor, dict[str, Tensor]]:
         (ref_logps_PGT,) = prepared.filled("ref_logps_PGT")

@@ -89,7 +89,7 @@ class PPO(Algorithm):
     def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
         scores_PG, values_PGT = rollouts.filled("scores_PG", "values_PGT")
         logps_PGT, ref_logps_PGT = rollouts.filled("logps_PGT", "ref_logps_PGT")
-        mask_PGT, loss_mask_PGT = rollouts.mask_PGT, rollouts.loss_mask_PGT
+        mask_PGT, loss_mask_PGT = rollouts.scored_PGT, rollouts.loss_mask_PGT
         beta = state["beta"].to(scores_PG.device) if self.kl_control == "adaptive" else self.beta
         rewards_PGT = token_rewards(scores_PG, logps_PGT, ref_logps_PGT, mask_PGT, loss_mask_PGT, beta)
         if self.whiten_rewards:
@@ -99,7 +99,7 @@ class PPO(Algorithm):
         if self.whiten_advantages:
             advantages_PGT = whiten(advantages_PGT, loss_mask_PGT)
         if self.kl_control == "adaptive":
-            kl_PG = torch.where(loss_mask_PGT, kl_estimate(logps_PGT, ref_logps_PGT), 0.0).sum(-1)
+            kl_PG = torch.where(rollouts.sampled_PGT, kl_estimate(logps_PGT, ref_logps_PGT), 0.0).sum(-1)
             state = {"beta": self._adapted(state["beta"], kl_PG)}
         return replace(rollouts, advantages_PGT=advantages_PGT, returns_PGT=returns_PGT), state
 

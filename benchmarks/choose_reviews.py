@@ -38,8 +38,9 @@ def measure(job: tuple[str, dict[str, Any], int, Path]) -> dict[str, Any]:
     import torch
 
     from algos import ALGORITHMS, Policy, train
-    from eval.experiment import Experiment, layered
+    from eval.experiment import Experiment
     from eval.metrics import Evaluator
+    from eval.settings import layered
     from eval.tasks import materials_of, preset
     from eval.workshop import Workshop
 

@@ -66,7 +66,8 @@ class World:
 
     @classmethod
     def build(cls, name: str, cache: Path) -> World:
-        from eval.experiment import Experiment, layered
+        from eval.experiment import Experiment
+        from eval.settings import layered
         from eval.tasks import materials_of, preset
         from eval.workshop import Workshop
 

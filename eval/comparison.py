@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 
-from algos import Policy, RunError, UserError
+from algos import RunError, UserError
 from algos.engine.storage import write_json
 from eval.console import Console
+from eval.frontier.sampling import update_pool
+from eval.integrity import changed_versions, check_sources, refuse_other_data
 from eval.judge import wins
-from eval.launch import launch, run_jobs
+from eval.launch import Job, Update, launch, run_jobs
+from eval.lock import held
 from eval.measure import environment
-from eval.metrics import Evaluator
+from eval.run import evaluate_base
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
+from eval.tune import tune
 from eval.workshop import Workshop
 
 
@@ -29,35 +34,55 @@ def compare(store: Store, workshop: Workshop, workers: int, console: Console, co
     materials = _prepare(store, workshop, console)
     if not store.base_metrics:
         with console.stage("evaluating the base"):
-            _evaluate_base(store, materials)
+            evaluate_base(store, materials)
+    tune(store, workers, console)
     waiting = [run for run in store.all_runs if run.status["status"] != "done"]
     finished = len(store.all_runs) - len(waiting)
     if finished:
         console.say(f"{finished} of {len(store.all_runs)} runs are there already")
     _write_facts(store, materials)
     about = environment(command, experiment.threads_per_run, workers) | {"started": started}
+    for change in changed_versions(store.environment, about):
+        console.say(change)
     write_json(store.path / "environment.json", about)
+    store.integrity.forget(waiting)
+    store.integrity.note()
     if waiting:
         with console.runs(len(waiting)) as progress:
-            launch(run_jobs(waiting, store.path), workers, progress.update)
+            launch(run_jobs(waiting, store.path), workers, _noting(store, progress.update))
     with console.stage("matching the arms"):
         _match(store, materials)
+    _draw_pool(store, workers, console)
     write_json(store.path / "environment.json", about | {"finished": _now()})
+    store.integrity.note()
     with console.stage("drawing the report"):
         return draw(store)
+
+
+def _noting(store: Store, update: Update) -> Update:
+    """Each run that has ended is missed from then on, should its files go."""
+
+    def told(job: Job, fraction: float, words: str) -> None:
+        update(job, fraction, words)
+        if words in ("done", "failed"):
+            store.integrity.note()
+
+    return told
 
 
 def draw(store: Store) -> Path:
     """The report of whatever the directory holds, drawn again."""
     from eval.report.page import write_report
 
-    return write_report(Store.open(store.path), store.path)
+    with held(store.path, "report", wait=60):
+        return write_report(Store.open(store.path), store.path)
 
 
 def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
     """Materials for every data seed, made once and kept with the comparison."""
     experiment = store.asked
-    seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in range(experiment.seeds)))
+    training_seeds = (*experiment.training_seeds, *experiment.tuning_seeds)
+    seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in training_seeds))
     wants_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
     for seed in seeds:
         folder = store.path / "materials" / str(seed)
@@ -68,32 +93,18 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):
                 try:
-                    materials_of(experiment, workshop, seed).save(folder)
+                    made = materials_of(experiment, workshop, seed)
                 except RunError as error:  # a reward that fails on the base's samples fails everywhere
                     raise UserError(str(error)) from error
+                refuse_other_data(found, made)
+                made.save(folder)
+        check_sources(store.path, seed, store.materials(seed))
     return store.materials(seeds[0])
-
-
-def _evaluate_base(store: Store, materials: Materials) -> None:
-    """The untrained model on the test prompts: point 0 of every run. A reward that fails here fails for all,
-    so it is the user's to mend."""
-    experiment = store.asked
-    policy = Policy.load(
-        materials.model,
-        dtype=experiment.dtype,
-        device=experiment.device,
-        trust_remote_code=experiment.trust_remote_code,
-    )
-    try:
-        evaluated = Evaluator(policy, materials, experiment)()
-    except RunError as error:
-        raise UserError(str(error)) from error
-    store.write_base(evaluated.metrics, evaluated.samples)
 
 
 def _match(store: Store, materials: Materials) -> None:
     """Win rates of every two arms, seed by seed, on the same prompts."""
-    judge = materials.judge.judge("cpu")
+    judge = materials.judge.judge("cpu", store.asked.reward_calls)
     found: dict[str, dict[str, float]] = {}
     done = {
         (run.arm, run.seed): run.read("samples") for run in store.all_runs if run.status["status"] == "done"
@@ -109,20 +120,38 @@ def _match(store: Store, materials: Materials) -> None:
     write_json(store.path / "matches.json", found)
 
 
+def _draw_pool(store: Store, workers: int, console: Console) -> None:
+    """The frontier's samples. They are worth less than the runs: where they fail, the report goes without."""
+    if store.asked.frontier.samples == 0:
+        return
+    with console.stage("sampling for the frontier"):
+        try:
+            update_pool(store, workers, lambda job, fraction, words: None)
+        except RunError as error:
+            console.say(f"no frontier: {error}")
+
+
 def _write_facts(store: Store, materials: Materials) -> None:
     experiment = store.asked
     arms: dict[str, dict[str, Any]] = {}
     plain = experiment.to_dict()["hyperparameters"]
+    trusting = " --trust-remote-code" if experiment.trust_remote_code else ""
+    again = f"rlhf-compare --config {quote(f'{store.path}/experiment.yaml')}{trusting}"
     for name, arm in experiment.arms.items():
         settings = {
             **plain[arm.name],
             **{k: v for k, v in experiment.variants.get(name, {}).items() if k != "algorithm"},
         }
-        alone = f"rlhf-compare --config {store.path}/experiment.yaml --algos {name} --seeds 1"
-        arms[name] = {"algorithm": arm.name, "settings": settings, "train_alone": alone}
+        alone = f"{again} --algos {name} --seeds 1"
+        arms[name] = {
+            "algorithm": arm.name,
+            "source": arm.needs.source,
+            "settings": settings,
+            "train_alone": alone,
+        }
     commands = {
-        "repeat": f"rlhf-compare --config {store.path}/experiment.yaml",
-        "more_seeds": f"rlhf-compare --resume {store.path} --seeds {experiment.seeds + 2}",
+        "repeat": again,
+        "more_seeds": f"rlhf-compare --resume {quote(str(store.path))} --seeds {experiment.seeds + 2}{trusting}",
     }
     write_json(
         store.path / "facts.json",

@@ -1,4 +1,7 @@
-"""What the user sees while a comparison runs: bars on a terminal, plain lines elsewhere."""
+"""What the user sees while a comparison runs: bars on a terminal, plain lines elsewhere.
+
+Names, messages and what models wrote are shown as text: nothing in them is markup or drives the terminal.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,8 +22,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from eval.launch import Job
+from eval.report.escape import for_terminal
 
 
 class Console:
@@ -41,14 +45,14 @@ class Console:
     def say(self, text: str) -> None:
         """A line about what happens, with the time since the start when it is not a terminal."""
         stamp = "" if self.interactive else f"[{time.monotonic() - self.started:6.1f} s] "
-        self.progress_to.print(escape(stamp + text), highlight=False, soft_wrap=True)
+        self.progress_to.print(_shown(stamp + text), soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A step before or after the runs."""
         start = time.monotonic()
         if self.interactive:
-            with self.progress_to.status(escape(name)):
+            with self.progress_to.status(_shown(name)):
                 yield
         else:
             yield
@@ -66,12 +70,12 @@ class Console:
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table on standard output; numbers are aligned on the right."""
-        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=_shown(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(columns):
             numeric = i > 0 and all(row[i][:1] in "0123456789−–-" for row in rows)
-            table.add_column(escape(column), justify="right" if numeric else "left", no_wrap=i == 0)
+            table.add_column(_shown(column), justify="right" if numeric else "left", no_wrap=i == 0)
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(_shown, row))
         self.out.print(table)
 
 
@@ -82,9 +86,9 @@ class RunProgress:
         self.console, self.count, self.done = console, count, 0
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
         )
         self.bars = Progress(
             *columns,
@@ -102,10 +106,10 @@ class RunProgress:
         """As `eval.launch.Update`: at a job's end `words` is its status."""
         name = job.name
         if name not in self.going:
-            self.going[name] = (self.bars.add_task(escape(name), total=100, words=""), time.monotonic())
+            self.going[name] = (self.bars.add_task(for_terminal(name), total=100, words=""), time.monotonic())
         bar, start = self.going[name]
         self.fractions[name] = fraction
-        self.bars.update(bar, completed=round(100 * fraction), words=escape(words))
+        self.bars.update(bar, completed=round(100 * fraction), words=for_terminal(words))
         if words in ("done", "failed") and fraction >= 1:
             self.done += 1
             self.bars.remove_task(bar)
@@ -113,3 +117,8 @@ class RunProgress:
                 f"run {self.done} of {self.count}, {name}: {words} in {time.monotonic() - start:.1f} s"
             )
         self.bars.update(self.total, completed=sum(self.fractions.values()))
+
+
+def _shown(text: str) -> Text:
+    """Not a plain string, in which rich would look for its markup and emoji."""
+    return Text(for_terminal(text))

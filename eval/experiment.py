@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-import yaml
 
 from algos import ALGORITHMS, Algorithm, Budget, LoRA, Sampling, UserError
 from algos.engine.algorithm import require
+from algos.engine.calls import RewardCalls
 from algos.engine.policy import Precision
+from eval.parts import Evaluation, Frontier, RewardTraining
+from eval.search import Space, corners, space
+from eval.settings import build, plain, suggestion
 
 if TYPE_CHECKING:
     Hyperparameters = Any
@@ -26,45 +27,9 @@ else:
         namespace={"__doc__": "The settings of each algorithm."},
     )
 
-SHARED = ("beta", "learning_rate")
-"""Settings that, named without an algorithm, are meant for all of them."""
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How every policy is evaluated: the same prompts, the same random numbers."""
-
-    prompts: int = 64
-    """Held-out test prompts; fewer where there are not as many."""
-    responses: int = 1
-    """Responses a prompt."""
-    points: int = 5
-    """Evaluations along training, evenly spaced over the run, the end included."""
-    batch_size: int = 64
-    """Responses in one forward pass."""
-
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            require(
-                getattr(self, setting.name) >= 1,
-                f"eval {setting.name}",
-                "at least 1",
-                getattr(self, setting.name),
-            )
-
-
-@dataclass(frozen=True)
-class RewardTraining:
-    """How a reward model is trained where only pairs are given, from the model itself."""
-
-    epochs: int = 1
-    learning_rate: float = 1e-5
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        require(self.epochs >= 1, "reward-model epochs", "at least 1", self.epochs)
-        require(self.learning_rate > 0, "reward-model learning_rate", "above 0", self.learning_rate)
-        require(self.batch_size >= 1, "reward-model batch_size", "at least 1", self.batch_size)
+TUNING_SEED = 1_000_000
+"""The first training seed of tuning's runs: no run of a comparison that tunes has it or one above it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +41,9 @@ class Experiment:
     algos: tuple[str, ...] = tuple(ALGORITHMS)
     """Arms to compare: algorithms, or names given under `variants`."""
     seeds: int = 3
-    """Runs an arm, with training seeds 0, 1, …"""
+    """Runs an arm, with training seeds first_seed, first_seed + 1, …"""
+    first_seed: int = 0
+    """The training seed of each arm's first run."""
     model: str | None = None
     """The model to start from: a directory or a hub id."""
     prompts: str | None = None
@@ -104,13 +71,28 @@ class Experiment:
     """What each arm may spend: 300updates, 20k (completions), 2e15flops, 90s, …"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
     eval: Evaluation = field(default_factory=Evaluation)
+    frontier: Frontier = field(default_factory=Frontier)
+    objective_beta: float | None = None
+    """β of the objective E[r] − β·KL that all arms are measured by; by default the one they were all trained with."""
     lora: bool = False
     """Train low-rank adapters instead of all weights; --lora-settings.rank and so on shape them."""
     lora_settings: LoRA = field(default_factory=LoRA)
+    gradient_checkpointing: bool = False
+    """Compute activations a second time in the backward pass: less memory, a third more FLOPs."""
+    micro_batch: int = 0
+    """Prompts in one forward and backward pass, fewer where memory runs out; 0: what is likely to fit."""
     dtype: Precision = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
     """Run code that comes with a hub model. Off unless you trust its author."""
+    reward_timeout: float = 600.0
+    """Seconds a call of the reward or the judge may take; 0: any time."""
+    reward_retries: int = 2
+    """Further attempts after a call of the reward or the judge that raised or took too long."""
+    allow_unscored: bool = False
+    """Let the reward return None for responses it cannot score: they are left out of baselines and losses."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints of a run, more where saving takes long; 0: one after every iteration."""
     threads_per_run: int = 1
     """CPU threads of every run; a part of the result, as sums are split by threads."""
     data_seed: int = 0
@@ -122,32 +104,77 @@ class Experiment:
     )
     variants: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress] = field(default_factory=dict)
     """More arms, by name: {algorithm: ppo, beta: 0.01, …}; what is not named is as for the algorithm."""
+    tune: int = 0
+    """Settings tried for every arm before the comparison, on validation prompts; 0: the arms are as they are given."""
+    tune_seeds: int = 2
+    """Runs a try: one alone would choose settings that were lucky with its seed."""
+    search: Annotated[dict[str, dict[str, dict[str, Any]]], tyro.conf.Suppress] = field(default_factory=dict)
+    """What tuning may try, by arm or algorithm: {ppo: {learning_rate: {low: 1e-5, high: 1e-3, log: true}}}."""
+    tuned: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Arms whose settings above were chosen by tuning: they are not tuned again."""
 
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
+        require(self.first_seed >= 0, "first_seed", "at least 0", self.first_seed)
         require(len(self.algos) >= 1, "algos", "at least one arm", "none")
         require(len(set(self.algos)) == len(self.algos), "algos", "each named once", " ".join(self.algos))
         require(self.sampled_pairs >= 2, "sampled_pairs", "at least 2", self.sampled_pairs)
         require(self.label_scale > 0, "label_scale", "above 0", self.label_scale)
+        if self.objective_beta is not None:
+            require(self.objective_beta > 0, "objective_beta", "above 0", self.objective_beta)
         require(self.threads_per_run >= 1, "threads_per_run", "at least 1", self.threads_per_run)
         Budget.parse(self.budget)
+        require(self.micro_batch >= 0, "micro_batch", "at least 0", self.micro_batch)
+        self.eval.sampling(self.sampling.max_new_tokens)  # checks its prefix
+        require(self.checkpoint_every >= 0, "checkpoint_every", "at least 0", self.checkpoint_every)
+        RewardCalls(self.reward_timeout, self.reward_retries)  # checks its settings
         if self.task == "reviews" and (self.model or self.prompts or self.pairs or self.reward or self.judge):
             raise UserError(
                 "the task reviews brings its own model, data, reward and judge; got some of yours. Use --task custom."
             )
+        for name in self.variants:
+            require(
+                name not in ALGORITHMS, "a variant's name", "one of its own, not an algorithm's", repr(name)
+            )
         for name, arm in self.arms.items():
-            wanted = arm.needs.group_size
-            if arm.needs.source == "prompts" and self.sampling.group_size < wanted:
+            self._check_group_size(name, arm)
+        self._check_tuning()
+
+    def _check_group_size(self, name: str, arm: Algorithm) -> None:
+        wanted = arm.needs.group_size
+        if arm.needs.source == "prompts" and self.sampling.group_size < wanted:
+            raise UserError(
+                f"{name} needs at least {wanted} responses a prompt; got {self.sampling.group_size}. Set --group-size {wanted}."
+            )
+
+    def _check_tuning(self) -> None:
+        require(self.tune >= 0, "tune", "at least 0", self.tune)
+        require(self.tune_seeds >= 1, "tune_seeds", "at least 1", self.tune_seeds)
+        known = [*ALGORITHMS, *self.variants]
+        for name in self.search:
+            if name not in known:
                 raise UserError(
-                    f"{name} needs at least {wanted} responses a prompt; got {self.sampling.group_size}. Set --group-size {wanted}."
+                    f"unknown arm 'search.{name}'{suggestion(name, known)}. Use one of {', '.join(known)}."
                 )
+        for name in self.untuned:
+            for arm in corners(self.arm(name), self.space(name), name):
+                self._check_group_size(name, arm)
+        if self.tune:
+            last = self.training_seeds[-1]
+            require(
+                last < TUNING_SEED,
+                "training seeds",
+                f"below {TUNING_SEED}, where those of tuning begin",
+                last,
+            )
 
     @property
     def arms(self) -> dict[str, Algorithm]:
         """Every arm's algorithm with its settings."""
-        return {name: self._arm(name) for name in self.algos}
+        return {name: self.arm(name) for name in self.algos}
 
-    def _arm(self, name: str) -> Algorithm:
+    def arm(self, name: str) -> Algorithm:
+        """An algorithm or a variant, with its settings. Raises UserError where there is none of this name."""
         if name in ALGORITHMS:
             arm: Algorithm = getattr(self.hyperparameters, name)
             return arm
@@ -165,6 +192,35 @@ class Experiment:
         return build(type(base), {**asdict(base), **settings}, f"variants.{name}")
 
     @property
+    def untuned(self) -> tuple[str, ...]:
+        """The arms that tuning still has to find settings for."""
+        return tuple(name for name in self.algos if name not in self.tuned) if self.tune else ()
+
+    def named_by(self, name: str) -> tuple[str, ...]:
+        """The settings that a variant names itself: it stands for them, so they are neither swept nor tuned."""
+        return tuple(setting for setting in self.variants.get(name, {}) if setting != "algorithm")
+
+    def space(self, name: str) -> Space:
+        """What tuning may try for an arm: `search` under its own name, else under its algorithm's, else the default."""
+        arm = self.arm(name)
+        own = self.search.get(name)
+        return space(arm, own or self.search.get(arm.name), () if own else self.named_by(name), name)
+
+    @property
+    def training_seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def tuning_seeds(self) -> range:
+        """Those of the runs of tries, where there are any to come."""
+        return range(TUNING_SEED, TUNING_SEED + self.tune_seeds * bool(self.untuned))
+
+    @property
+    def reward_calls(self) -> RewardCalls:
+        """How the reward is called."""
+        return RewardCalls(self.reward_timeout, self.reward_retries, self.allow_unscored)
+
+    @property
     def adapter(self) -> LoRA | None:
         return self.lora_settings if self.lora else None
 
@@ -174,8 +230,8 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as experiment.yaml holds it; `from_dict` reads it back."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        values: dict[str, Any] = plain(self)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
@@ -183,94 +239,22 @@ class Experiment:
         return build(cls, values, "")
 
 
-def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from plain data, validated by pydantic; unknown keys are errors. Raises UserError."""
-    from pydantic import TypeAdapter, ValidationError
-
-    _refuse_unknown(kind, values, where)
-    try:
-        return TypeAdapter(kind).validate_python(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([where, *map(str, first["loc"])]).strip(".")
-        raise UserError(f"{place}: {first['msg']}; got {first['input']!r}.") from None
-
-
-def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
-    from typing import get_type_hints
-
-    hints = get_type_hints(kind)
-    known = [setting.name for setting in fields(kind)]
-    for key, value in values.items():
-        place = f"{where}.{key}".strip(".")
-        if key not in known:
-            raise UserError(
-                f"unknown setting {place!r}{suggestion(str(key), known)}. Known here: {', '.join(known)}."
-            )
-        inner = Hyperparameters if key == "hyperparameters" else hints.get(key)
-        if is_dataclass(inner) and isinstance(inner, type) and isinstance(value, Mapping):
-            _refuse_unknown(inner, value, place)
-
-
-def suggestion(word: str, known: list[str]) -> str:
-    """`, did you mean 'x'?` where something known is near, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping. Raises UserError where it is missing, not YAML or not a mapping."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}. Name a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold settings by name; got {type(values).__name__}.")
-    return values
-
-
-def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, later layers over earlier ones. In every layer a shared setting (`beta`,
-    `learning_rate`) stands for all algorithms, and an algorithm may be named at the top (`ppo: …`)."""
-    result: dict[str, Any] = {}
-    for layer in layers:
-        values = dict(layer)
-        own = {name: dict(values.pop(name)) for name in ALGORITHMS if isinstance(values.get(name), Mapping)}
-        shared = {name: values.pop(name) for name in SHARED if name in values}
-        if shared or own:
-            nested = {name: {**shared, **own.get(name, {})} for name in ALGORITHMS}
-            values["hyperparameters"] = _merged(nested, values.get("hyperparameters", {}))
-        result = _merged(result, values)
-    return result
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = _merged(result[key], value) if both else value
-    return result
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {setting.name: _plain(getattr(value, setting.name)) for setting in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+_CARRIED_OUT = (
+    "reward_timeout",
+    "reward_retries",
+    "checkpoint_every",
+)  # how, not what: no result depends on it
 
 
 def extended(stored: Experiment, asked: Experiment) -> Experiment:
     """A stored comparison with more seeds or arms. Raises UserError where anything else differs."""
     for setting in fields(Experiment):
         before, now = getattr(stored, setting.name), getattr(asked, setting.name)
-        if setting.name not in ("seeds", "algos", "variants") and before != now:
+        if setting.name == "variants":  # one that has run must stay as it was
+            now = {name: now.get(name) for name in before}
+        if setting.name not in ("seeds", "algos", *_CARRIED_OUT) and before != now:
             raise UserError(
-                f"this comparison was made with {setting.name} = {_plain(before)}; got {_plain(now)}. "
+                f"this comparison was made with {setting.name} = {plain(before)}; got {plain(now)}. "
                 "Resume with the same settings (only --seeds and --algos may grow), or name another folder with --out."
             )
     return replace(

@@ -8,8 +8,9 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -40,10 +41,11 @@ class LoadedFunction:
 def load_function(spec: str, what: str = "reward") -> LoadedFunction:
     """The function that `spec` (`path/to/file.py:name`) names.
 
-    Loads exactly the file given, from its source (a stale or foreign `.pyc` is not looked at). Its own
-    folder is importable while it loads; the working directory is not added. `what` ("reward", "judge")
-    names the function's role in messages. Raises `UserError`: no colon, no such file, the file raises, no
-    such function (with a suggestion), not callable.
+    Loads exactly the file given, from its source (a stale or foreign `.pyc` is not looked at). While it
+    loads its own folder is importable, after Python's own modules and what is installed, and the working
+    directory is not; afterwards `sys.path` is what it was. `what` ("reward", "judge") names the function's
+    role in messages. Raises `UserError`: no colon, no such file, the file raises, no such function (with a
+    suggestion), not callable.
     """
     path_text, colon, name = spec.rpartition(":")
     if not colon or not path_text or not name:
@@ -93,34 +95,50 @@ def _load_module(path: Path, what: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and the like look their module up
-    folder = str(path.parent)
     known = set(sys.modules)
-    sys.path.insert(0, folder)
     try:
-        spec.loader.exec_module(module)
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(_import_failure(error, path, what)) from error
     finally:
-        if folder in sys.path:  # the first one, ours; the file may have changed the list
-            sys.path.remove(folder)
         _forget_helpers(path.parent, known)
     return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The folder can be imported from in the block, and the working directory ("") cannot.
+
+    The folder comes last: were it first, its `json.py` would be everybody's `json` who imports that name next.
+    """
+    before = list(sys.path)
+    sys.path[:] = [*filter(None, before), str(folder)]
+    try:
+        yield
+    finally:
+        sys.path[:] = before  # the file may have changed it, too
 
 
 def _forget_helpers(folder: Path, known: set[str]) -> None:
     """Forget the modules that only this folder provides: another file's helper may have the same name."""
     new = set(sys.modules) - known
-    for top in [name for name in new if "." not in name and _found_in(sys.modules[name]) == folder]:
+    for top in [name for name in new if "." not in name and _provided_by(folder, sys.modules[name])]:
         family = {name: sys.modules.pop(name) for name in new if name.partition(".")[0] == top}
-        if importlib.util.find_spec(top) is not None:  # importable without the folder too: it stays
+        if _found_in(importlib.util.find_spec(top)) == folder:  # on the path anyway: it stays
             sys.modules.update(family)
 
 
-def _found_in(module: ModuleType) -> Path | None:
+def _provided_by(folder: Path, module: ModuleType) -> bool:
+    return _found_in(getattr(module, "__spec__", None)) == folder
+
+
+def _found_in(spec: ModuleSpec | None) -> Path | None:
     """The folder in which a top-level module or package was found."""
-    places = getattr(module, "__path__", None) or [getattr(module, "__file__", None)]
-    place = next(iter(places), None)
+    if spec is None:
+        return None
+    place = next(iter(spec.submodule_search_locations or ()), spec.origin)
     return Path(place).parent if place else None
 
 

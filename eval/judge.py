@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from algos.engine.errors import one_line
-from algos.engine.rewards import RewardError, call_reward, checked_scores
+from algos.engine.calls import RewardError, guarded
+from algos.engine.rewards import call_reward, checked_scores
 from algos.engine.text import as_completion
 
 
@@ -40,15 +40,13 @@ class Judge:
             [as_completion(prompt, text) for prompt, text in zip(prompts, side, strict=True)]
             for side in (a, b)
         ]
-        try:
-            forth = self.function(prompts=prompts, a=sides[0], b=sides[1])
-            back = self.function(prompts=prompts, a=sides[1], b=sides[0])
-        except Exception as error:
-            raise RewardError(
-                f"the judge {self.name} raised {type(error).__name__}: {one_line(error)}. It is called with keywords prompts, a, b."
-            ) from error
-        previews = [text[:60] for text in a]
-        checked = [checked_scores(scores, len(rows), self.name, previews) for scores in (forth, back)]
+        compare, previews = guarded(self.function), [text[:60] for text in a]
+        checked = [
+            checked_scores(
+                compare(prompts=prompts, a=one, b=other), len(rows), f"judge {self.name}", previews
+            )
+            for one, other in (sides, sides[::-1])
+        ]
         outside = [p for scores in checked for p in scores if not 0 <= p <= 1]
         if outside:
             raise RewardError(

@@ -1,10 +1,17 @@
-"""Jobs, in this process or in worker processes. The result is the same either way."""
+"""Jobs, in this process or in worker processes. The result is the same either way.
+
+Ctrl-C (or a polite kill) asks the jobs to stop: each saves what it has at its next report and ends. A second one
+stops at once.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -13,10 +20,13 @@ from typing import Any
 
 from algos import RunError, UserError
 from eval.quiet import quiet
-from eval.store import Run
+from eval.runs import Run
+from eval.safe_path import ordinary_path, safe_path
+from eval.stopping import Stopping, stoppable
 
-Report = Callable[[float, str], None]
-"""Told by a job the fraction of it that is done and a few words."""
+Report = Callable[[float, str], bool]
+"""Told by a job the fraction of it that is done and a few words; False: the user wants it to stop, which it does by
+saving what it has and returning the status `stopped`. A job that is over soon may ignore that."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,29 @@ Update = Callable[[Job, float, str], None]
 
 
 def launch(jobs: Sequence[Job], workers: int, update: Update) -> None:
-    """Does every job, `workers` at a time. A worker that dies takes its own job with it, not the others."""
-    if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            update(job, 1.0, job.work(partial(update, job)))
-        return
-    _Pool(jobs, min(workers, len(jobs)), update).work()
+    """Does every job, `workers` at a time. A worker that dies takes its own job with it, not the others.
+
+    Raises KeyboardInterrupt once the jobs have stopped where the user asked them to.
+    """
+    with stoppable() as stopping:
+        if workers <= 1 or len(jobs) <= 1:
+            _work_here(jobs, update, stopping)
+        else:
+            _Pool(jobs, min(workers, len(jobs)), update, stopping).work()
+    if stopping.asked:
+        raise KeyboardInterrupt
+
+
+def _work_here(jobs: Sequence[Job], update: Update, stopping: Stopping) -> None:
+    for job in jobs:
+        if stopping.asked:
+            return
+
+        def report(fraction: float, words: str, job: Job = job) -> bool:
+            update(job, fraction, words)
+            return not stopping.asked
+
+        update(job, 1.0, job.work(report))
 
 
 def run_jobs(runs: Sequence[Run], directory: Path) -> list[Job]:
@@ -68,12 +95,17 @@ class _Worker:
     job: Job | None = None
 
 
+_STOP = "stop"
+_LISTENING = 0.2  # seconds between looks at whether the user asked to stop
+
+
 class _Pool:
     """Processes that take one job after another; each loads torch once."""
 
-    def __init__(self, jobs: Sequence[Job], size: int, update: Update) -> None:
+    def __init__(self, jobs: Sequence[Job], size: int, update: Update, stopping: Stopping) -> None:
         self.waiting = list(jobs)
-        self.size, self.update = size, update
+        self.size, self.update, self.stopping = size, update, stopping
+        self.told = False
         # Spawned, not forked: a forked child inherits torch's thread pools in an unknown state.
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
@@ -83,7 +115,9 @@ class _Pool:
             for _ in range(self.size):
                 self._assign(self._hire())
             while self.workers:
-                ready = wait([worker.pipe for worker in self.workers])
+                if self.stopping.asked and not self.told:
+                    self._tell_to_stop()
+                ready = wait([worker.pipe for worker in self.workers], timeout=_LISTENING)
                 for worker in [worker for worker in self.workers if worker.pipe in ready]:
                     self._hear(worker)
         finally:
@@ -91,10 +125,18 @@ class _Pool:
                 worker.process.terminate()
                 worker.process.join()
 
+    def _tell_to_stop(self) -> None:
+        """The jobs that are going on end at their next report; those that wait are not begun."""
+        self.told, self.waiting = True, []
+        for worker in self.workers:
+            with suppress(OSError):  # it died just now, which its pipe is about to tell
+                worker.pipe.send(_STOP)
+
     def _hire(self) -> _Worker:
         mine, theirs = self.context.Pipe()
         process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
-        process.start()
+        with _deaf(), safe_path():
+            process.start()
         theirs.close()  # so that the pipe ends when the worker does
         worker = _Worker(process, mine)
         self.workers.append(worker)
@@ -134,14 +176,48 @@ class _Pool:
             self._assign(self._hire())
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process that is started here ignores Ctrl-C from its first moment: the terminal sends it to all of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(pipe: Connection) -> None:
     """A worker's life: jobs from the pipe until it says None. Ctrl-C is the parent's to handle."""
+    ordinary_path()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
+    stop = False
+
+    def report(fraction: float, words: str) -> bool:
+        nonlocal stop
+        pipe.send(("progress", fraction, words))
+        while pipe.poll():
+            stop = pipe.recv() == _STOP or stop
+        return not stop
+
     while (work := pipe.recv()) is not None:
+        if work == _STOP:
+            continue
         try:
-            status = work(lambda fraction, words: pipe.send(("progress", fraction, words)))
+            status = work(report)
         except (UserError, RunError) as error:
             pipe.send(("raised", 1.0, error))
             continue
         pipe.send(("end", 1.0, status))
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers: they would go on writing beside whoever resumes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

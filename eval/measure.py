@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from algos.engine.errors import without_secrets
+
 PACKAGES = (
     "rlhf-compare", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors",
     "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "sacrebleu", "pydantic", "tyro",
@@ -45,7 +47,7 @@ class PeakMemory:
 def environment(command: str, threads_per_run: int, workers: int) -> dict[str, Any]:
     """Versions, hardware, commit and command: what repeating a comparison needs to know."""
     return {
-        "command": command,
+        "command": without_secrets(command),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "hardware": {

@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 from algos import Policy, Sampling, sample
-from algos.engine.forward import precision, response_logits, token_logps
+from algos.engine.forward import groups_per_forward, precision, response_logits, token_logps
+from algos.engine.memory import SHORTER
 from algos.engine.pairs import collate, encode_pairs, recorded, split_tokens
 from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.seeding import derive
+from algos.engine.template import render_pair
 from algos.losses import sequence_logps
-from eval.experiment import Evaluation, Experiment
+from eval.experiment import Experiment
 from eval.judge import wins
+from eval.parts import Evaluation
 from eval.tasks.materials import Materials
 
 MAX_HELDOUT = 128  # texts and pairs: enough for two digits, few enough to cost little
@@ -46,9 +49,12 @@ class Evaluator:
         base: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.policy, self.settings = policy, experiment.eval
-        self.reward, self.judge = materials.reward.open(policy.device), materials.judge.judge(policy.device)
+        calls = experiment.reward_calls
+        self.reward = materials.reward.open(policy.device, calls)
+        self.judge = materials.judge.judge(policy.device, calls)
         self.base = base
         length = experiment.sampling.max_new_tokens
+        self.decoding = self.settings.sampling(length)
         self.sampling = Sampling(max_new_tokens=length, group_size=self.settings.responses)
         self.seed = derive(experiment.data_seed, "evaluation")
         self.prompts, _ = encode_prompts(policy, materials.test_prompts, length, experiment.truncate_prompts)
@@ -59,22 +65,31 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self) -> Evaluated:
-        """Without `base` samples: the base itself, which everything else is then compared with."""
-        rollouts = sample(self.policy, [p.ids for p in self.prompts], self.sampling, self.seed)
+        """Without `base` samples: the base itself, which everything else is then compared with.
+
+        What is read and judged is decoded as the settings say; KL and entropy are expectations over the
+        policy's own samples, and are measured on such, drawn beside the others where they are not the same.
+        """
+        prompts, greedy = [p.ids for p in self.prompts], self.settings.decoding == "greedy"
+        rollouts = sample(self.policy, prompts, self.decoding, self.seed, greedy=greedy)
         ids, completions = texts(self.policy, self.prompts, rollouts)
         rows = [prompt.row for prompt in self.prompts for _ in range(rollouts.G)]
-        proxy = call_reward(self.reward, rows, completions, ids)
+        proxy = call_reward(self.reward, rows, completions, ids, unscored=True)
         against = [record["completion"] for record in self.base] or completions
         judged = self.judge.scores(rows, completions, ids, against)
-        token_stats = _token_statistics(self.policy, rollouts, self.settings)
+        token_stats = own_stats = _token_statistics(self.policy, rollouts, self.settings)
+        own = rollouts
+        if not self.settings.is_plain:
+            own = sample(self.policy, prompts, self.sampling, self.seed)
+            own_stats = _token_statistics(self.policy, own, self.settings)
         samples = _records(self.prompts, rollouts, completions, judged, proxy, token_stats["kl"])
         metrics = {
             "reward/judge": _mean(judged),
-            "reward/proxy": _mean(proxy),
+            "reward/proxy": _mean([score for score in proxy if not math.isnan(score)]),
             "win_rate": wins(self.judge, rows, samples, self.base or samples),
-            "kl/sequence": _mean(token_stats["kl"]),
-            "kl/sequence_k1": _mean(token_stats["k1"]),
-            "entropy": sum(token_stats["entropy"]) / int(rollouts.mask_PGT.sum()),
+            "kl/sequence": _mean(own_stats["kl"]),
+            "kl/sequence_k1": _mean(own_stats["k1"]),
+            "entropy": sum(own_stats["entropy"]) / int(own.mask_PGT.sum()),
             "perplexity/reference": math.exp(
                 min(-sum(token_stats["reference"]) / int(rollouts.mask_PGT.sum()), 700)
             ),
@@ -107,7 +122,10 @@ class Evaluator:
 
 
 def _heldout_texts(policy: Policy, rows: Sequence[Mapping[str, Any]], max_new_tokens: int) -> Rollouts | None:
-    encoded = [split_tokens(policy, row["prompt"], row["completion"]) for row in rows]
+    rendered = [
+        render_pair(policy.tokenizer, row["prompt"], row["completion"], row["completion"]) for row in rows
+    ]
+    encoded = [split_tokens(policy, row["prompt"], row["chosen"]) for row in rendered]
     kept = [(prompt, response[:max_new_tokens]) for prompt, response, _ in encoded if prompt and response]
     limit = policy.max_positions
     kept = [
@@ -121,23 +139,33 @@ def _heldout_texts(policy: Policy, rows: Sequence[Mapping[str, Any]], max_new_to
 def _token_statistics(policy: Policy, rollouts: Rollouts, settings: Evaluation) -> dict[str, list[float]]:
     """Per response, in nats: full-vocabulary KL to the reference, its k1 estimate, entropy and the
     reference's log-probability, each summed over tokens. At temperature 1."""
-    found: dict[str, list[float]] = {"kl": [], "k1": [], "entropy": [], "reference": []}
-    for part in rollouts.micro_batches(max(1, settings.batch_size // rollouts.G)):
-        with precision(policy.device, policy.dtype):
-            logits_PGTV, _ = response_logits(policy.model, part, 1.0)
-            with policy.reference() as reference:
-                ref_logits_PGTV, _ = response_logits(reference, part, 1.0)
-        logps_PGT, entropy_PGT = token_logps(logits_PGTV, part.response_ids_PGT)
-        ref_logps_PGT, _ = token_logps(ref_logits_PGTV, part.response_ids_PGT)
-        columns = {
-            "kl": full_kl(logits_PGTV, ref_logits_PGTV),
-            "k1": logps_PGT - ref_logps_PGT,
-            "entropy": entropy_PGT,
-            "reference": ref_logps_PGT,
-        }
-        for name, x_PGT in columns.items():
-            found[name] += sequence_logps(x_PGT, part.mask_PGT).flatten().tolist()
-    return found
+
+    def attempt(groups: int) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {"kl": [], "k1": [], "entropy": [], "reference": []}
+        for part in rollouts.micro_batches(groups):
+            for name, x_PGT in of_tokens(policy, part).items():
+                found[name] += sequence_logps(x_PGT, part.mask_PGT).flatten().tolist()
+        return found
+
+    # Half as many as elsewhere: two models' logits stand side by side.
+    groups = min(settings.batch_size // rollouts.G, groups_per_forward(rollouts, policy.vocabulary) // 2)
+    return policy.portions.run("evaluation", groups, attempt, SHORTER)
+
+
+def of_tokens(policy: Policy, part: Rollouts) -> dict[str, Tensor]:
+    """What `_token_statistics` sums, [P, G, T]."""
+    with precision(policy.device, policy.dtype):
+        logits_PGTV, _ = response_logits(policy.model, part, 1.0)
+        with policy.reference() as reference:
+            ref_logits_PGTV, _ = response_logits(reference, part, 1.0)
+    logps_PGT, entropy_PGT = token_logps(logits_PGTV, part.response_ids_PGT)
+    ref_logps_PGT, _ = token_logps(ref_logits_PGTV, part.response_ids_PGT)
+    return {
+        "kl": full_kl(logits_PGTV, ref_logits_PGTV),
+        "k1": logps_PGT - ref_logps_PGT,
+        "entropy": entropy_PGT,
+        "reference": ref_logps_PGT,
+    }
 
 
 def full_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
@@ -191,4 +219,5 @@ def as_text(prompt: Any) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    """NaN of nothing: a reward may leave every response unscored where that is allowed."""
+    return sum(values) / len(values) if values else math.nan

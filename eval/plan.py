@@ -55,12 +55,9 @@ def iterations(
 
 def rows(experiment: Experiment, shape: Shape, pairs: int | None) -> list[list[str]]:
     """A row an arm: name, algorithm, runs, iterations, completions, FLOPs a run."""
-    budget, table = Budget.parse(experiment.budget), []
+    table = []
     for name, arm in experiment.arms.items():
-        count = iterations(arm, budget, experiment.sampling, shape, experiment.lora)
-        if arm.needs.source == "pairs" and pairs is not None:
-            own_end = -(-pairs // arm.needs.pairs_per_step) * arm.needs.pair_epochs
-            count = own_end if count is None else min(count, own_end)
+        count = _iterations(experiment, arm, shape, pairs)
         each = iteration(arm, experiment.sampling, shape, experiment.lora)
         figures = (
             ["until the time is up"] * 3
@@ -69,3 +66,28 @@ def rows(experiment: Experiment, shape: Shape, pairs: int | None) -> list[list[s
         )
         table.append([name, arm.name, str(experiment.seeds), *figures])
     return table
+
+
+def tuning(experiment: Experiment, shape: Shape, pairs: int | None) -> str:
+    """What is run before: nothing, or tries of the arms, whose cost is that of the settings they begin with."""
+    if not experiment.untuned:
+        return ""
+    runs, flops = experiment.tune * experiment.tune_seeds, 0.0
+    for name in experiment.untuned:
+        arm = experiment.arm(name)
+        count = _iterations(experiment, arm, shape, pairs)
+        flops += runs * (count or 0) * iteration(arm, experiment.sampling, shape, experiment.lora)["flops"]
+    cost = f", about {flops:.2e} FLOPs together" if flops else ""
+    return (
+        f"tuned first: {', '.join(experiment.untuned)}; {experiment.tune} tries of each, {runs} runs an arm at the same "
+        f"budget{cost}"
+    )
+
+
+def _iterations(experiment: Experiment, arm: Algorithm, shape: Shape, pairs: int | None) -> float | None:
+    """Of one run: what the budget buys, or less where recorded pairs end before."""
+    count = iterations(arm, Budget.parse(experiment.budget), experiment.sampling, shape, experiment.lora)
+    if arm.needs.source == "pairs" and pairs is not None:
+        own_end = -(-pairs // arm.needs.pairs_per_step) * arm.needs.pair_epochs
+        return own_end if count is None else min(count, own_end)
+    return count

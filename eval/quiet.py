@@ -6,15 +6,28 @@ import logging
 import os
 import warnings
 
+from eval.report.escape import for_terminal
+
+
+class _ForTerminal(logging.Formatter):
+    """Our own warnings may quote a file's name or what a function said: nothing in them drives the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record))
+
 
 def quiet() -> None:
     """No telemetry, no foreign progress bars, no advice from libraries on the user's terminal."""
+    if logging.lastResort is not None:  # what shows warnings where nobody has configured logging
+        logging.lastResort.setFormatter(_ForTerminal())
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Where a hub model has no safetensors, transformers would ask a service to convert it, and take the result.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     warnings.filterwarnings("ignore")
     for name in ("transformers", "trl", "datasets", "huggingface_hub", "accelerate", "peft", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)

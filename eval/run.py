@@ -2,54 +2,101 @@
 
 from __future__ import annotations
 
-import math
 import time
+import traceback
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from algos import Policy, RunError, UserError, train
 from algos.engine.algorithm import Algorithm
-from algos.engine.budget import Budget, Meter
 from algos.engine.errors import one_line
-from algos.engine.state import TrainState
+from algos.engine.storage import DamagedFile, atomic_directory
+from eval.experiment import Experiment
 from eval.launch import Report
-from eval.measure import PeakMemory
 from eval.metrics import Evaluator
-from eval.store import COUNTS, Run, Store
+from eval.recorder import Recorder, Standing, Stopped, costs_before
+from eval.store import Run, Store
 from eval.tasks.materials import Materials
 
 
 def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
-    """Trains and evaluates one run; returns its status. What goes wrong is the run's own: a row, no exception."""
+    """Trains and evaluates one run, from where it was; returns its status, or `stopped` where the user asked to.
+
+    What goes wrong is the run's own: a row, no exception. But for what concerns every run: raises UserError
+    where the disk does not take what is written, and DamagedFile for a file that is not what was written.
+    """
     store = Store.open(directory)
     run = store.run(arm, seed)
-    run.begin()
+    standing = Standing()
     start = time.perf_counter()
-    progress = _Progress()
-    status, reason, policy = "done", "", f"runs/{run.folder.name}/policy"
     try:
-        _train(store, run, report, progress)
+        with run.alone():
+            run.begin()
+            status, reason = _outcome(store, run, report, standing)
+            if status == "stopped":
+                return status
+            run.finish(
+                status=status,
+                error=reason,
+                diverged=standing.diverged,
+                fraction=standing.fraction,
+                updates=standing.updates,
+                seconds=standing.seconds + time.perf_counter() - start,
+                policy=f"runs/{run.folder.name}/policy" if status == "done" else "",
+                effective=standing.effective,
+            )
+            return status
+    except OSError as error:
+        raise UserError(
+            f"{run.folder} cannot be written: {one_line(error)}. Mend that, and go on with --resume {directory}."
+        ) from error
+
+
+def _outcome(store: Store, run: Run, report: Report, standing: Standing) -> tuple[str, str]:
+    """Status and reason."""
+    try:
+        _train(store, run, report, standing)
+    except Stopped:
+        return "stopped", ""
+    except (DamagedFile, OSError):
+        raise
     except (RunError, UserError, torch.OutOfMemoryError, ArithmeticError) as error:
-        status, reason, policy = "failed", one_line(error), ""
-    seconds = time.perf_counter() - start
-    run.finish(
-        status=status,
-        error=reason,
-        fraction=progress.fraction,
-        updates=progress.updates,
-        seconds=seconds,
-        policy=policy,
+        return "failed", one_line(error)
+    except (
+        Exception
+    ) as error:  # a defect, here or in a library: it costs this run, not the hours of the others
+        (run.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        return (
+            "failed",
+            f"unexpected {type(error).__name__}: {one_line(error)} See traceback.txt in its folder.",
+        )
+    return "done", ""
+
+
+def evaluate_base(store: Store, materials: Materials) -> None:
+    """The untrained model on the test prompts: point 0 of every run. A reward that fails here fails for all,
+    so it is the user's to mend."""
+    try:
+        evaluated = Evaluator(load_base(store.asked, materials), materials, store.asked)()
+    except RunError as error:
+        raise UserError(str(error)) from error
+    store.write_base(evaluated.metrics, evaluated.samples)
+
+
+def load_base(experiment: Experiment, materials: Materials) -> Policy:
+    return Policy.load(
+        materials.model,
+        dtype=experiment.dtype,
+        device=experiment.device,
+        trust_remote_code=experiment.trust_remote_code,
     )
-    return status
 
 
-class _Progress:
-    fraction = 0.0
-    updates = 0
-
-
-def _train(store: Store, run: Run, report: Report, progress: _Progress) -> None:
+def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
     experiment = store.asked
     torch.set_num_threads(experiment.threads_per_run)
     algorithm = experiment.arms[run.arm]
@@ -60,12 +107,14 @@ def _train(store: Store, run: Run, report: Report, progress: _Progress) -> None:
         lora=experiment.adapter,
         dtype=experiment.dtype,
         device=experiment.device,
+        gradient_checkpointing=experiment.gradient_checkpointing,
         trust_remote_code=experiment.trust_remote_code,
     )
+    standing.effective = _effective(experiment, algorithm, policy)
     evaluator = Evaluator(policy, materials, experiment, store.base_samples)
-    recorder = _Recorder(store, run, evaluator, costs_before(algorithm, materials), report, progress)
+    recorder = Recorder(store, run, evaluator, costs_before(algorithm, materials), report, standing)
     recorded = algorithm.needs.source == "pairs"
-    train(
+    history = train(
         algorithm,
         policy,
         prompts=None if recorded else materials.train_prompts,
@@ -75,90 +124,29 @@ def _train(store: Store, run: Run, report: Report, progress: _Progress) -> None:
         budget=experiment.budget,
         seed=run.seed,
         truncate_prompts=experiment.truncate_prompts,
+        checkpoint=run.checkpoints,
         reference_cache=store.path / "materials",
+        micro_batch=experiment.micro_batch or None,
         hook=recorder,
     )
-    policy.save(run.folder / "policy")
+    standing.effective["left out"] = history.counts
+    with atomic_directory(run.folder / "policy") as temporary:
+        try:
+            policy.save(temporary)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(one_line(error)) from error
 
 
-class _Recorder:
-    """Writes an event an iteration, and evaluates at the start, at even fractions of the run and at its end."""
-
-    def __init__(
-        self,
-        store: Store,
-        run: Run,
-        evaluator: Evaluator,
-        extra: dict[str, float],
-        report: Report,
-        progress: _Progress,
-    ) -> None:
-        self.run, self.evaluator, self.report, self.progress = run, evaluator, report, progress
-        self.base = store.base_metrics
-        self.points = store.asked.eval.points
-        self.budget = Budget.parse(store.asked.budget)
-        self.point = 0
-        self.extra = extra
-        self.memory = PeakMemory(evaluator.policy.device)
-
-    def __call__(self, state: TrainState, progress: float) -> None:
-        self.progress.fraction = state.meter.spent(self.budget)
-        self.progress.updates = state.meter.updates
-        if state.iteration == 0:
-            self.run.append("rows", {"point": 0, **counts(state.meter), "metrics": self.base})
-            return
-        self.run.append("events", _event(state.history[-1]))
-        self.report(min(progress, 1.0), _words(state.history[-1]))
-        if progress >= 1 or progress >= (self.point + 1) / self.points:
-            self.point = self.points if progress >= 1 else math.floor(progress * self.points + 1e-9)
-            evaluated = self.evaluator()
-            metrics = evaluated.metrics | (self._costs(state.meter) if progress >= 1 else {})
-            self.run.append("rows", {"point": self.point, **counts(state.meter), "metrics": metrics})
-            if progress >= 1:
-                for record in evaluated.samples:
-                    self.run.append("samples", {"point": self.point, **record})
-
-    def _costs(self, meter: Meter) -> dict[str, float]:
-        return {
-            "cost/train_flops": meter.flops,
-            "cost/total_flops": meter.flops + self.extra["flops"],
-            "cost/train_seconds": meter.seconds,
-            "cost/total_seconds": meter.seconds + self.extra["seconds"],
-            "cost/peak_memory": self.memory.mebibytes(),
-            "cost/preference_labels": self.extra["labels"],
-            "cost/reward_calls": float(meter.reward_calls),
-        }
-
-
-def costs_before(algorithm: Algorithm, materials: Materials) -> dict[str, float]:
-    """What an arm needs before training: the pairs for those that learn from them, the reward model (and
-    the pairs it was trained on) for those that are scored by one."""
-    from_pairs = algorithm.needs.source == "pairs"
-    stages = []
-    if from_pairs or materials.reward_learned:
-        stages.append(materials.pairs_cost)
-    if not from_pairs:
-        stages.append(materials.reward_cost)
+def _effective(experiment: Experiment, algorithm: Algorithm, policy: Policy) -> dict[str, Any]:
+    """The settings a run was really made with."""
     return {
-        "flops": sum(stage.flops for stage in stages),
-        "seconds": sum(stage.seconds for stage in stages),
-        "labels": float(sum(stage.labels for stage in stages)),
+        "algorithm": {"name": algorithm.name, **asdict(algorithm)},
+        "sampling": asdict(experiment.sampling),
+        "budget": experiment.budget,
+        "device": str(policy.device),
+        "dtype": str(policy.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "parameters": policy.size,
+        "trained parameters": sum(p.numel() for p in policy.trainable().values()),
+        "longest sequence": policy.max_positions,
     }
-
-
-def counts(meter: Meter) -> dict[str, float]:
-    """The axes every result can be drawn against; tokens are those generated plus those trained on."""
-    spent = {**meter.as_dict(), "tokens": meter.generated_tokens + meter.trained_tokens}
-    return {name: spent[name] for name in COUNTS}
-
-
-def _event(row: dict[str, float]) -> dict[str, float]:
-    named = {**row, "iteration": row["iterations"], "tokens": row["generated_tokens"] + row["trained_tokens"]}
-    return {name: value for name, value in named.items() if name != "iterations"}
-
-
-def _words(row: dict[str, float]) -> str:
-    for name, label in (("reward/train", "reward"), ("accuracy", "accuracy")):
-        if name in row:
-            return f"{label} {row[name]:.2f}"
-    return ""

@@ -102,7 +102,7 @@ def train_reward_model(
     with _controlled(fit):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         model = _classifier(base)
         kept, dropped = _encode_pairs(
             tokenizer, pairs, getattr(model.config, "max_position_embeddings", None)
@@ -137,9 +137,12 @@ def _classifier(base: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    return AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=1, dtype=torch.float32, use_safetensors=True
-    )
+    from algos.engine.weights import safetensors_only
+
+    with safetensors_only(base):
+        return AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
 
 
 def _train_on_pairs(model: PreTrainedModel, base: Path, rows: Sequence[Mapping[str, Any]], fit: _Fit) -> None:
@@ -149,7 +152,7 @@ def _train_on_pairs(model: PreTrainedModel, base: Path, rows: Sequence[Mapping[s
 
     # transformers' classifiers pool at the last id ≠ pad. TRL takes that id from the tokenizer it is given, so it gets
     # one of its own, whose pad occurs in no text: pooling is then at the last attended position.
-    padding = AutoTokenizer.from_pretrained(base)
+    padding = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     padding.pad_token = padding.convert_ids_to_tokens(model.config.get_text_config().pad_token_id)
     dataset = Dataset.from_list([{key: row[key] for key in ("chosen_ids", "rejected_ids")} for row in rows])
     with tempfile.TemporaryDirectory() as scratch:

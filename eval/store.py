@@ -1,21 +1,23 @@
 """A comparison's directory: what was asked, every run's rows and samples, and what is still missing.
 
-experiment.yaml  environment.json  facts.json
+experiment.yaml  environment.json  facts.json  sources.json  index.json
 materials/<data seed>/   prompts, pairs, reward and judge: what all arms share
 base/            metrics.json, samples.jsonl: the model before any training
-runs/<arm>-s<seed>/   events.jsonl, rows.jsonl, samples.jsonl, status.json, policy/
+runs/<arm>-s<seed>/   events.jsonl, rows.jsonl, samples.jsonl, checkpoint/, policy/, status.json
 matches.json     win rates of every two arms
+tuning/          a comparison of its own, whose arms are the tries; choice.json: what they came to
+frontier/        pool.json, pool.safetensors: many answers of every policy to the same prompts
 results.parquet  results.csv  figures/  report.md  report.html
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,47 +25,33 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from algos import UserError
-from algos.engine.storage import atomic_file, read_json, write_json
-from eval.experiment import Experiment, load_yaml
+from algos.engine.errors import one_line
+from algos.engine.storage import (
+    DamagedFile,
+    atomic_directory,
+    clear_leftovers,
+    existing,
+    read_json,
+    write_json,
+    write_text,
+)
+from eval.artefacts import refuse_code_inside, refuse_links
+from eval.experiment import Experiment
+from eval.integrity import Integrity, check_sealed, refuse_taken, sealed
+from eval.lock import held
+from eval.runs import Run, as_jsonl, finite, read_jsonl
+from eval.settings import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from eval.frontier.pool import Pool
     from eval.tasks.materials import Materials
+
+logger = logging.getLogger(__name__)
 
 COUNTS = ("updates", "completions", "tokens", "flops", "seconds")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One arm with one seed, and its folder."""
-
-    arm: str
-    seed: int
-    folder: Path
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """`status` is done, failed or missing; with `error`, `fraction`, `updates`, `seconds`."""
-        file = self.folder / "status.json"
-        return read_json(file) if file.is_file() else {"status": "missing"}
-
-    def begin(self) -> None:
-        """An empty folder: an unfinished run starts again from its beginning."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-
-    def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """One line to events.jsonl, rows.jsonl or samples.jsonl; not-a-number becomes null."""
-        with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
-
-    def finish(self, **status: Any) -> None:
-        write_json(self.folder / "status.json", _finite(status))
-
-    def read(self, name: str) -> list[dict[str, Any]]:
-        return read_jsonl(self.folder / f"{name}.jsonl")
 
 
 class Store:
@@ -72,40 +60,75 @@ class Store:
     def __init__(self, path: Path, asked: Experiment) -> None:
         self.path = path
         self.asked = asked
+        self.integrity = Integrity(path, self._run_named)
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> Store:
         """Raises UserError where the folder holds anything: nothing is overwritten."""
-        if (path / "experiment.yaml").exists():
-            raise UserError(
-                f"{path} holds another comparison. Go on with it by --resume {path}, or name another folder with --out."
-            )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} exists and is not empty. Name another folder with --out.")
+        refuse_taken(path)
         path.mkdir(parents=True, exist_ok=True)
         store = cls(path, experiment)
+        store.integrity.begin()
         store.write_experiment()
         return store
 
     @classmethod
     def open(cls, path: Path) -> Store:
-        """Raises UserError where there is no comparison."""
-        if not (path / "experiment.yaml").is_file():
+        """Raises UserError where there is no comparison, and DamagedFile where its experiment is not what was written."""
+        file = path / "experiment.yaml"
+        if not file.is_file():
             raise UserError(
                 f"{path} holds no comparison: there is no experiment.yaml in it. Name a folder that a comparison was written to."
             )
-        return cls(path, Experiment.from_dict(load_yaml(path / "experiment.yaml")))
+        refuse_links(path)
+        check_sealed(file)
+        return cls(path, Experiment.from_dict(load_yaml(file)))
+
+    @classmethod
+    @contextmanager
+    def creating(cls, path: Path, experiment: Experiment) -> Iterator[Store]:
+        """`create`, and the block in which this process, and no other, writes the comparison."""
+        refuse_taken(path)  # before anything is put there
+        with held(path, "comparison"), _disk_told(path):
+            yield cls.create(path, experiment)
+
+    @classmethod
+    @contextmanager
+    def resuming(cls, path: Path) -> Iterator[Store]:
+        """`open`, and the block in which this process, and no other, writes the comparison.
+
+        Raises DamagedFile for a file that is not what was written; one that can be made again and is gone is
+        named in a warning.
+        """
+        cls.open(path)  # before anything is put there
+        with held(path, "comparison"), _disk_told(path):
+            clear_leftovers(path)
+            store = cls.open(path)
+            for unit in store.integrity.check():
+                logger.warning("%s was written but is gone: it is made again.", path / unit)
+            for run in store.all_runs:
+                run.tidy()
+            yield store
+
+    @classmethod
+    def reading(cls, path: Path) -> Store:
+        """`open`, where all that was written is there and is what was written. Raises DamagedFile."""
+        store = cls.open(path)
+        for unit in store.integrity.check():
+            if not unit.startswith("runs/"):  # a run that was removed is missing, and the report says so
+                raise DamagedFile(
+                    f"{path / unit} was written but is gone. Go on with --resume {path}: it is made again."
+                )
+        return store
 
     def discard(self) -> None:
         """Removes a comparison that was created but in which nothing has run."""
-        if not (self.path / "runs").exists():
+        if not any((self.path / place).exists() for place in ("runs", "tuning/runs")):
             shutil.rmtree(self.path)
 
     def write_experiment(self) -> None:
-        with atomic_file(self.path / "experiment.yaml") as temporary:
-            temporary.write_text(
-                yaml.safe_dump(self.asked.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
+        text = yaml.safe_dump(self.asked.to_dict(), sort_keys=False, allow_unicode=True)
+        write_text(self.path / "experiment.yaml", sealed(text))
 
     def materials(self, data_seed: int) -> Materials:
         """What the arms share, as it was when the comparison began."""
@@ -116,6 +139,8 @@ class Store:
             raise UserError(
                 f"{self.path} has no materials for data seed {data_seed}. Go on with --resume {self.path}, which makes them."
             )
+        for scorer in (found.reward, found.judge):
+            refuse_code_inside(self.path, scorer.where)
         return found
 
     def run(self, arm: str, seed: int) -> Run:
@@ -125,10 +150,14 @@ class Store:
             )
         return Run(arm, seed, self.path / "runs" / f"{arm}-s{seed}")
 
+    def _run_named(self, folder: str) -> Run:
+        arm, _, seed = folder.rpartition("-s")
+        return Run(arm, int(seed), self.path / "runs" / folder)
+
     @property
     def all_runs(self) -> list[Run]:
         """Every run asked for, seed by seed, so that a stopped comparison is balanced."""
-        return [self.run(arm, seed) for seed in range(self.asked.seeds) for arm in self.asked.algos]
+        return [self.run(arm, seed) for seed in self.asked.training_seeds for arm in self.asked.algos]
 
     # What the report reads.
 
@@ -146,21 +175,18 @@ class Store:
 
     @property
     def base_metrics(self) -> dict[str, float]:
-        return self._json("base/metrics.json")
+        folder = existing(self.path / "base")
+        return {} if folder is None else read_json(folder / "metrics.json")
 
     @property
     def base_samples(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.path / "base" / "samples.jsonl")
+        folder = existing(self.path / "base")
+        return [] if folder is None else read_jsonl(folder / "samples.jsonl")
 
     def write_base(self, metrics: Mapping[str, float], samples: Iterable[Mapping[str, Any]]) -> None:
-        folder = self.path / "base"
-        folder.mkdir(exist_ok=True)
-        with atomic_file(folder / "samples.jsonl") as temporary:
-            temporary.write_text(
-                "".join(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in samples),
-                encoding="utf-8",
-            )
-        write_json(folder / "metrics.json", _finite(metrics))
+        with atomic_directory(self.path / "base") as temporary:
+            (temporary / "samples.jsonl").write_text(as_jsonl(samples), encoding="utf-8")
+            write_json(temporary / "metrics.json", finite(metrics))
 
     @cached_property
     def _algorithms(self) -> dict[str, str]:
@@ -228,19 +254,48 @@ class Store:
         blank = {
             "status": "missing",
             "error": "",
+            "diverged": "",
             "fraction": math.nan,
             "updates": math.nan,
             "seconds": math.nan,
             "policy": "",
         }
         return pd.DataFrame(
-            {"arm": run.arm, "algorithm": self._algorithms[run.arm], "seed": run.seed, **blank, **run.status}
+            {"arm": run.arm, "algorithm": self._algorithms[run.arm], "seed": run.seed, **blank}
+            | {name: value for name, value in status.items() if name in blank}
+            # Where a file says that it is would be for the file to choose.
+            | {"policy": f"runs/{run.folder.name}/policy" if status.get("policy") else ""}
             for run in self.all_runs
+            for status in [run.status]
         )
+
+    @property
+    def pool(self) -> Pool | None:
+        """The samples that the frontier is made of, where they were drawn."""
+        from eval.frontier.pool import Pool
+
+        return Pool.load(self.path / "frontier")
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        return self._json("tuning/choice.json")
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
         return read_json(file) if file.is_file() else {}
+
+
+@contextmanager
+def _disk_told(path: Path) -> Iterator[None]:
+    """What the disk refuses is the user's to mend; what is there stays as it is."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {one_line(error)}. Mend that, and go on with --resume {path}."
+        ) from error
 
 
 def next_folder(reports: Path, task: str, date: str) -> Path:
@@ -249,19 +304,3 @@ def next_folder(reports: Path, task: str, date: str) -> Path:
     while (reports / f"{task}-{date}-{n}").exists():
         n += 1
     return reports / f"{task}-{date}-{n}"
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, none where it is missing; a last line that was cut off is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 in model output
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,25 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from algos.engine.storage import atomic_directory, write_json
+from algos.engine.storage import (
+    MAKING,
+    MANIFEST,
+    DamagedFile,
+    atomic_directory,
+    disk,
+    file_hash,
+    files_in,
+    read_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 FACTS = "facts.json"
 # Not content: the times in them differ from one build of the same thing to the next.
 _MEASURED = {MANIFEST, FACTS}
 # Pickled weights run code when they are loaded; safetensors do not.
 _PICKLED = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
-_LIBRARIES = ("torch", "transformers", "trl")
+# All whose code decides what is in an artefact; another version may round, sample, tokenise or train otherwise.
+_LIBRARIES = ("rlhf-compare", "torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,8 @@ class Workshop:
     def build(self, stage: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Artefact:
         """The artefact of `stage` for `key`, made by `make(directory)` where no whole one exists.
 
-        `key` is all that the result depends on, as JSON (numbers, strings, lists, maps); the versions of torch,
-        transformers and trl are added to it. A build appears under its final name at once and complete, or not at
+        `key` is all that the result depends on, as JSON (numbers, strings, lists, maps); the versions of the libraries
+        and the kind of processor are added to it. A build appears under its final name at once and complete, or not at
         all. Raises what `make` raises, TypeError where the key is not JSON, ValueError where `make` left pickled
         weights.
         """
@@ -54,7 +63,8 @@ class Workshop:
         identity = {
             "stage": stage,
             "key": dict(key),
-            "versions": {name: version(name) for name in _LIBRARIES},
+            "versions": {name: _version(name) for name in _LIBRARIES},
+            "processor": platform.machine(),
         }
         target = self.root / f"{stage}-{json_hash(identity)}"
         self.root.mkdir(parents=True, exist_ok=True)
@@ -62,25 +72,23 @@ class Workshop:
             seconds = _whole(target)
             if seconds is not None:
                 return Artefact(target, seconds, cached=True)
-            for leftover in self.root.glob(f".{target.name}.making-*"):
-                shutil.rmtree(leftover)  # A process that was killed while it held this lock.
+            for leftover in self.root.glob(f".{target.name}{MAKING}*"):
+                disk.remove(leftover)  # A process that was killed while it held this lock.
             if target.exists():
                 logger.warning("%s does not match its manifest: it is built again", target)
-                shutil.rmtree(target)
+                disk.remove(target)
             return Artefact(target, self._make(target, identity, make), cached=False)
 
     def _make(self, target: Path, identity: Mapping[str, Any], make: Callable[[Path], None]) -> float:
-        with atomic_directory(target) as making:
+        about = dict(identity)
+        with atomic_directory(target, about) as making:
             start = time.perf_counter()
             make(making)
-            seconds = time.perf_counter() - start
-            files = _files(making)
-            pickled = [str(file.relative_to(making)) for file in files if file.suffix in _PICKLED]
+            about["seconds"] = time.perf_counter() - start
+            pickled = [str(file.relative_to(making)) for file in files_in(making) if file.suffix in _PICKLED]
             if pickled:
                 raise ValueError(f"weights are kept as safetensors only; got {', '.join(pickled)}")
-            hashes = {file.relative_to(making).as_posix(): _file_hash(file) for file in files}
-            write_json(making / MANIFEST, {**identity, "seconds": seconds, "files": hashes})
-        return seconds
+        return float(about["seconds"])
 
 
 def content_hash(path: Path) -> str:
@@ -88,33 +96,32 @@ def content_hash(path: Path) -> str:
     which hold measured times), as hex. Two builds with the same weights and settings have the same hash."""
     path = Path(path)
     if path.is_file():
-        return _file_hash(path)
+        return file_hash(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no file or directory to hash at {path}")
-    files = [file for file in _files(path) if file.name not in _MEASURED]
+    files = [file for file in files_in(path) if file.name not in _MEASURED]
     visible = [
         file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
-    listing = {file.relative_to(path).as_posix(): _file_hash(file) for file in visible}
+    listing = {file.relative_to(path).as_posix(): file_hash(file) for file in visible}
     return json_hash(listing)
 
 
 def _whole(target: Path) -> float | None:
     """The seconds in the manifest of a directory whose files are exactly those it lists; None for any other."""
     try:
-        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        hashes = {
-            file.relative_to(target).as_posix(): _file_hash(file)
-            for file in _files(target)
-            if file.name != MANIFEST
-        }
-        return float(manifest["seconds"]) if hashes == manifest["files"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = read_manifest(target)
+    except DamagedFile:
         return None
+    found = {file.relative_to(target).as_posix() for file in files_in(target)} - {MANIFEST}
+    return float(manifest["seconds"]) if found == set(manifest["files"]) else None
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # this project, run from a checkout that was not installed
+        return ""
 
 
 def json_hash(value: Any) -> str:
@@ -128,8 +135,3 @@ def _canonical(value: Any) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

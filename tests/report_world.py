@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from eval.frontier.pool import Pool
 
 ARMS = {"reinforce": "reinforce", "ppo": "ppo", "dpo": "dpo"}
 POINTS = 6
@@ -54,6 +56,8 @@ class World:
     experiment: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
+    pool: Pool | None = None
 
 
 def world(
@@ -78,6 +82,38 @@ def world(
         {"task": "reviews", "model": None, "seeds": list(range(seeds)), "arms": dict(arms)},
         _environment(), _facts(arms),
     )  # fmt: skip
+
+
+def with_ends(scores: Mapping[str, Sequence[float]], base: float = 0.5) -> World:
+    """A comparison whose judge rewards at the end are `scores` (arm → one a seed; fewer than others: nan)."""
+    made = world(Path("reports/x"), {arm: arm for arm in scores}, max(map(len, scores.values())))
+    results = made.results.copy()
+    judged = (results["metric"] == "reward/judge") & (results["point"] == POINTS)
+    results.loc[judged, "value"] = [
+        scores[arm][seed] if seed < len(scores[arm]) else math.nan
+        for arm, seed in results.loc[judged, ["arm", "seed"]].itertuples(index=False)
+    ]
+    results.loc[(results["metric"] == "reward/judge") & (results["arm"] == "base"), "value"] = base
+    return replace(made, results=results)
+
+
+Evaluation = tuple[float, float, float]  # total cost, KL, judge reward
+
+
+def with_paths(paths: Mapping[str, Sequence[Sequence[Evaluation]]]) -> World:
+    """A comparison whose runs were evaluated so: arm → a list a seed → (total cost, KL, judge) a point, the start first."""
+    made = world(Path("reports/x"), {arm: arm for arm in paths}, max(map(len, paths.values())))
+    names = ("cost/total_flops", "kl/sequence", "reward/judge")
+    rows = [
+        _keys(arm, arm, seed, point) | {"metric": name, "value": value}
+        for arm, runs in paths.items()
+        for seed, points in enumerate(runs)
+        for point, evaluation in enumerate(points)
+        for name, value in zip(names, evaluation, strict=True)
+    ]
+    there = {(row["arm"], row["seed"]) for row in rows}
+    runs = made.runs[[key in there for key in zip(made.runs["arm"], made.runs["seed"], strict=True)]]
+    return replace(made, results=pd.DataFrame([*_base_rows(), *rows]), runs=runs.reset_index(drop=True))
 
 
 def _keys(arm: str, algorithm: str, seed: int, point: int, scale: float = 1.0) -> dict[str, Any]:
@@ -129,7 +165,7 @@ def _run_rows(
         share = point / POINTS
         values = _metrics(
             share, speed * (1 + 0.06 * generator.normal()), float(0.012 * share * generator.normal())
-        )
+        ) | _costs(index, share)
         if point == POINTS:
             values |= _last(index, arms, arm, generator)
         keys = _keys(arm, algorithm, seed, point, 4.0 if algorithm == "ppo" else 1.0)
@@ -144,13 +180,19 @@ def _last(index: int, arms: list[str], arm: str, generator: np.random.Generator)
     }
     return others | {
         "win_rate": 0.81 + noise[-1],
-        "cost/train_flops": 2.1e13,
-        "cost/total_flops": 2.4e13 + 3e12 * (index % 3),
-        "cost/train_seconds": 27.0 + noise[-1],
-        "cost/total_seconds": 32.0 + noise[-1],
+    }
+
+
+def _costs(index: int, share: float) -> dict[str, float]:
+    """Spent so far; before training, what the preparation took."""
+    return {
+        "cost/train_flops": 2.1e13 * share,
+        "cost/total_flops": 3e12 * (1 + index % 3) + 2.1e13 * share,
+        "cost/train_seconds": 27.0 * share,
+        "cost/total_seconds": 5.0 + 27.0 * share,
         "cost/peak_memory": 612.0,
         "cost/preference_labels": 2048.0,
-        "cost/reward_calls": 12_800.0,
+        "cost/reward_calls": 12_800.0 * share,
     }
 
 
@@ -237,9 +279,12 @@ def _facts(arms: dict[str, str]) -> dict[str, Any]:
     return {
         "task": "reviews",
         "judge_is_gold": True,
+        "judge_is_reward": False,
+        "beta_is_objective": True,
+        "labels": "were drawn from the training reward at scale 1",
         "judge": "the task's hidden gold judge",
         "reward": "a reward model trained on 2,048 pairs",
-        "reward_model": {"accuracy": 0.753, "pairs": 2048},
+        "reward_model": {"accuracy": 0.753, "pairs": 1843, "heldout_pairs": 205},
         "data": [data, {"file": "prompts (generated)", "read": 600, "kept": 600, "reasons": {}}],
         "notes": ["Pairs and reward model are shared by all seeds: intervals do not cover their luck."],
         "stages": [
@@ -250,6 +295,7 @@ def _facts(arms: dict[str, str]) -> dict[str, Any]:
         "arms": {
             arm: {
                 "algorithm": algorithm,
+                "source": "pairs" if algorithm == "dpo" else "prompts",
                 "settings": settings,
                 "train_alone": f"python run_compare.py --algos {arm}",
             }

@@ -79,6 +79,7 @@ class SmallWorld:
             "--model", self.model, "--prompts", self.prompts, "--reward", self.reward(reward), "--judge", self.reward("strict"),
             "--out", str(out), "--cache", self.cache, "--workers", str(workers), "--seeds", "2", "--budget", "6iterations",
             "--max-new-tokens", "6", "--prompts-per-iteration", "4", "--sampled-pairs", "64", "--eval.points", "2",
+            "--frontier.prompts", "4", "--frontier.samples", "40",
             "--learning-rate", "3e-3", "--dpo.batch-size", "8", *more,
         ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from algos import DPO, Policy, UserError, train
 from algos.engine.budget import Meter
+from algos.engine.control import Rendered, Span
 from algos.engine.pairs import PairSource, collate, encode_pairs, reference_logps, split_tokens
 from algos.engine.prompts import encode_prompts
 from algos.engine.scoring import score_reference
@@ -27,21 +29,27 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
+def meant(text: str) -> Rendered:
+    """As a chat template writes it: every `<bos>` and `<eos>` in it is the token."""
+    return Rendered(text, tuple(Span(*found.span(), True) for found in re.finditer("<bos>|<eos>", text)))
+
+
 def test_exactly_one_bos_and_no_eos_behind_a_prompt() -> None:
     tokenizer = word_tokenizer("a b", bos="<bos>", add_bos=True, add_eos=True)
     bos, a, b = tokenizer.bos_token_id, *tokenizer("a b", add_special_tokens=False).input_ids
     assert tokenizer("a b").input_ids == [bos, a, b, EOS]
     assert encode(tokenizer, "a b") == [bos, a, b]
-    assert encode(tokenizer, "<bos> a b") == [bos, a, b]  # as a rendered chat template begins
+    assert encode(tokenizer, meant("<bos> a b")) == [bos, a, b]  # as a rendered chat template begins
     assert encode(word_tokenizer("a b", bos="<bos>"), "a b") == [
         2,
         3,
     ]  # none is added that the tokenizer would not
 
 
-def test_an_eos_that_was_written_stays() -> None:
+def test_an_eos_that_was_meant_stays_and_one_that_was_typed_is_none() -> None:
     tokenizer = word_tokenizer("a b")
-    assert encode(tokenizer, "a <eos>")[-1] == EOS
+    assert encode(tokenizer, meant("a <eos>"))[-1] == EOS
+    assert EOS not in encode(tokenizer, "a <eos>")
 
 
 def test_bos_equal_to_eos_keeps_its_bos() -> None:
@@ -80,7 +88,7 @@ def test_pairs_end_in_eos_unless_cut() -> None:
 
 
 def test_an_eos_of_its_own_is_not_doubled_nor_counted_as_cut() -> None:
-    (kept,), counts = encode_pairs(tiny_policy(), [pair("a", " b <eos>", " a <eos>")], 2)
+    (kept,), counts = encode_pairs(tiny_policy(), [pair("a", meant(" b <eos>"), meant(" a <eos>"))], 2)
     assert (kept.chosen, kept.rejected, counts) == ([2, EOS], [1, EOS], {})
 
 
@@ -89,7 +97,7 @@ def test_any_declared_eos_closes_a_response() -> None:
     tokenizer = word_tokenizer("a b c")
     policy = policy_with(tokenizer)
     policy.model.generation_config.eos_token_id = [EOS, 3]
-    (kept,), _ = encode_pairs(policy, [pair("a", " b c", " b <eos> a")], 8)
+    (kept,), _ = encode_pairs(policy, [pair("a", " b c", meant(" b <eos> a"))], 8)
     assert (kept.chosen, kept.rejected) == ([2, 3], [2, EOS])
 
 
@@ -119,7 +127,11 @@ def test_what_teaches_nothing_is_dropped_and_counted() -> None:
 def test_a_long_prompt_leaves_what_room_there_is() -> None:
     """32 positions: 30 of prompt leave 2 of response."""
     (kept,), counts = encode_pairs(tiny_policy(), [pair(" ".join(["a"] * 30), " b b b", " a")], 8)
-    assert (kept.chosen, kept.rejected, counts) == ([2, 2], [1, EOS], {"response truncated": 1})
+    assert (kept.chosen, kept.rejected, counts) == (
+        [2, 2],
+        [1, EOS],
+        {"response truncated": 1, "longer than the model": 1},
+    )
 
 
 def merging_tokenizer() -> PreTrainedTokenizerFast:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from tiny import gpt2, same_weights, tiny_policy, word_tokenizer
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, RunError, Sampling, train
-from algos.engine.state import TrainState
-from algos.engine.storage import atomic_directory, existing, write_json
+from algos.engine.state import TrainState, versions
+from algos.engine.storage import atomic_directory, read_json, read_tensors, write_json, write_tensors
 
 PROMPTS = ["a", "b a b", "a b", "b", "b b a"]
 PAIRS = [{"prompt": "a b", "chosen": " b" * n, "rejected": " a" * (8 - n)} for n in range(1, 8)]
@@ -83,7 +84,8 @@ def test_a_run_stopped_between_checkpoints_repeats_what_was_lost(tmp_path: Path)
     rows = run("ppo", straight).rows
     with pytest.raises(Stopped):
         run("ppo", tiny_policy(), stop_after=3, checkpoint=tmp_path / "state", checkpoint_every=2)
-    assert json.loads((tmp_path / "state" / "state.json").read_text())["meter"]["iterations"] == 2
+    (saved,) = versions(tmp_path / "state")
+    assert read_json(saved / "state.json")["meter"]["iterations"] == 2
     continued = run("ppo", again, checkpoint=tmp_path / "state").rows
     assert same_weights(straight, again)
     assert len(continued) == len(rows)
@@ -92,6 +94,7 @@ def test_a_run_stopped_between_checkpoints_repeats_what_was_lost(tmp_path: Path)
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     first, second = tiny_policy(), tiny_policy()
     rows = run("reinforce", first, checkpoint=tmp_path / "state", checkpoint_every=1).rows
+    assert [saved.name for saved in versions(tmp_path / "state")] == ["00000005", "00000006"]
     assert run("reinforce", second, checkpoint=tmp_path / "state").rows == rows
     assert same_weights(first, second)
 
@@ -119,7 +122,7 @@ def test_adapters_are_saved_and_continued(tmp_path: Path) -> None:
     straight, again = fresh(), fresh()
     run("ppo", straight)
     with pytest.raises(Stopped):
-        run("ppo", fresh(), stop_after=3, checkpoint=tmp_path / "state", checkpoint_every=3)
+        run("ppo", fresh(), stop_after=4, checkpoint=tmp_path / "state", checkpoint_every=3)
     run("ppo", again, checkpoint=tmp_path / "state")
     assert same_weights(straight, again)
 
@@ -129,8 +132,9 @@ def test_adapters_are_saved_and_continued(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """Versions of iterations 2 and 3."""
     with pytest.raises(Stopped):
-        run("reinforce", tiny_policy(), stop_after=3, checkpoint=tmp_path / "state", checkpoint_every=3)
+        run("reinforce", tiny_policy(), stop_after=4, checkpoint=tmp_path / "state", checkpoint_every=1)
     return tmp_path / "state"
 
 
@@ -139,90 +143,159 @@ def wider(seed: int = 0) -> Policy:
     return Policy(gpt2(len(tokenizer), width=24, seed=seed), tokenizer, dtype="fp32")
 
 
+def other_config() -> Policy:
+    """The same weights in a model that computes something else."""
+    policy = tiny_policy()
+    policy.inner.config.attn_pdrop = 0.25
+    return policy
+
+
 @pytest.mark.parametrize(
-    "other",
+    ("other", "difference"),
     [
-        {"algorithm": REINFORCE(learning_rate=2e-2)},
-        {"algorithm": PPO()},
-        {"seed": 1},
-        {"sampling": Sampling(max_new_tokens=4, group_size=2, prompts_per_iteration=3)},
-        {"policy": tiny_policy("llama")},
-        {"policy": tiny_policy(seed=1)},
-        {"policy": wider()},
+        ({"algorithm": REINFORCE(learning_rate=2e-2)}, "algorithm.learning_rate is 0.01, this run's 0.02"),
+        ({"algorithm": PPO()}, "algorithm.name is reinforce, this run's ppo"),
+        ({"seed": 1}, "its seed is 0, this run's 1"),
+        ({"sampling": Sampling(max_new_tokens=4, group_size=2, prompts_per_iteration=3)}, "sampling.group_size is 3, this run's 2"),
+        ({"budget": "7iterations"}, "its budget is 6iterations, this run's 7iterations"),
+        ({"prompts": ["a", "b"]}, "its data is "),
+        ({"policy": tiny_policy("llama")}, "its model.parameters is "),
+        ({"policy": tiny_policy(seed=1)}, "its model.reference is "),
+        ({"policy": wider()}, "its model.parameters is "),
+        ({"policy": other_config()}, "its model.config is "),
     ],
-    ids=["settings", "algorithm", "seed", "sampling", "architecture", "weights", "size"],
-)
-def test_another_runs_checkpoint_is_refused(folder: Path, other: dict[str, Any]) -> None:
+    ids=["settings", "algorithm", "seed", "sampling", "budget", "data", "architecture", "weights", "size", "config"],
+)  # fmt: skip
+def test_another_runs_checkpoint_is_refused_with_the_difference(
+    folder: Path, other: dict[str, Any], difference: str
+) -> None:
     policy = other.get("policy", tiny_policy())
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
     with pytest.raises(RunError, match="another run") as caught:
         run("reinforce", policy, checkpoint=folder, **{k: v for k, v in other.items() if k != "policy"})
+    assert difference in str(caught.value)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in policy.model.state_dict().items())
 
 
-@pytest.mark.parametrize("damage", ["json", "json-empty", "tensors", "tensors-gone", "json-gone"])
-def test_a_damaged_checkpoint_is_refused(folder: Path, damage: str) -> None:
-    file = folder / ("state.json" if "json" in damage else "state.safetensors")
-    if damage.endswith("gone"):
-        file.unlink()
-    else:
-        file.write_bytes(b"{}" if damage == "json-empty" else file.read_bytes()[:-20])
+def rewritten(folder: Path, change: Any) -> None:
+    """The newest version, made anew with other contents and all its checksums right."""
+    newest = versions(folder)[-1]
+    record, tensors = read_json(newest / "state.json"), read_tensors(newest / "state.safetensors")
+    change(record, tensors)
+    with atomic_directory(newest) as temporary:
+        write_json(temporary / "state.json", record)
+        write_tensors(temporary / "state.safetensors", tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record, tensors: record.update(extra=1), "differ in extra"),
+        (lambda record, tensors: record.pop("idle"), "differ in idle"),
+        (lambda record, tensors: tensors.update({"policy/more": torch.zeros(1)}), "differ in policy/more"),
+        (lambda record, tensors: tensors.pop("policy/transformer.ln_f.bias"), "differ in policy/transformer.ln_f.bias"),
+        (lambda record, tensors: tensors.update({"own/ema": torch.zeros(())}), "differ in own/ema"),
+        (lambda record, tensors: record["identity"].update(extra=1), "its extra is 1, this run's not there"),
+    ],
+    ids=["record", "record-gone", "tensor", "tensor-gone", "own", "identity"],
+)  # fmt: skip
+def test_an_unknown_or_missing_key_is_refused(folder: Path, change: Any, message: str) -> None:
+    rewritten(folder, change)
     policy = tiny_policy()
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(RunError, match=r"[Rr]emove it") as caught:
         run("reinforce", policy, checkpoint=folder)
-    assert "\n" not in str(caught.value)
-    assert str(folder) in str(caught.value)
+    assert message in str(caught.value)
+    assert same_weights(policy, tiny_policy())
+
+
+# Damage --------------------------------------------------------------------------------------------------
+
+FILES = ["state.json", "state.safetensors", "manifest.json"]
+
+
+def damage(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    elif how == "cut":
+        file.write_bytes(content[:-20])
+    elif how == "empty":
+        file.write_bytes(b"")
+    else:
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "empty", "bit"])
+@pytest.mark.parametrize("name", FILES)
+def test_of_a_damaged_newest_version_the_one_before_is_used(
+    folder: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight, again = tiny_policy(), tiny_policy()
+    rows = run("reinforce", straight).rows
+    broken = versions(folder)[-1] / name
+    damage(broken, how)
+    with caplog.at_level(logging.WARNING):
+        continued = run("reinforce", again, checkpoint=folder).rows
+    assert str(broken) in caplog.text
+    assert [{**row, "seconds": 0} for row in continued] == [{**row, "seconds": 0} for row in rows]
+    assert same_weights(again, straight)
+
+
+def test_where_no_version_is_whole_nothing_is_loaded(folder: Path) -> None:
+    for saved in versions(folder):
+        damage(saved / "state.safetensors", "bit")
+    policy = tiny_policy()
+    with pytest.raises(RunError, match=f"no checkpoint in {folder} is as it was written"):
+        run("reinforce", policy, checkpoint=folder)
     assert same_weights(policy, tiny_policy())
 
 
 def test_the_state_is_json_and_safetensors_alone(folder: Path) -> None:
-    assert sorted(file.name for file in folder.iterdir()) == ["state.json", "state.safetensors"]
+    assert [saved.name for saved in versions(folder)] == ["00000002", "00000003"]
+    for saved in versions(folder):
+        assert sorted(file.name for file in saved.iterdir()) == sorted(FILES)
 
 
-# Files that are whole or absent -----------------------------------------------------------------------
-
-
-def test_a_save_that_fails_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+def test_a_save_that_fails_leaves_the_old_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
+    before = content()
     monkeypatch.setattr("algos.engine.state.write_json", full)
     with pytest.raises(OSError, match="no space left"):
         run("reinforce", tiny_policy(), checkpoint=folder, checkpoint_every=1)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert content() == before
     assert [path.name for path in folder.parent.iterdir()] == ["state"]
 
 
-def test_a_crash_between_the_two_renames_leaves_the_previous_version(tmp_path: Path) -> None:
-    target = tmp_path / "state"
-    for number in (1, 2):
-        with atomic_directory(target) as temporary:
-            write_json(temporary / "x.json", number)
-    assert json.loads((target / "x.json").read_text()) == 2
-    target.rename(tmp_path / "state.previous")
-    assert existing(target) == tmp_path / "state.previous"
-    with atomic_directory(target) as temporary:
-        write_json(temporary / "x.json", 3)
-    assert existing(target) == target
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+def test_what_is_not_finite_in_the_log_is_saved(tmp_path: Path) -> None:
+    def hook(state: TrainState, _: float) -> None:
+        if state.iteration == 1:
+            state.history[-1]["odd"] = math.nan
+            state.history[-1]["far"] = -math.inf
+
+    run("dpo", tiny_policy(), hook=hook, checkpoint=tmp_path, checkpoint_every=1)
+    rows = run("dpo", tiny_policy(), checkpoint=tmp_path).rows
+    assert math.isnan(rows[0]["odd"])
+    assert rows[0]["far"] == -math.inf
 
 
-def test_a_block_that_raises_writes_nothing(tmp_path: Path) -> None:
-    def stopped_half_way() -> None:
-        with atomic_directory(tmp_path / "state") as temporary:
-            write_json(temporary / "x.json", 1)
-            raise Stopped
+def test_iterations_without_an_update_are_counted_across_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On-policy DPO learns nothing from equal scores: four such iterations in a row, two of them before the stop."""
+    monkeypatch.setattr("algos.engine.trainer.MAX_IDLE", 4)
 
+    def same(completions: list[str], **_: Any) -> list[float]:
+        return [0.5] * len(completions)
+
+    options = {"algorithm": DPO(on_policy=True), "reward": same, "checkpoint": tmp_path}
     with pytest.raises(Stopped):
-        stopped_half_way()
-    assert list(tmp_path.iterdir()) == []
-    assert existing(tmp_path / "state") is None
-
-
-def test_nan_never_becomes_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "x.json", float("nan"))
-    assert list(tmp_path.iterdir()) == []
+        run("dpo-online", tiny_policy(), stop_after=3, checkpoint_every=1, **options)
+    with pytest.raises(RunError, match="4 iterations in a row"):
+        run("dpo-online", tiny_policy(), **options)

@@ -1,13 +1,15 @@
-"""Chat templates: applied once, one generation prompt, and the same as TRL's."""
+"""Chat templates: applied once, one generation prompt, the same as TRL's; never endless."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from algos.engine import rendering
 from algos.engine.errors import UserError
-from algos.engine.template import render_pair, render_prompt
+from algos.engine.template import render_pair, render_prompt, with_options
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n"
@@ -90,3 +92,67 @@ def test_a_template_that_raises_names_the_row(template: str) -> None:
     with pytest.raises(UserError, match=r"^f\.jsonl:7: the model's chat template refuses") as caught:
         render_prompt(tokenizer(template), ASK, "f.jsonl:7")
     assert "\n" not in str(caught.value)
+
+
+def test_no_template_of_several_is_one_line() -> None:
+    with pytest.raises(UserError, match="chat template cannot be chosen") as caught:
+        render_prompt(tokenizer({"rag": CHATML, "tools": CHATML}), ASK)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_of_a_message_is_lost() -> None:
+    """Not what could be taken for a guard, nor what a template, a shell or a terminal would act on."""
+    wicked = "\U000f0000\U000f0001 \ue000 {{ messages }} {% if %} \x1b[31m \x00 \u202e \U0001f468\u200d\U0001f469 \ufeff"
+    rendered = render_prompt(tokenizer(CHATML), [{"role": "user", "content": wicked}])
+    assert rendered == f"<s><|im_start|>user\n{wicked}<|im_end|>\n<|im_start|>assistant\n"
+
+
+# Variables of a template ------------------------------------------------------------------------------
+
+# As Qwen 3's: thoughts are asked for unless a variable says otherwise.
+SWITCHED = CHATML.replace(
+    "assistant\n{% endif",
+    "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif",
+)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "end"), [(True, "assistant\n"), (False, "assistant\n<think>\n\n</think>\n\n")]
+)
+def test_a_variable_of_the_template_is_fixed(thinking: bool, end: str) -> None:
+    fixed = tokenizer(SWITCHED)
+    fixed.chat_template = with_options(fixed, {"enable_thinking": thinking})
+    assert render_prompt(fixed, ASK).endswith(end)
+    # As anyone who loads the saved tokenizer will see it.
+    assert fixed.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True).endswith(end)
+    assert render_pair(fixed, ASK, GOOD, BAD)["chosen"] == "Hello."
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_a_variable_that_no_template_reads_is_refused(template: str | None) -> None:
+    with pytest.raises(UserError, match="no variable 'enable_thinking'"):
+        with_options(tokenizer(template), {"enable_thinking": False})
+
+
+# Templates without end --------------------------------------------------------------------------------
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+DOUBLES = (
+    "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+)
+LONG = "{% for i in range(9999) %}{% for j in range(9999) %}a{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template", [LOOPS, DOUBLES, LONG, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"]
+)
+def test_a_template_without_end_is_stopped(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    render_prompt(tokenizer(CHATML), ASK)  # the process for templates is up
+    monkeypatch.setattr(rendering, "MAX_SECONDS", 1.0)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"^f\.jsonl:7: the model's chat template refuses") as caught:
+        render_prompt(tokenizer(template), ASK, "f.jsonl:7")
+    assert time.monotonic() - start < 5
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert render_prompt(tokenizer(CHATML), ASK).endswith("assistant\n")  # and the next one is none the worse

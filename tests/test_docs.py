@@ -16,7 +16,7 @@ from tiny import tiny_policy
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, Sampling, train
 from algos.engine.budget import UNITS
 from eval.glossary import METRICS, TRAINING
-from eval.run import _event
+from eval.recorder import event
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -165,7 +165,7 @@ def logged(name: str) -> set[str]:
         data = {"pairs": PAIRS}
     sampling = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=3)
     history = train(LOGGERS[name], tiny_policy(), sampling=sampling, budget="2iterations", **data)
-    return {column for row in history.rows for column in _event(row)}
+    return {column for row in history.rows for column in event(row)}
 
 
 def loggers(words: str) -> set[str]:

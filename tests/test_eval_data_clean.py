@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from algos.engine.errors import UserError
-from eval.data import load_pairs, load_prompts
+from eval.data import Accounting, load_pairs, load_prompts
+from eval.data.accounting import summary
 from eval.data.normalise import normalise_pair, normalise_prompt
 from eval.data.rows import RowError
 
@@ -97,8 +98,6 @@ def test_prompts_keep_their_other_columns() -> None:
         ({"prompt": [{"role": "user", "content": None}]}, "null", "content is null"),
         ({"prompt": [{"role": 1, "content": "a"}]}, "not text", "role is a number"),
         ({"chosen": [bot("x")]}, "not text", "the other a list"),
-        ({"prompt": "\ud800"}, "not valid Unicode", "surrogate"),
-        ({"prompt": [user("\udfff")]}, "not valid Unicode", "surrogate"),
         ({"chosen": [user("q"), bot("x")], "rejected": [user("q"), bot("y")]}, "no common prompt", "begin"),
     ],
 )
@@ -144,6 +143,7 @@ def test_useless_pairs_are_dropped_and_counted(tmp_path: Path) -> None:
         "empty rejected": {"rows": 1, "lines": [4], "dropped": True},
         "exact duplicate pair": {"rows": 1, "lines": [5], "dropped": True},
         "contradicting label": {"rows": 1, "lines": [6], "dropped": False},
+        "same prompt as an earlier pair": {"rows": 1, "lines": [6], "dropped": False},
         "empty prompt": {"rows": 1, "lines": [7], "dropped": False},
     }
     sentences = accounting.sentences()
@@ -161,6 +161,50 @@ def test_a_prompt_is_kept_once(tmp_path: Path) -> None:
     sentence = accounting.sentences()[1]
     assert "lines 2, 3," in sentence
     assert sentence.endswith("21, ...).")
+
+
+def test_what_only_looks_like_another_is_kept_and_noted(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"prompt": text} for text in ("a b", "A  b", "Ａ b", "c", "a b")])
+    kept, accounting = load_prompts(path)
+    assert [row.line for row in kept] == [1, 2, 3, 4]
+    assert accounting.noted["near-duplicate prompt"].lines == [2, 3]
+    again = {name: text.upper() for name, text in PAIR.items()}
+    _, accounting = load_pairs(write(tmp_path, [PAIR, again, {**PAIR, "chosen": "better"}]))
+    noted = {reason: tally.lines for reason, tally in accounting.noted.items()}
+    assert noted == {"near-duplicate pair": [2], "same prompt as an earlier pair": [2, 3]}
+
+
+def test_a_conversation_that_a_table_made_into_text_is_noted(tmp_path: Path) -> None:
+    texts = [
+        "[{'role': 'user', 'content': 'x'}]",
+        ' [{"content": "x", "role": "user"}]',
+        "[role]",
+        "{'role'}",
+    ]
+    _, accounting = load_prompts(write(tmp_path, [{"prompt": text} for text in texts]))
+    assert [tally.lines for tally in accounting.noted.values()] == [[1, 2]]
+
+
+def test_the_names_of_one_files_columns_do_not_bother_another(tmp_path: Path) -> None:
+    columns = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    kept, _ = load_prompts(write(tmp_path, [{"q": "x", "chosen": 1}]), columns)
+    assert kept[0].values == {"prompt": "x", "chosen": 1}
+    kept, _ = load_pairs(write(tmp_path, [{"q": "x", "a": "y", "b": "z"}]), columns | {"answer": "gold"})
+    assert kept[0].values == {"prompt": "x", "chosen": "y", "rejected": "z"}
+
+
+def test_the_log_has_a_line_an_account() -> None:
+    account = Accounting("f.csv", 1200)
+    account.drop("empty chosen", 3)
+    account.drop("longer than the model", rows=20)
+    account.note("empty prompt", 7)
+    account.uses = {"training": 1000, "test": 179}
+    assert summary(account.as_dict()) == (
+        "f.csv: 1,200 rows read, 1,179 kept (training 1,000, test 179); "
+        "dropped: 1 empty chosen, 20 longer than the model; noted: 1 empty prompt"
+    )
+    assert "Dropped: 20 × longer than the model." in account.sentences()
+    assert summary(Accounting("g", 1).as_dict()) == "g: 1 rows read, 1 kept"
 
 
 def test_malformed_rows_stop_with_a_list_of_twenty_or_are_skipped(tmp_path: Path) -> None:

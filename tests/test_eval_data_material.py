@@ -17,9 +17,8 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is abs
 def test_real_preferences_are_accounted_for() -> None:
     rows, accounting = load_pairs(str(DATA / "hh_pairs.jsonl"))
     # Two people preferred a single space to an answer.
-    assert accounting.as_dict()["reasons"] == {
-        "empty chosen": {"rows": 2, "lines": [87, 517], "dropped": True}
-    }
+    assert accounting.as_dict()["reasons"]["empty chosen"] == {"rows": 2, "lines": [87, 517], "dropped": True}
+    assert list(accounting.dropped) == ["empty chosen"]
     assert (accounting.read, len(rows)) == (600, 598)
 
 
@@ -52,12 +51,14 @@ def test_wicked_rows_pass_unharmed_or_are_named() -> None:
     assert f"1 of 30 rows cannot be used: {path}:27 chosen is null." in str(caught.value)
     rows, accounting = load_pairs(path, on_bad_row="skip")
     lines = {reason: found["lines"] for reason, found in accounting.as_dict()["reasons"].items()}
+    assert len(lines.pop("same prompt as an earlier pair")) == 13
     assert lines == {
         "null": [27],
         "empty chosen": [1, 11],
         "empty rejected": [2],
         "identical chosen and rejected": [3],
         "empty prompt": [10],
+        "near-duplicate pair": [29],  # of one without the space before its answers
     }
     for row in rows:
         wicked = raw[row.line - 1]

@@ -35,11 +35,24 @@ def test_shares_are_near_80_10_10() -> None:
 
 def test_the_same_prompt_written_otherwise_is_the_same() -> None:
     as_message = [{"role": "user", "content": "café  au lait"}]
-    for other in ("cafe\u0301 au\nlait ", as_message, [{"content": "café au lait", "role": "user", "x": 1}]):
+    for other in (
+        "cafe\u0301 au\nlait ",
+        "Café AU lait",
+        "ｃａｆé au lait",
+        as_message,
+        [{"content": "café au lait", "role": "user", "x": 1}],
+    ):
         assert normalised_prompt(other) == normalised_prompt("café au lait")
     with_system = [{"role": "system", "content": "s"}, *as_message]
     assert normalised_prompt(with_system) != normalised_prompt(as_message)
-    assert normalised_prompt("Café au lait") != normalised_prompt("café au lait")
+    assert normalised_prompt("cafe au lait") != normalised_prompt("café au lait")
+
+
+@given(st.text(st.sampled_from("aA ßẞﬁİ\u0301\u0345ΣςK²\n"), max_size=6))
+def test_normalising_again_or_in_capitals_changes_nothing(prompt: str) -> None:
+    once = normalised_prompt(prompt)
+    assert normalised_prompt(once) == once
+    assert normalised_prompt(prompt.upper()) == once
 
 
 @given(st.lists(st.text(st.sampled_from("ab \n\u0301e"), max_size=4), max_size=30))

@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from algos import UserError
-from eval.experiment import Evaluation, Experiment, extended, layered, load_yaml
+from eval.experiment import Experiment, extended
+from eval.parts import Evaluation
+from eval.settings import layered, load_yaml
+from eval.store import Store
 from run_compare import parse
 
 
@@ -42,6 +45,12 @@ def test_plain_data_and_back_is_the_same_experiment() -> None:
             r"'variants\.x\.bta'; did you mean 'beta'\?",
         ),
         ({"algos": ["x"], "variants": {"x": {"beta": 1}}}, r"variant 'x' needs an algorithm"),
+        ({"variants": {"ppo": {"algorithm": "ppo"}}}, r"variant's name must be one of its own.*got 'ppo'"),
+        ({"first_seed": -1}, r"first_seed must be at least 0; got -1"),
+        ({"tune": -1}, r"tune must be at least 0; got -1"),
+        ({"tune_seeds": 0}, r"tune_seeds must be at least 1; got 0"),
+        ({"tune": 2, "first_seed": 999_998}, r"training seeds must be below 1000000.*got 1000000"),
+        ({"search": {"pqo": {}}}, r"unknown arm 'search\.pqo'; did you mean 'ppo'\?"),
         ({"sampling": {"group_size": 1}}, r"reinforce needs at least 2 responses a prompt; got 1"),
     ],
 )
@@ -109,6 +118,17 @@ def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> 
         load_yaml(file)
 
 
+def test_seeds_count_from_the_first(tmp_path: Path) -> None:
+    experiment = Experiment(algos=("ppo", "dpo"), seeds=2, first_seed=7)
+    store = Store.create(tmp_path / "out", experiment)
+    assert [(run.arm, run.seed) for run in store.all_runs] == [("ppo", 7), ("dpo", 7), ("ppo", 8), ("dpo", 8)]
+    assert [run.folder.name for run in store.all_runs][-1] == "dpo-s8"
+    assert [experiment.data_seed_of(seed) for seed in experiment.training_seeds] == [0, 0]
+    own = replace(experiment, replicate_data=True)
+    assert [own.data_seed_of(seed) for seed in own.training_seeds] == [7, 8]
+    assert parse(["--first-seed", "3"]).experiment.training_seeds == range(3, 6)
+
+
 def test_a_comparison_may_only_grow() -> None:
     stored = Experiment(seeds=3, algos=("ppo",))
     grown = extended(stored, replace(stored, seeds=5, algos=("ppo", "dpo")))
@@ -116,3 +136,13 @@ def test_a_comparison_may_only_grow() -> None:
     assert extended(stored, replace(stored, seeds=1)).seeds == 3
     with pytest.raises(UserError, match="made with budget = 10k; got 1k"):
         extended(stored, replace(stored, budget="1k"))
+    with pytest.raises(UserError, match="made with first_seed = 0; got 4"):
+        extended(stored, replace(stored, first_seed=4))
+
+
+def test_a_variant_that_has_run_stays_what_it_was() -> None:
+    stored = Experiment(algos=("low",), variants={"low": {"algorithm": "ppo", "beta": 0.01}})
+    more = {**stored.variants, "high": {"algorithm": "ppo", "beta": 1.0}}
+    assert extended(stored, replace(stored, algos=("high",), variants=more)).algos == ("low", "high")
+    with pytest.raises(UserError, match=r"made with variants = .*0\.01.*; got .*0\.5"):
+        extended(stored, replace(stored, variants={"low": {"algorithm": "ppo", "beta": 0.5}}))

@@ -12,9 +12,10 @@ from small_world import SmallWorld
 
 from algos import Policy
 from algos.engine.rewards import RewardError
-from eval.experiment import Evaluation, Experiment
+from eval.experiment import Experiment
 from eval.judge import Judge, wins
 from eval.metrics import Evaluator, distinct_bigrams, full_kl, overlap
+from eval.parts import Evaluation
 from eval.tasks.materials import Materials, Scorer
 
 

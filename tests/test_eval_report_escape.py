@@ -46,7 +46,7 @@ def parser() -> MarkdownIt:
 
 def shown(text: str) -> str:
     """What `for_markdown` promises to show, but for spaces and the joiners that keep addresses from becoming links."""
-    line = escape.visible(text.strip().replace("\r\n", "\n"), keep="\n").replace("\n", " ↵ ")
+    line = escape.visible(text.replace("\r\n", "\n"), keep="\n").strip().replace("\n", " ↵ ")
     return re.sub(r"\s+", " ", line).strip()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_world import ARMS, World, world
 
-from eval.report import diagnostics, figures, frames, tables, theme
+from eval.report import diagnostics, figures, frames, kl_figures, tables, theme
 
 MANY = {f"{name}-beta-{beta}": name for name in ARMS for beta in (0.02, 0.05, 0.1, 0.3)}
 HOSTILE = {
@@ -38,7 +38,7 @@ def drawn(made: World) -> dict[str, Any]:
     events = made.events[made.events["algorithm"] == "ppo"]
     own = {arm: style for arm, style in look.items() if style.algorithm == "ppo"}
     found = {
-        "reward-kl": figures.reward_against_kl(view.paths, look, view.base),
+        "reward-kl": kl_figures.reward_against_kl(view.paths, look, view.base, {}),
         "proxy-judge": figures.proxy_against_judge(view.paths, look, view.base),
         "learning": figures.learning_curves(view.paths, look, view.base),
         "seeds": figures.every_seed(view.ends, look, view.base, ["reward/judge", "kl/sequence"]),

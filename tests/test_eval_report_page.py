@@ -22,12 +22,13 @@ PAYLOAD = (
     "\x1b]0;title\x07 \u202eevil </style></title></div> http://evil.example"
 )
 TITLES = [
-    "At a glance",
-    "Summary",
-    "The arms against each other",
+    "Verdict",
     "Reward against KL",
+    "Cost",
+    "What every arm reached",
+    "The arms against each other",
     "Learning curves",
-    "Proxy against judge",
+    "Over-optimization",
     "Every seed",
     "Diagnostics of training",
     "The same prompts, side by side",
@@ -217,7 +218,7 @@ def test_every_section_stands_whatever_is_missing(name: str, tmp_path: Path) -> 
     page = write_report(DAMAGED[name](Path("x")), tmp_path).read_text()
     found = re.findall(r"<h2>(.*?)</h2>", page)
     assert [title for title in TITLES if title in found] == found
-    assert {"At a glance", "Summary", "Failed runs", "What to do next"} <= set(found)
+    assert {"Verdict", "What every arm reached", "Failed runs", "What to do next"} <= set(found)
     assert "nan" not in re.sub(r"data:[^\"]*", "", page.replace("returned NaN", "")).lower()
 
 

@@ -6,31 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_world import ARMS, POINTS, World, world
+from report_world import ARMS, POINTS, with_ends, world
 
 from eval.report import format as fmt
-from eval.report import glance, tables
+from eval.report import tables
 from eval.report.frames import evaluations
-from eval.stats import Estimate, mean_interval, paired_difference
+from eval.stats import Estimate, mean_interval
 
 JUDGE = "reward/judge"
-
-
-def with_ends(scores: dict[str, list[float]], base: float = 0.5) -> World:
-    """A comparison whose judge rewards at the end are `scores` (arm → one a seed)."""
-    made = world(Path("reports/x"), {arm: arm for arm in scores}, max(map(len, scores.values())))
-    results = made.results.copy()
-    judged = (results["metric"] == JUDGE) & (results["point"] == POINTS)
-    results.loc[judged, "value"] = [
-        scores[arm][seed] if seed < len(scores[arm]) else math.nan
-        for arm, seed in results.loc[judged, ["arm", "seed"]].itertuples(index=False)
-    ]
-    results.loc[(results["metric"] == JUDGE) & (results["arm"] == "base"), "value"] = base
-    return dataclasses.replace(made, results=results)
-
-
-def said(made: World) -> str:
-    return " ".join(glance.sentences(made, evaluations(made)))
 
 
 def test_summary_is_the_mean_of_the_last_evaluations() -> None:
@@ -59,29 +42,6 @@ def test_failed_runs_are_in_no_mean() -> None:
     assert sorted(view.at_end("ppo", JUDGE)) == [0, 2]
     assert sorted(view.at_end("dpo", JUDGE)) == [0, 1, 2]
     assert len(view.ends) == 9  # but they are still shown
-
-
-def test_a_failed_runs_partner_is_left_out_of_the_pairs() -> None:
-    view = evaluations(world(Path("x"), failed=[("ppo", 1)]))
-    counts = {frozenset((pair.first, pair.second)): pair.difference.n for pair in tables.pairs(view)}
-    assert counts == {
-        frozenset(("ppo", "reinforce")): 2,
-        frozenset(("ppo", "dpo")): 2,
-        frozenset(("reinforce", "dpo")): 3,
-    }
-
-
-def test_pairs_are_paired_by_seed_and_corrected() -> None:
-    scores = {"reinforce": [0.60, 0.70, 0.80], "ppo": [0.55, 0.66, 0.74], "dpo": [0.3, 0.5, 0.35]}
-    found = {(p.first, p.second): p for p in tables.pairs(evaluations(with_ends(scores)))}
-    raw = [
-        paired_difference(scores["reinforce"], scores["ppo"]).p_value,
-        paired_difference(scores["reinforce"], scores["dpo"]).p_value,
-        paired_difference(scores["ppo"], scores["dpo"]).p_value,
-    ]
-    assert raw[0] == min(raw)
-    assert found["reinforce", "ppo"].p_holm == pytest.approx(3 * raw[0])
-    assert found["reinforce", "ppo"].difference.mean == pytest.approx(0.05)
 
 
 def test_win_rates_are_mirrored() -> None:
@@ -114,55 +74,6 @@ def test_base_falls_back_to_the_evaluation_before_training() -> None:
     made = world(Path("x"))
     view = evaluations(dataclasses.replace(made, results=made.results[made.results["arm"] != "base"]))
     assert view.base[JUDGE] == pytest.approx(0.44)
-
-
-def test_one_seed_claims_nothing() -> None:
-    text = said(with_ends({"reinforce": [0.9], "ppo": [0.2]}))
-    assert "nothing is claimed" in text
-    assert not any(word in text for word in ("ahead", "above", "below", "told apart"))
-
-
-def test_a_clear_difference_is_said() -> None:
-    text = said(
-        with_ends({"reinforce": [0.90, 0.91, 0.92, 0.90, 0.91], "ppo": [0.60, 0.62, 0.61, 0.61, 0.6]})
-    )
-    assert "Both arms end above the untouched base (judge reward 0.500)" in text
-    assert "reinforce has the highest mean, 0.908, and is ahead of ppo (by +0.300" in text
-    assert "cannot be told apart" not in text
-    assert "intervals are wide" not in text
-
-
-def test_an_unclear_difference_is_said_to_be_unclear() -> None:
-    text = said(with_ends({"reinforce": [0.9, 0.4, 0.6], "ppo": [0.6, 0.7, 0.5]}, base=0.1))
-    assert "cannot be told apart from ppo with 3 seeds" in text
-    assert "ahead" not in text
-    assert "With 3 seeds the intervals are wide" in text
-
-
-def test_falling_below_the_base_is_said() -> None:
-    text = said(with_ends({"reinforce": [0.30, 0.31, 0.32], "ppo": [0.9, 0.91, 0.92]}))
-    assert "1 of 2 arms ends above the untouched base" in text
-    assert "1 ends below it" in text
-
-
-def test_identical_seeds_are_called_out() -> None:
-    made = with_ends({"reinforce": [0.7, 0.7, 0.7], "ppo": [0.6, 0.62, 0.61]})
-    notes = glance.caveats(made, evaluations(made))
-    assert any("no independent repetitions" in note and "reinforce" in note for note in notes)
-
-
-def test_failed_and_missing_runs_are_said() -> None:
-    made = world(Path("x"), failed=[("ppo", 1)])
-    runs = made.runs.copy()
-    runs.loc[(runs["arm"] == "dpo") & (runs["seed"] == 2), "status"] = "missing"
-    text = said(dataclasses.replace(made, runs=runs))
-    assert "1 of 9 runs failed (ppo seed 1)" in text
-    assert "1 of 9 runs are still missing" in text
-
-
-def test_nothing_finished() -> None:
-    text = said(world(Path("x"), seeds=1, failed=[(arm, 0) for arm in ARMS]))
-    assert "nothing to compare yet" in text
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from algos import RewardModel, UserError
+from algos.engine.control import Rendered, Span
 from eval.stages import (
     _controlled,
     _encode,
@@ -150,7 +151,8 @@ def test_texts_have_one_bos_one_eos_and_keep_their_spaces():
         "Ġdull",
         "<eos>",
     ]
-    assert _encode(tokenizer, "<bos>the plot was very dull<eos>") == plain
+    meant = Rendered("<bos>the plot was very dull<eos>", (Span(0, 5, True), Span(27, 32, True)))
+    assert _encode(tokenizer, meant) == plain
     row = _encode_pairs(
         tokenizer, [{"prompt": "the plot was", "chosen": " very dull", "rejected": "dull"}], None
     )[0][0]

@@ -240,6 +240,37 @@ def test_list_and_dry_run(small: SmallWorld, tmp_path: Path, capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert "parameters" in shown
     assert not out.exists()
+    assert main([*small.arguments(out), "--dry-run", "--sweep", "clip_range=0.1,0.3", "--tune", "4"]) == 0
+    shown = capsys.readouterr()
+    assert all(name in shown.out for name in ("reinforce ", "ppo-clip-range-0.1", "ppo-clip-range-0.3"))
+    assert "tuned first: reinforce, ppo-clip-range-0.1, ppo-clip-range-0.3, dpo; 4 tries of each" in shown.out
+    assert "no clip_range to sweep in reinforce, dpo" in shown.err
+    assert not out.exists()
+
+
+def test_a_sweep_runs_an_arm_a_value_and_resuming_adds_values(small: SmallWorld, tmp_path: Path) -> None:
+    out = tmp_path / "swept"
+    short = [
+        "--budget",
+        "2iterations",
+        "--eval.points",
+        "1",
+        "--frontier.samples",
+        "0",
+        "--algos",
+        "reinforce",
+    ]
+    seeds = ["--seeds", "1", "--first-seed", "5"]
+    assert main([*small.arguments(out, *short), *seeds, "--sweep", "beta=0.05,0.2"]) == 0
+    arms = ["reinforce-beta-0.05", "reinforce-beta-0.2"]
+    assert sorted(path.name for path in (out / "runs").iterdir()) == [f"{arm}-s5" for arm in arms]
+    store = Store.open(out)
+    ends = store.results.query("point == 1 and metric == 'kl/sequence'")
+    assert ends["value"].nunique() == 2  # another β, another policy
+    assert store.asked.variants["reinforce-beta-0.2"] == {"algorithm": "reinforce", "beta": 0.2}
+    again = parse(["--resume", str(out), "--sweep", "beta=0.2,1"]).experiment
+    assert again.algos == (*arms, "reinforce-beta-1")
+    assert {name: again.variants[name] for name in arms} == store.asked.variants
 
 
 def test_events_are_json_of_finite_numbers(finished: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from algos.engine.forward import accepts, positions
+from algos.engine.forward import inputs_for, unwrapped
 from algos.engine.rollouts import Rollouts
 
 
@@ -18,24 +18,22 @@ class Critic(nn.Module):
 
     def __init__(self, model: Any, kind: Literal["shared", "separate"]) -> None:
         super().__init__()
-        inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = unwrapped(model)
         self.shared = kind == "shared"
         self.trunk = None if self.shared else _own_copy(inner)
-        self.head = nn.Linear(inner.config.get_text_config().hidden_size, 1, dtype=torch.float32)
+        # The width that the language model's own head reads: some trunks end in a projection.
+        width = inner.get_output_embeddings().weight.shape[-1]
+        self.head = nn.Linear(width, 1, dtype=torch.float32, device=inner.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.to(next(inner.parameters()).device)
         if next(inner.parameters()).dtype == torch.float64:
             self.double()
 
     def forward(self, rollouts: Rollouts, hidden_PGTH: Tensor | None) -> Tensor:
-        """Values [P, G, T] in units of reward; `hidden_PGTH` is the policy's last hidden state if shared."""
+        """Values [P, G, T] in units of reward; `hidden_PGTH` is what the policy's head reads, if shared."""
         if self.trunk is not None:
-            attention_BS = rollouts.attention_mask_BS()
-            inputs = {"input_ids": rollouts.input_ids_BS(), "attention_mask": attention_BS.long()}
-            if accepts(self.trunk, "position_ids"):
-                inputs["position_ids"] = positions(attention_BS)
-            hidden_BSH = self.trunk(**inputs, use_cache=False).last_hidden_state
+            inputs = inputs_for(self.trunk, rollouts.input_ids_BS(), rollouts.attention_mask_BS())
+            hidden_BSH = self.trunk(**inputs).last_hidden_state
             hidden_PGTH = rollouts.per_group(hidden_BSH[:, -rollouts.T - 1 : -1])
         assert hidden_PGTH is not None
         # Values are targets of a regression: fp32 whatever the autocast around.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -23,16 +23,28 @@ def _parameters(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
 
 
+def unwrapped(model: Any) -> Any:
+    """The transformers model, whether or not adapters are wrapped around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def accepts(model: Any, name: str) -> bool:
     """Whether the model's forward has this argument (BLOOM, say, has no `position_ids`)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kind: Any = type(inner)
+    kind: Any = type(unwrapped(model))
     return name in _parameters(kind)
 
 
 def positions(attention_mask: Tensor) -> Tensor:
     """Position ids from the mask, so that padding on the left moves nothing. [B, S] → [B, S]."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def inputs_for(model: Any, ids_BS: Tensor, mask_BS: Tensor) -> dict[str, Any]:
+    """What the forward of a model or its trunk is given to read whole rows, without a cache."""
+    inputs: dict[str, Any] = {"input_ids": ids_BS, "attention_mask": mask_BS.long(), "use_cache": False}
+    if accepts(model, "position_ids"):
+        inputs["position_ids"] = positions(mask_BS)
+    return inputs
 
 
 @contextmanager
@@ -50,24 +62,30 @@ def upcast(logits: Tensor) -> Tensor:
 def response_logits(
     model: nn.Module, rollouts: Rollouts, temperature: float, hidden: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits/temperature that predict each response token, [P, G, T, V], and the trunk's last hidden
-    state at the same positions, [P, G, T, H], where asked for. Only response positions reach the head."""
+    """Logits/temperature that predict each response token, [P, G, T, V], and what the head read to predict
+    it, [P, G, T, H], where asked for. Only response positions reach the head."""
     T = rollouts.T
-    attention_BS = rollouts.attention_mask_BS()
-    inputs: dict[str, Any] = {
-        "input_ids": rollouts.input_ids_BS(),
-        "attention_mask": attention_BS.long(),
-        "use_cache": False,
-    }
-    if accepts(model, "position_ids"):
-        inputs["position_ids"] = positions(attention_BS)
+    inputs = inputs_for(model, rollouts.input_ids_BS(), rollouts.attention_mask_BS())
     if accepts(model, "logits_to_keep"):
         inputs["logits_to_keep"] = T + 1
-    out = model(**inputs, output_hidden_states=hidden)
-    logits_BTV = out.logits[:, -T - 1 : -1]
-    hidden_BTH = out.hidden_states[-1][:, -T - 1 : -1] if hidden else None
+    reading: AbstractContextManager[list[Tensor]] = _read_by_head(model) if hidden else nullcontext([])
+    with reading as read:
+        logits_BTV = model(**inputs).logits[:, -T - 1 : -1]
     logits_PGTV = rollouts.per_group(upcast(logits_BTV) / temperature)
-    return logits_PGTV, None if hidden_BTH is None else rollouts.per_group(hidden_BTH)
+    return logits_PGTV, rollouts.per_group(read[0][:, -T - 1 : -1]) if hidden else None
+
+
+@contextmanager
+def _read_by_head(model: Any) -> Iterator[list[Tensor]]:
+    """The trunk's last hidden state, as the language model's head receives it inside the block: asked for
+    its hidden states a model would keep those of all layers, and some have more than one stream of them."""
+    read: list[Tensor] = []
+    head = unwrapped(model).get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    try:
+        yield read
+    finally:
+        handle.remove()
 
 
 def token_logps(logits_PGTV: Tensor, ids_PGT: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,29 +13,31 @@ from algos.losses import kl_estimate
 @torch.no_grad()
 def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, float]:
     """Statistics of a batch before its updates. Rewards are scores before any KL; KL in nats a response."""
-    mask_PGT, loss_mask_PGT = rollouts.mask_PGT, rollouts.loss_mask_PGT
+    sampled_PGT = rollouts.sampled_PGT
     row: dict[str, Tensor | float] = {
         "length/train": rollouts.lengths_PG.float().mean(),
         "eos_rate/train": rollouts.ended_PG.float().mean(),
     }
     sampled = rollouts.sampler_logps_PGT is not None
     if sampled and rollouts.scores_PG is not None:
-        row |= {
-            "reward/train": rollouts.scores_PG.mean(),
-            "reward_std/train": rollouts.scores_PG.std(correction=0),
-        }
+        unscored_PG = rollouts.scores_PG.isnan()
+        scores = rollouts.scores_PG[~unscored_PG]
+        row |= {"reward/train": scores.mean(), "reward_std/train": scores.std(correction=0)}
+        if rollouts.scored_PG is not None:
+            row["unscored/train"] = unscored_PG.float().mean()
     if rollouts.logps_PGT is not None and rollouts.ref_logps_PGT is not None:
-        kl_PGT = torch.where(loss_mask_PGT, kl_estimate(rollouts.logps_PGT, rollouts.ref_logps_PGT), 0.0)
+        kl_PGT = torch.where(sampled_PGT, kl_estimate(rollouts.logps_PGT, rollouts.ref_logps_PGT), 0.0)
         row["kl/train"] = kl_PGT.sum(-1).mean()
     if sampled and rollouts.logps_PGT is not None and rollouts.sampler_logps_PGT is not None:
         gap_PGT = (rollouts.logps_PGT - rollouts.sampler_logps_PGT).abs()
-        row["sampler_gap_max"] = gap_PGT[loss_mask_PGT].max() if bool(loss_mask_PGT.any()) else 0.0
+        row["sampler_gap_max"] = gap_PGT[sampled_PGT].max() if bool(sampled_PGT.any()) else 0.0
     if prepared.advantages_PGT is not None and bool(prepared.loss_mask_PGT.any()):
         advantages = before_whitening(prepared)[prepared.loss_mask_PGT]
         row |= {"advantage_mean": advantages.mean(), "advantage_std": advantages.std(correction=0)}
     if prepared.values_PGT is not None and prepared.returns_PGT is not None:
+        scored_PGT = prepared.scored_PGT
         row["explained_variance"] = explained_variance(
-            prepared.values_PGT[mask_PGT], prepared.returns_PGT[mask_PGT]
+            prepared.values_PGT[scored_PGT], prepared.returns_PGT[scored_PGT]
         )
     row |= {name: value for name, value in own.items() if value.numel() == 1}
     return {name: float(value) for name, value in row.items()}
@@ -51,3 +53,23 @@ def before_whitening(prepared: Rollouts) -> Tensor:
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     """1 − Var(R − V)/Var(R): 1 is a perfect value function, 0 one no better than a constant."""
     return 1 - (returns - values).var(correction=0) / returns.var(correction=0).clamp(min=1e-12)
+
+
+def add_metrics(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:
+    """Adds a micro-batch's share; names ending in `_max` keep the largest."""
+    for name, value in part.items():
+        if name not in total:
+            total[name] = value
+        else:
+            total[name] = torch.maximum(total[name], value) if name.endswith("_max") else total[name] + value
+
+
+def mean_of_steps(steps: list[dict[str, float]]) -> dict[str, float]:
+    """The mean over an iteration's optimizer steps; of maxima the largest."""
+    names = steps[0] if steps else {}
+    return {
+        name: max(step[name] for step in steps)
+        if name.endswith("_max")
+        else sum(step[name] for step in steps) / len(steps)
+        for name in names
+    }

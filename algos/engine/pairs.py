@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from algos.engine.budget import Meter
+from algos.engine.control import text_ids
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
 from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
@@ -39,7 +41,7 @@ def split_tokens(policy: Policy, prompt: str, response: str) -> tuple[list[int],
     joint = encode(policy.tokenizer, prompt + response)
     if joint[: len(prompt_ids)] == prompt_ids:
         return prompt_ids, joint[len(prompt_ids) :], False
-    return prompt_ids, list(policy.tokenizer(response, add_special_tokens=False).input_ids), True
+    return prompt_ids, text_ids(policy.tokenizer, response), True
 
 
 def encode_pairs(
@@ -47,60 +49,66 @@ def encode_pairs(
 ) -> tuple[list[EncodedPair], dict[str, int]]:
     """Rows with `prompt, chosen, rejected` → pairs, and counts of what was dropped, cut or merged.
 
-    Responses are cut at `max_new_tokens`; a pair whose prompt leaves no room for its responses, or whose
-    two responses are the same after cutting, teaches nothing and is dropped.
+    The reasons, and which of them drop a row, are those of `encode_pair`. Raises UserError for a row
+    without one of the columns, and where a chat template refuses its messages.
     """
-    reasons = (
-        "identical responses",
-        "empty response",
-        "prompt too long",
-        "identical once truncated",
-        "response truncated",
-        "boundary merge",
-    )
-    counts = dict.fromkeys(reasons, 0)
-    limit, kept = policy.max_positions, []
-    for row in rows:
-        missing = [name for name in ("prompt", "chosen", "rejected") if name not in row]
-        if missing:
-            raise UserError(
-                f"a pair has no {missing[0]}; got the columns {', '.join(map(str, row)) or 'none'}. "
-                "Give prompt, chosen and rejected."
-            )
-        texts = render_pair(policy.tokenizer, row["prompt"], row["chosen"], row["rejected"])
-        prompt, chosen, rejected = texts["prompt"], texts["chosen"], texts["rejected"]
-        if chosen == rejected:
-            counts["identical responses"] += 1
-            continue
-        if not chosen or not rejected:
-            counts["empty response"] += 1
-            continue
-        prompt_ids, chosen_ids, merged_1 = split_tokens(policy, prompt, chosen)
-        _, rejected_ids, merged_2 = split_tokens(policy, prompt, rejected)
-        room = max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt_ids))
-        if room < 1 or not prompt_ids:
-            counts["prompt too long"] += 1
-            continue
-        pair = EncodedPair(prompt_ids, closed(policy, chosen_ids)[:room], closed(policy, rejected_ids)[:room])
-        if pair.chosen == pair.rejected:
-            counts["identical once truncated"] += 1
-            continue
-        counts["response truncated"] += any(
-            len(closed(policy, ids)) > room for ids in (chosen_ids, rejected_ids)
+    found = [encode_pair(policy, row, max_new_tokens) for row in rows]
+    counts = Counter(reason for _, reasons in found for reason in reasons)
+    return [pair for pair, _ in found if pair is not None], dict(counts)
+
+
+def encode_pair(
+    policy: Policy, row: Mapping[str, Any], max_new_tokens: int
+) -> tuple[EncodedPair | None, list[str]]:
+    """One row's pair, None where nothing can be learned from it, and what is to be said of it: where there
+    is none, the first is why.
+
+    Responses are cut at `max_new_tokens` and at the model's last position ("response truncated", and
+    "longer than the model" where prompt and response have more tokens than the model positions). A pair is
+    dropped whose prompt has no tokens or leaves no room for a response, or whose two responses are the
+    same, before or after cutting.
+    """
+    missing = [name for name in ("prompt", "chosen", "rejected") if name not in row]
+    if missing:
+        raise UserError(
+            f"a pair has no {missing[0]}; got the columns {', '.join(map(str, row)) or 'none'}. "
+            "Give prompt, chosen and rejected."
         )
-        counts["boundary merge"] += merged_1 or merged_2
-        kept.append(pair)
-    return kept, {reason: n for reason, n in counts.items() if n}
+    texts = render_pair(policy.tokenizer, row["prompt"], row["chosen"], row["rejected"])
+    prompt, chosen, rejected = texts["prompt"], texts["chosen"], texts["rejected"]
+    if chosen == rejected:
+        return None, ["identical responses"]
+    if not chosen or not rejected:
+        return None, ["empty response"]
+    prompt_ids, chosen_ids, merged_1 = split_tokens(policy, prompt, chosen)
+    _, rejected_ids, merged_2 = split_tokens(policy, prompt, rejected)
+    room = math.inf if policy.max_positions is None else policy.max_positions - len(prompt_ids)
+    if not prompt_ids:
+        return None, ["prompt has no tokens"]
+    if room < 1:
+        return None, ["prompt too long"]
+    whole = [closed(policy, ids) for ids in (chosen_ids, rejected_ids)]
+    width = int(min(max_new_tokens, room))
+    pair = EncodedPair(prompt_ids, whole[0][:width], whole[1][:width])
+    same, longest = pair.chosen == pair.rejected, max(map(len, whole))
+    said = {
+        "identical once truncated": same,
+        "response truncated": longest > width and not same,
+        "longer than the model": longest > room,
+        "boundary merge": (merged_1 or merged_2) and not same,
+    }
+    return None if same else pair, [reason for reason, applies in said.items() if applies]
 
 
 def closed(policy: Policy, ids: list[int]) -> list[int]:
     """A response with one EOS at its end: cut behind the first of any declared one, else EOS appended
     (a model without any EOS has responses without end)."""
-    ends = [i for i, token in enumerate(ids) if token in policy.eos_ids]
+    eos = policy.eos_ids
+    ends = [i for i, token in enumerate(ids) if token in eos]
     if ends:
         return ids[: ends[0] + 1]
     own = policy.tokenizer.eos_token_id
-    return [*ids, own] if own is not None else [*ids, *policy.eos_ids[:1]]
+    return [*ids, own] if own is not None else [*ids, *eos[:1]]
 
 
 def recorded(

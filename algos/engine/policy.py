@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from algos.engine.algorithm import require
 from algos.engine.errors import UserError, one_line
+from algos.engine.forward import unwrapped
+from algos.engine.loading import Precision, compute_dtype, load_causal_lm, pick_device, room_for
+from algos.engine.memory import Portions, recomputed, require_recomputable
+from algos.engine.template import with_options
 from algos.engine.text import eos_ids, pad_id
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +49,16 @@ class Policy:
         tokenizer: PreTrainedTokenizerBase,
         dtype: Precision = "auto",
         source: str = "",
+        gradient_checkpointing: bool = False,
     ) -> None:
+        if gradient_checkpointing:
+            require_recomputable(model)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self.source = source
-        self.dtype = _compute_dtype(dtype, self.device)
+        self.dtype = compute_dtype(dtype, self.device)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.portions = Portions()
         self.adapter_is_reference = _fresh_adapter(model)
         # `requires_grad` stays as it is on the copy, which only ever runs under no_grad: torch chooses other
         # kernels for weights without it, and policy and reference would differ in the last digits.
@@ -73,30 +72,32 @@ class Policy:
         lora: LoRA | bool | None = None,
         dtype: Precision = "auto",
         device: str = "auto",
+        gradient_checkpointing: bool = False,
+        template_options: Mapping[str, bool | int | str] | None = None,
         trust_remote_code: bool = False,
     ) -> Policy:
         """From a directory or a hub id, a model or a saved adapter; weights as safetensors only.
 
-        The reference is the policy as loaded. Raises UserError where the model or the device is not there.
+        The reference is the policy as loaded: with a fresh adapter the model without it, else a frozen copy.
+        `template_options` fix variables of the chat template, such as `enable_thinking`. Raises UserError where the model or the device is not there, where they do not fit each other, and
+        where the model's layers do not respect the attention mask.
         """
         where = pick_device(device)
-        source = str(path)
-        adapter = Path(source, "adapter_config.json")
-        base = (
-            json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            if adapter.is_file()
-            else source
-        )
-        model, tokenizer = _load_causal_lm(
-            base, source if Path(source, "tokenizer_config.json").is_file() else base, trust_remote_code
-        )
-        if adapter.is_file():
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, source, is_trainable=True)
-        elif lora:
-            model = _with_adapter(model, LoRA() if lora is True else lora)
-        return cls(model.to(where), tokenizer, dtype, source)
+        # Absolute: a saved adapter names its base by this path.
+        source = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
+        model, tokenizer = load_causal_lm(source, trust_remote_code)
+        if template_options:
+            tokenizer.chat_template = with_options(tokenizer, template_options)
+        if lora and hasattr(model, "peft_config"):
+            raise UserError(
+                f"{source!r} is an adapter already, which training goes on with as it is. Leave --lora out."
+            )
+        if lora:
+            model = with_adapter(model, LoRA() if lora is True else lora)
+        with room_for(
+            f"{source!r} and its frozen reference", "Train adapters with --lora: they need no copy."
+        ):
+            return cls(model.to(where), tokenizer, dtype, source, gradient_checkpointing)
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +106,8 @@ class Policy:
     @property
     def inner(self) -> PreTrainedModel:
         """The transformers model, whether or not adapters are wrapped around it."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        inner: PreTrainedModel = unwrapped(self.model)
+        return inner
 
     @property
     def eos_ids(self) -> list[int]:
@@ -119,7 +121,8 @@ class Policy:
     def max_positions(self) -> int | None:
         """The longest sequence the model has positions for; None where it has no such limit."""
         config = self.inner.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        names = ("max_position_embeddings", "n_positions", "max_seq_len")
+        return next((limit for name in names if (limit := getattr(config, name, None))), None)
 
     @property
     def vocabulary(self) -> int:
@@ -132,8 +135,19 @@ class Policy:
 
     @property
     def backward_factor(self) -> int:
-        """Nominal FLOPs a parameter and token of forward and backward: 6, or 4 with frozen weights."""
-        return 4 if any("lora_" in name for name in self.trainable()) else 6
+        """Nominal FLOPs a parameter and token of forward and backward: 6, or 4 with frozen weights; a second
+        forward with gradient checkpointing."""
+        frozen = any("lora_" in name for name in self.trainable())
+        return (4 if frozen else 6) + self.recomputation
+
+    @property
+    def recomputation(self) -> int:
+        """Nominal FLOPs a parameter and token of what gradient checkpointing computes again."""
+        return 2 if self.gradient_checkpointing else 0
+
+    def for_backward(self, *others: nn.Module | None) -> AbstractContextManager[None]:
+        """The block in which the model, and others beside it, go forward and backward."""
+        return recomputed(self.model, *others) if self.gradient_checkpointing else nullcontext()
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
@@ -165,60 +179,8 @@ class Policy:
         self.tokenizer.save_pretrained(str(directory))
 
 
-def pick_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises UserError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        if chosen.type == "cuda" and (
-            not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
-        ):
-            raise UserError(
-                f"no such device: {device}; this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."
-            )
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"no such device: {device} ({str(error).splitlines()[0]}). Use --device cpu or auto."
-        ) from None
-    return chosen
-
-
-def _compute_dtype(dtype: Precision, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-
-
-def _load_causal_lm(
-    path: str, tokenizer_path: str, trust_remote_code: bool
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    if not Path(path).exists() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
-        raise UserError(
-            f"there is no model directory {path!r}. Check the path; a model on the hub is named owner/name."
-        )
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        # fp32 master weights: steps of 1e-6 vanish in bf16, which autocast uses only for the products.
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = one_line(error)
-        raise UserError(
-            f"cannot load a causal language model from {path!r}: {reason} Give a directory with safetensors weights or a hub id."
-        ) from error
-    tokenizer.padding_side = "left"
-    return model, tokenizer
-
-
-def _with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
+def with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
+    """A fresh adapter around the model; raises UserError where its targets are not there."""
     from peft import LoraConfig, get_peft_model
 
     targets: str | list[str] = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
@@ -231,7 +193,7 @@ def _with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
             return get_peft_model(model, config)
         except ValueError as error:
             raise UserError(
-                f"cannot put adapters on {lora.targets!r}: {one_line(error)} Set --lora.targets."
+                f"cannot put adapters on {lora.targets!r}: {one_line(error)} Set --lora-settings.targets."
             ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from algos.engine.budget import Meter
+from algos.engine.calls import RewardError
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
 from algos.engine.rewards import Reward, call_reward
@@ -31,7 +33,9 @@ def encode_prompts(
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
     """Rows or strings → prompts that fit the model with their responses, and counts of those that don't.
 
-    `too_long="left"` cuts a long prompt's beginning instead of dropping it; both are counted.
+    `too_long="left"` cuts a long prompt's beginning instead of dropping it; both are counted. Raises
+    UserError where responses of `max_new_tokens` leave no room for any prompt, for a row without a prompt,
+    and where a chat template refuses its messages.
     """
     limit = policy.max_positions
     room = None if limit is None else limit - max_new_tokens
@@ -39,25 +43,28 @@ def encode_prompts(
         raise UserError(
             f"the model has {limit} positions and max_new_tokens is {max_new_tokens}: no room for a prompt. Lower --max-new-tokens."
         )
-    counts = {"prompt too long": 0, "prompt truncated": 0, "prompt has no tokens": 0}
-    kept: list[EncodedPrompt] = []
-    for item in prompts:
-        row: Mapping[str, Any] = item if isinstance(item, Mapping) else {"prompt": item}
-        if "prompt" not in row:
-            raise UserError(
-                f"a row has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
-            )
-        ids = encode_prompt(policy.tokenizer, row["prompt"])
-        if not ids:
-            counts["prompt has no tokens"] += 1
-        elif room is None or len(ids) <= room:
-            kept.append(EncodedPrompt(row, ids))
-        elif too_long == "left":
-            counts["prompt truncated"] += 1
-            kept.append(EncodedPrompt(row, ids[-room:]))
-        else:
-            counts["prompt too long"] += 1
-    return kept, {reason: n for reason, n in counts.items() if n}
+    rows = [item if isinstance(item, Mapping) else {"prompt": item} for item in prompts]
+    found = [_encode(policy, row, room, too_long) for row in rows]
+    counts = Counter(reason for _, reason in found if reason)
+    return [prompt for prompt, _ in found if prompt is not None], dict(counts)
+
+
+def _encode(
+    policy: Policy, row: Mapping[str, Any], room: int | None, too_long: Literal["drop", "left"]
+) -> tuple[EncodedPrompt | None, str]:
+    """A row's prompt in at most `room` tokens, None where it is dropped, and what is to be said of it."""
+    if "prompt" not in row:
+        raise UserError(
+            f"a row has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
+        )
+    ids = encode_prompt(policy.tokenizer, row["prompt"])
+    if not ids:
+        return None, "prompt has no tokens"
+    if room is None or len(ids) <= room:
+        return EncodedPrompt(row, ids), ""
+    if too_long == "left":
+        return EncodedPrompt(row, ids[-room:]), "prompt truncated"
+    return None, "prompt too long"
 
 
 def texts(
@@ -79,11 +86,37 @@ def texts(
 def score(
     policy: Policy, prompts: Sequence[EncodedPrompt], rollouts: Rollouts, reward: Reward
 ) -> torch.Tensor:
-    """Scores [P, G] of the responses; raises RewardError."""
+    """Scores [P, G] of the responses, NaN where the reward left one unscored; raises RewardError."""
     ids, completions = texts(policy, prompts, rollouts)
     rows = [prompt.row for prompt in prompts for _ in range(rollouts.G)]
-    scores = call_reward(reward, rows, completions, ids)
+    scores = call_reward(reward, rows, completions, ids, unscored=True)
     return torch.tensor(scores, device=policy.device).unflatten(0, (rollouts.P, rollouts.G))
+
+
+def learnable(
+    prompts: Sequence[EncodedPrompt], scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, group_size: int
+) -> torch.Tensor | None:
+    """[P, G] True where there is enough to learn from: a score, `group_size` of them in the group, one of the
+    greedy response where there is one. None where that holds of every response.
+
+    Raises RewardError for a prompt none of whose responses was scored, and where nothing is left to learn from.
+    """
+    scored_PG = ~scores_PG.isnan()
+    if bool((~scored_PG.any(-1)).any()):
+        first = prompts[int((~scored_PG.any(-1)).nonzero()[0])]
+        raise RewardError(
+            f"the reward scored none of the {scores_PG.shape[1]} responses to {str(first.row['prompt'])[:60]!r}. "
+            "It must score at least one response to every prompt."
+        )
+    if greedy_P is not None:
+        scored_PG = scored_PG & ~greedy_P.isnan()[:, None]
+    scored_PG = scored_PG & (scored_PG.sum(-1, keepdim=True) >= group_size)
+    if not bool(scored_PG.any()):
+        raise RewardError(
+            f"the reward left too many responses unscored: no prompt has {group_size} to learn from. "
+            "Give a reward that scores more of them, or a larger --group-size."
+        )
+    return None if bool(scored_PG.all()) else scored_PG
 
 
 class PromptSource:
@@ -97,13 +130,14 @@ class PromptSource:
         sampling: Sampling,
         seed: int,
         greedy: bool = False,
+        group_size: int = 1,
     ) -> None:
         if not prompts:
             raise UserError(
                 "no prompts to train on; got 0 after those that do not fit the model were dropped. Shorten them, or pass --truncate-prompts left."
             )
         self.policy, self.prompts, self.reward = policy, prompts, reward
-        self.sampling, self.seed, self.greedy = sampling, seed, greedy
+        self.sampling, self.seed, self.greedy, self.group_size = sampling, seed, greedy, group_size
 
     def progress(self, iteration: int) -> float:
         """Prompts have no end of their own."""
@@ -134,7 +168,12 @@ class PromptSource:
             greedy = sample(self.policy, ids, self.sampling, 0, greedy=True)
             self._charge(greedy, meter)
             greedy_P = self._penalised(score(self.policy, batch, greedy, self.reward), greedy)[:, 0]
-        return replace(rollouts, scores_PG=self._penalised(scores_PG, rollouts), greedy_scores_P=greedy_P)
+        return replace(
+            rollouts,
+            scores_PG=self._penalised(scores_PG, rollouts),
+            scored_PG=learnable(batch, scores_PG, greedy_P, self.group_size),
+            greedy_scores_P=greedy_P,
+        )
 
     def _penalised(self, scores_PG: torch.Tensor, rollouts: Rollouts) -> torch.Tensor:
         return scores_PG - self.sampling.missing_eos_penalty * (~rollouts.ended_PG).to(scores_PG.dtype)

@@ -12,17 +12,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from algos.engine.errors import RunError, UserError, one_line
+from algos.engine.calls import RewardError, guarded
+from algos.engine.errors import UserError, one_line
 from algos.engine.forward import accepts, positions
 from algos.engine.rollouts import pad_right
 from algos.engine.template import Text, render_prompt
 from algos.engine.text import as_completion, encode, pad_id
+from algos.engine.weights import safetensors_only
 
+_LARGEST = torch.finfo(torch.float32).max
 _KEYWORDS = ("prompt", "prompts", "completions", "completion_ids")
-
-
-class RewardError(RunError):
-    """A reward function raised, or returned something that is not one finite number a completion."""
 
 
 class Reward(Protocol):
@@ -37,45 +36,73 @@ def call_reward(
     rows: Sequence[Mapping[str, Any]],
     completions: Sequence[str],
     completion_ids: Sequence[list[int]],
+    *,
+    unscored: bool = False,
 ) -> list[float]:
     """One checked, finite score a completion. `rows[i]` holds the prompt and columns of completion i.
 
     Raises RewardError naming the function, the sample and the remedy; nothing ever becomes 0.0 silently.
+    NaN is a completion the reward left unscored (None): only where the caller can do without some
+    (`unscored`) and the reward's `allow_unscored` says so.
     """
-    name = getattr(reward, "__name__", type(reward).__name__)
+    caller = guarded(reward)
     prompts: list[Text] = [row["prompt"] for row in rows]
     # The data's own `completion` is a column like any other; what is scored cannot be one.
     own = {key: None for row in rows for key in row if key not in _KEYWORDS}
     columns = {key: [row.get(key) for row in rows] for key in own}
     answers = [as_completion(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+    scores = caller(prompts=prompts, completions=answers, completion_ids=list(completion_ids), **columns)
+    previews = [str(text)[:60] for text in completions]
+    allowed = unscored and caller.calls.allow_unscored
+    return checked_scores(scores, len(completions), f"{caller.what} {caller.__name__}", previews, allowed)
+
+
+def checked_scores(
+    scores: Any, expected: int, who: str, previews: Sequence[str], unscored: bool = False
+) -> list[float]:
+    """`scores` as floats, or RewardError: one finite number each, as many as asked for; NaN for None if `unscored`.
+
+    `who` returned them, such as "reward score".
+    """
     try:
-        scores = reward(prompts=prompts, completions=answers, completion_ids=list(completion_ids), **columns)
+        if isinstance(scores, torch.Tensor) or hasattr(scores, "tolist"):
+            scores = scores.tolist()
+        is_list = isinstance(scores, Sequence) and not isinstance(scores, (str, bytes))
+        listed = list(scores) if is_list else None
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
         raise RewardError(
-            f"the reward {name} raised {reason}. It is called with keywords prompts, completions, completion_ids and the data's columns."
+            f"what the {who} returned cannot be read: {type(error).__name__}: {one_line(error)}."
         ) from error
-    return checked_scores(scores, len(completions), name, [str(c)[:60] for c in completions])
+    if listed is None:
+        raise RewardError(
+            f"the {who} returned {type(scores).__name__}; it must return a list of {expected} numbers, one a completion."
+        )
+    if len(listed) != expected:
+        raise RewardError(
+            f"the {who} returned {len(listed)} values for {expected} completions. It must return one number a completion."
+        )
+    return [
+        math.nan if score is None and unscored else _number(score, i, who, previews[i])
+        for i, score in enumerate(listed)
+    ]
 
 
-def checked_scores(scores: Any, expected: int, name: str, previews: Sequence[str]) -> list[float]:
-    """`scores` as floats, or RewardError: one finite number each, as many as asked for."""
-    if isinstance(scores, torch.Tensor) or hasattr(scores, "tolist"):
-        scores = scores.tolist()
-    if not isinstance(scores, Sequence) or isinstance(scores, (str, bytes)):
-        raise RewardError(
-            f"the reward {name} returned {type(scores).__name__}; it must return a list of {expected} numbers, one a completion."
-        )
-    if len(scores) != expected:
-        raise RewardError(
-            f"the reward {name} returned {len(scores)} values for {expected} completions. It must return one number a completion."
-        )
-    for i, score in enumerate(scores):
-        if not isinstance(score, Real) or isinstance(score, bool) or not math.isfinite(score):
-            raise RewardError(
-                f"the reward {name} returned {score!r} for completion {i} ({previews[i]!r}). It must return a finite number for every completion."
-            )
-    return [float(score) for score in scores]
+def _number(score: Any, i: int, who: str, preview: str) -> float:
+    try:
+        # Scores are kept in 32 bits: what does not fit would become infinite there.
+        if (
+            isinstance(score, Real)
+            and not isinstance(score, bool)
+            and abs(number := float(score)) <= _LARGEST
+        ):
+            return number
+        shown = " ".join(repr(score).split())[:60]
+    except Exception:  # an integer beyond any float, or an object that cannot even be shown
+        shown = type(score).__name__
+    remedy = " None means not scored, which --allow-unscored allows in training." if score is None else ""
+    raise RewardError(
+        f"the {who} returned {shown} for completion {i} ({preview!r}). It must return a finite number for every completion.{remedy}"
+    )
 
 
 class RewardModel:
@@ -95,10 +122,11 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True
-            )
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
+            with safetensors_only(path):
+                self.model: Any = AutoModelForSequenceClassification.from_pretrained(
+                    path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                )
+            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
                 f"cannot load a reward model from {str(path)!r}: {one_line(error)} Give a sequence classifier's directory or hub id."

@@ -40,7 +40,10 @@ class Rollouts:
     ended_PG: Tensor
     """True where the response ended by EOS; a truncated one is terminal all the same."""
     scores_PG: Tensor | None = None
-    """The reward of each response, before any KL; for recorded pairs the order: 1 preferred, 0 not."""
+    """The reward of each response, before any KL; for recorded pairs the order: 1 preferred, 0 not. NaN where
+    the reward left a response unscored."""
+    scored_PG: Tensor | None = None
+    """True on responses that can be learned from; by default all. The others carry no loss."""
     fixed_PGT: Tensor | None = None
     """True on tokens that were not sampled from the policy (a greedy prefix): they carry no loss."""
     greedy_scores_P: Tensor | None = None
@@ -79,9 +82,19 @@ class Rollouts:
         return self.response_ids_PGT.shape[2]
 
     @property
-    def loss_mask_PGT(self) -> Tensor:
-        """Tokens that carry loss, KL and return: the response without a greedy prefix."""
+    def sampled_PGT(self) -> Tensor:
+        """Tokens that were sampled from the policy: the response without a greedy prefix."""
         return self.mask_PGT if self.fixed_PGT is None else self.mask_PGT & ~self.fixed_PGT
+
+    @property
+    def scored_PGT(self) -> Tensor:
+        """Tokens of the responses that can be learned from."""
+        return self.mask_PGT if self.scored_PG is None else self.mask_PGT & self.scored_PG[..., None]
+
+    @property
+    def loss_mask_PGT(self) -> Tensor:
+        """Tokens that carry loss and return."""
+        return self.sampled_PGT if self.scored_PG is None else self.sampled_PGT & self.scored_PG[..., None]
 
     @property
     def lengths_PG(self) -> Tensor:
@@ -91,7 +104,8 @@ class Rollouts:
     def totals(self) -> Totals:
         if self.step_totals is not None:
             return self.step_totals
-        return Totals(self.P * self.G, int(self.loss_mask_PGT.sum()), self.max_tokens or self.T)
+        sequences = self.P * self.G if self.scored_PG is None else max(int(self.scored_PG.sum()), 1)
+        return Totals(sequences, int(self.loss_mask_PGT.sum()), self.max_tokens or self.T)
 
     @property
     def token_count(self) -> int:

@@ -6,17 +6,18 @@ the number of workers, so all arms are evaluated with the same random numbers an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 
 from algos.engine.algorithm import require
-from algos.engine.forward import accepts, positions, precision, upcast
+from algos.engine.decoding import Stepper, filtered, inverse_cdf
+from algos.engine.forward import upcast
+from algos.engine.memory import SHORTER
 from algos.engine.policy import Policy
-from algos.engine.rollouts import Rollouts, join_right, pad_left
+from algos.engine.rollouts import Rollouts, pad_left
 from algos.engine.seeding import uniforms
 
 MAX_ROWS = 256  # responses decoded at once
@@ -69,64 +70,99 @@ def sample(
 ) -> Rollouts:
     """`group_size` responses to each prompt (token ids), without scores; `sampler_logps_PGT` is filled.
 
-    The log-probabilities are those of the distribution drawn from, at `sampling.temperature`.
+    The log-probabilities are those of the distribution drawn from, at `sampling.temperature`. Raises
+    RunError where memory does not take even one response.
     """
     G = 1 if greedy else group_size or sampling.group_size
     U_PGT = torch.from_numpy(uniforms(seed, prompts, G, sampling.max_new_tokens))
-    chunk = max(1, MAX_ROWS // G)
-    parts = [
-        _decode(policy, prompts[i : i + chunk], U_PGT[i : i + chunk], sampling, greedy)
-        for i in range(0, len(prompts), chunk)
-    ]
-    ids_PGT, mask_PGT = (
-        join_right([part[0] for part in parts], policy.pad_id),
-        join_right([part[1] for part in parts]),
-    )
+
+    def attempt(rows: int) -> _Responses:
+        drawn = _Responses.blank(policy, tuple(U_PGT.shape))
+        for part in _portions(len(prompts), G, rows):
+            drawn.put(part, _decode(policy, prompts[part[0]], U_PGT[part], sampling, greedy))
+        return drawn
+
+    rows = min(MAX_ROWS, len(prompts) * G)
+    drawn = policy.portions.run("sampling", rows, attempt, SHORTER).trimmed()
     prompt_ids_PL, prompt_mask_PL = pad_left(list(prompts), policy.pad_id)
     fixed_PGT = None
     if sampling.greedy_prefix and not greedy:
-        fixed_PGT = (
-            torch.arange(ids_PGT.shape[-1], device=ids_PGT.device) < sampling.greedy_prefix
-        ) & mask_PGT
+        place_T = torch.arange(drawn.mask.shape[-1], device=policy.device)
+        fixed_PGT = (place_T < sampling.greedy_prefix) & drawn.mask
     return Rollouts(
         prompt_ids_PL=prompt_ids_PL.to(policy.device),
         prompt_mask_PL=prompt_mask_PL.to(policy.device),
-        response_ids_PGT=ids_PGT,
-        mask_PGT=mask_PGT,
-        ended_PG=torch.cat([part[3] for part in parts]),
+        response_ids_PGT=drawn.ids,
+        mask_PGT=drawn.mask,
+        ended_PG=drawn.ended,
         fixed_PGT=fixed_PGT,
-        sampler_logps_PGT=join_right([part[2] for part in parts]),
+        sampler_logps_PGT=drawn.logps,
         max_tokens=sampling.max_new_tokens,
     )
 
 
+@dataclass(frozen=True)
+class _Responses:
+    """What is drawn, [..., T], and whether each response ended, [...]."""
+
+    ids: Tensor
+    mask: Tensor
+    logps: Tensor
+    ended: Tensor
+
+    @classmethod
+    def blank(cls, policy: Policy, shape: tuple[int, ...]) -> _Responses:
+        """Padding alone."""
+        device = policy.device
+        return cls(
+            torch.full(shape, policy.pad_id, device=device),
+            torch.zeros(shape, dtype=torch.bool, device=device),
+            torch.zeros(shape, device=device),
+            torch.zeros(shape[:-1], dtype=torch.bool, device=device),
+        )
+
+    def put(self, part: tuple[slice, slice], other: _Responses) -> None:
+        """Writes some prompts' responses in their place."""
+        for field in fields(self):
+            getattr(self, field.name)[part] = getattr(other, field.name)
+
+    def grouped(self, P: int, G: int) -> _Responses:
+        """[B, ...] → [P, G, ...]."""
+        return _Responses(*(getattr(self, field.name).unflatten(0, (P, G)) for field in fields(self)))
+
+    def trimmed(self) -> _Responses:
+        """As wide as the longest response."""
+        T = int(self.mask.sum(-1).max())
+        return _Responses(self.ids[..., :T], self.mask[..., :T], self.logps[..., :T], self.ended)
+
+
+def _portions(P: int, G: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    """Which prompts, and which of their responses, are decoded together: at most `rows` responses."""
+    p, g = max(1, rows // G), min(rows, G)
+    for i in range(0, P, p):
+        for j in range(0, G, g):
+            yield slice(i, i + p), slice(j, j + g)
+
+
 def _decode(
     policy: Policy, prompts: Sequence[list[int]], U_PGT: Tensor, sampling: Sampling, greedy: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(ids, mask, log-probs) [p, G, T] and ended [p, G] of one batch. Each prompt is encoded once for its
-    G responses; rows that have ended leave the batch."""
-    device, (p, G, T) = policy.device, U_PGT.shape
+) -> _Responses:
+    """The responses of one batch. Each prompt is encoded once for its group; rows that have ended leave it."""
+    device, (P, G, T) = policy.device, U_PGT.shape
     U_BT, eos = U_PGT.flatten(0, 1).to(device), torch.tensor(policy.eos_ids, device=device)
-    ids_BT = torch.full((p * G, T), policy.pad_id, device=device)
-    mask_BT = torch.zeros(p * G, T, dtype=torch.bool, device=device)
-    logps_BT = torch.zeros(p * G, T, device=device)
-    ended_B = torch.zeros(p * G, dtype=torch.bool, device=device)
-
-    stepper = _Stepper(policy, prompts, G)
-    rows_B = torch.arange(p * G, device=device)  # which response each row of the running batch is
+    drawn = _Responses.blank(policy, (P * G, T))
+    stepper = Stepper(policy, prompts, G)
+    rows_B = torch.arange(P * G, device=device)  # which response each row of the running batch is
     logits_BV = stepper.prefill()
     for t in range(T):
         logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
-        token_B = (
-            logps_BV.argmax(-1)
-            if greedy or t < sampling.greedy_prefix
-            else inverse_cdf(logps_BV, U_BT[rows_B, t])
-        )
-        ids_BT[rows_B, t] = token_B
-        mask_BT[rows_B, t] = True
-        logps_BT[rows_B, t] = logps_BV.gather(-1, token_B[:, None]).squeeze(-1).float()
+        sampled = not greedy and t >= sampling.greedy_prefix
+        token_B = inverse_cdf(logps_BV, U_BT[rows_B, t]) if sampled else logps_BV.argmax(-1)
+        drawn.ids[rows_B, t] = token_B
+        drawn.mask[rows_B, t] = True
+        drawn.logps[rows_B, t] = logps_BV.gather(-1, token_B[:, None]).squeeze(-1).float()
         over_B = torch.isin(token_B, eos)
-        ended_B[rows_B[over_B]] = True
+        drawn.ended[rows_B[over_B]] = True
         if t + 1 == T or bool(over_B.all()):
             break
         if bool(over_B.any()):
@@ -134,75 +170,4 @@ def _decode(
             rows_B, token_B = rows_B[going], token_B[going]
             stepper.keep(going)
         logits_BV = stepper.step(token_B)
-    shape = (p, G)
-    return (
-        ids_BT[:, : t + 1].unflatten(0, shape),
-        mask_BT[:, : t + 1].unflatten(0, shape),
-        logps_BT[:, : t + 1].unflatten(0, shape),
-        ended_B.unflatten(0, shape),
-    )
-
-
-class _Stepper:
-    """The model with its key-value cache, one token a step."""
-
-    def __init__(self, policy: Policy, prompts: Sequence[list[int]], group_size: int) -> None:
-        self.model: nn.Module = policy.model
-        self.dtype = policy.dtype
-        self.group_size = group_size
-        ids_PL, mask_PL = pad_left(list(prompts), policy.pad_id)
-        self.ids, self.mask = ids_PL.to(policy.device), mask_PL.to(policy.device)
-        self.cache = DynamicCache(config=policy.inner.config)
-
-    def prefill(self) -> Tensor:
-        """Next-token logits [B, V] after the prompts, every prompt repeated for its group."""
-        logits_PV = self._run(self.ids, positions(self.mask))
-        self.cache.batch_repeat_interleave(self.group_size)
-        self.mask = self.mask.repeat_interleave(self.group_size, dim=0)
-        return logits_PV.repeat_interleave(self.group_size, dim=0)
-
-    def step(self, token_B: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=-1)
-        return self._run(token_B[:, None], positions(self.mask)[:, -1:])
-
-    def keep(self, rows: Tensor) -> None:
-        """Drops the other rows from the batch and the cache."""
-        self.cache.batch_select_indices(rows)
-        self.mask = self.mask[rows]
-
-    def _run(self, ids: Tensor, position_ids: Tensor) -> Tensor:
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": self.mask.long(),
-            "past_key_values": self.cache,
-            "use_cache": True,
-        }
-        if accepts(self.model, "position_ids"):
-            inputs["position_ids"] = position_ids
-        if accepts(self.model, "logits_to_keep"):
-            inputs["logits_to_keep"] = 1
-        with precision(ids.device, self.dtype):
-            logits: Tensor = self.model(**inputs).logits[:, -1]
-        return logits
-
-
-def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """Logits with everything outside top-k and the nucleus (Holtzman et al. 2020) at −inf."""
-    if sampling.top_k and sampling.top_k < logits_BV.shape[-1]:
-        smallest_kept = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < smallest_kept, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, index = logits_BV.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
-        outside = torch.zeros_like(ordered, dtype=torch.bool).scatter(-1, index, before >= sampling.top_p)
-        logits_BV = logits_BV.masked_fill(outside, -torch.inf)
-    return logits_BV
-
-
-def inverse_cdf(logps_BV: Tensor, U_B: Tensor) -> Tensor:
-    """The token at which the cumulative distribution first exceeds U. [B, V], [B] in (0, 1) → [B]."""
-    cdf_BV = logps_BV.double().exp().cumsum(-1)
-    # Scaled by its own end, as rounding leaves it a little off 1; right=True skips tokens of probability 0.
-    target_B1 = (U_B * cdf_BV[:, -1])[:, None]
-    return torch.searchsorted(cdf_BV, target_B1, right=True).squeeze(-1).clamp(max=logps_BV.shape[-1] - 1)
+    return drawn.grouped(P, G)

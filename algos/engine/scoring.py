@@ -11,6 +11,7 @@ from algos.engine.algorithm import Needs
 from algos.engine.critic import Critic
 from algos.engine.errors import RunError
 from algos.engine.forward import forward, groups_per_forward
+from algos.engine.memory import SHORTER
 from algos.engine.policy import Policy
 from algos.engine.rollouts import Rollouts, join_right
 
@@ -33,14 +34,18 @@ def score_reference(policy: Policy, rollouts: Rollouts, temperature: float) -> T
 def _score(
     model: nn.Module, policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None
 ) -> tuple[Tensor, Tensor | None]:
-    logps: list[Tensor] = []
-    values: list[Tensor] = []
-    for part in rollouts.micro_batches(groups_per_forward(rollouts, policy.vocabulary)):
-        outputs = forward(model, part, temperature, policy.dtype, critic)
-        logps.append(outputs.logps_PGT)
-        if outputs.values_PGT is not None:
-            values.append(outputs.values_PGT)
-    return join_right(logps, width=rollouts.T), join_right(values, width=rollouts.T) if values else None
+    def attempt(groups: int) -> tuple[Tensor, Tensor | None]:
+        logps: list[Tensor] = []
+        values: list[Tensor] = []
+        for part in rollouts.micro_batches(groups):
+            outputs = forward(model, part, temperature, policy.dtype, critic)
+            logps.append(outputs.logps_PGT)
+            if outputs.values_PGT is not None:
+                values.append(outputs.values_PGT)
+        return join_right(logps, width=rollouts.T), join_right(values, width=rollouts.T) if values else None
+
+    size = min(groups_per_forward(rollouts, policy.vocabulary), rollouts.P)
+    return policy.portions.run("scoring", size, attempt, SHORTER)
 
 
 def complete(

@@ -59,4 +59,5 @@ def from_prompts(
             f"top_p={sampling.top_p}, top_k={sampling.top_k}. Train with 1.0 and 0."
         )
     encoded, counts = encode_prompts(state.policy, prompts, sampling.max_new_tokens, too_long)
-    return PromptSource(state.policy, encoded, reward, sampling, state.seed, needs.greedy), counts
+    source = PromptSource(state.policy, encoded, reward, sampling, state.seed, needs.greedy, needs.group_size)
+    return source, counts

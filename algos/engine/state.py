@@ -6,28 +6,38 @@ rollouts never outlives its iteration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from algos.engine.algorithm import Algorithm, State
 from algos.engine.budget import Meter
 from algos.engine.critic import Critic
-from algos.engine.errors import RunError, one_line
+from algos.engine.errors import RunError
 from algos.engine.policy import Policy
 from algos.engine.seeding import digest
 from algos.engine.storage import (
+    DamagedFile,
     atomic_directory,
+    disk,
     existing,
     read_json,
     read_tensors,
     write_json,
     write_tensors,
 )
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2  # the newest version of a checkpoint, and the one to go back to where the disk damaged it
 
 
 @dataclass
@@ -40,10 +50,16 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     seed: int
     own: State
-    context: dict[str, str] = field(default_factory=dict)
+    reference: str
+    """A hash of the reference's weights as they were when training began."""
+    context: dict[str, Any] = field(default_factory=dict)
     """What else tells this run from another: its data, sampling and budget."""
     meter: Meter = field(default_factory=Meter)
     history: list[dict[str, float]] = field(default_factory=list)
+    idle: int = 0
+    """Iterations in a row without an update."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the caller of `train` keeps with the state, as JSON."""
 
     @classmethod
     def start(cls, algorithm: Algorithm, policy: Policy, seed: int) -> TrainState:
@@ -58,7 +74,8 @@ class TrainState:
             eps=algorithm.adam_eps,
             weight_decay=algorithm.weight_decay,
         )
-        return cls(algorithm, policy, critic, optimizer, seed, algorithm.init_state())
+        own = algorithm.init_state()
+        return cls(algorithm, policy, critic, optimizer, seed, own, policy.reference_digest())
 
     @property
     def iteration(self) -> int:
@@ -68,38 +85,40 @@ class TrainState:
     def parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def save(self, directory: Path) -> None:
-        """Writes `state.safetensors` and `state.json`, atomically: the old one stays until the new is whole."""
-        tensors: dict[str, Tensor] = {f"policy/{name}": p for name, p in self.policy.trainable().items()}
-        if self.critic is not None:
-            tensors |= {f"critic/{name}": p for name, p in self.critic.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": value for name, value in slots.items()}
-        tensors |= {f"own/{name}": value for name, value in self.own.items()}
-        with atomic_directory(directory) as temporary:
-            write_tensors(temporary / "state.safetensors", tensors)
-            write_json(
-                temporary / "state.json",
-                {**self._identity(), "meter": self.meter.as_dict(), "history": self.history},
-            )
+    def save(self, folder: Path) -> Path:
+        """Writes `folder/<iteration>/`, whole or not at all, and keeps the version before it."""
+        with atomic_directory(folder / f"{self.iteration:08}") as temporary:
+            write_tensors(temporary / "state.safetensors", self._tensors())
+            write_json(temporary / "state.json", self._record())
+        for old in versions(folder)[:-KEPT]:
+            disk.remove(old)
+        return versions(folder)[-1]
 
-    def load(self, directory: Path) -> bool:
-        """Restores what `save` wrote; False where there is nothing. Raises RunError for another run's state."""
-        found = existing(directory)
-        if found is None:
-            return False
-        try:
-            record = read_json(found / "state.json")
-            tensors = read_tensors(found / "state.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
+    def load(self, folder: Path) -> bool:
+        """Restores the newest whole version that `save` wrote; False where there is none at all.
+
+        A damaged version is named in a warning and the one before it is used. Raises RunError where none
+        is whole, and where the newest whole one belongs to another run, with the difference.
+        """
+        found = versions(folder)
+        for saved in reversed(found):
+            try:
+                record, tensors = read_state(saved), read_tensors(saved / "state.safetensors")
+            except DamagedFile as error:
+                logger.warning("%s The checkpoint before it is used, if there is one.", error)
+                continue
+            self._restore(saved, record, tensors)
+            return True
+        if found:
             raise RunError(
-                f"the checkpoint {found} is broken ({one_line(error)}). Remove it to start again."
-            ) from error
-        for key, mine in self._identity().items():
-            if record.get(key) != mine:
-                raise RunError(
-                    f"the checkpoint {found} belongs to another run: its {key} is {record.get(key)}, this one's {mine}. Use another folder."
-                )
+                f"no checkpoint in {folder} is as it was written. Remove the folder to start again."
+            )
+        return False
+
+    def _restore(self, saved: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        _refuse_another_run(saved, record["identity"], self._identity())
+        _refuse_other_keys(saved, record, self._record())
+        _refuse_other_keys(saved, _without_moments(tensors), _without_moments(self._tensors()))
         with torch.no_grad():
             for name, p in self.policy.trainable().items():
                 p.copy_(tensors[f"policy/{name}"])
@@ -108,8 +127,8 @@ class TrainState:
         self._load_optimizer(_below(tensors, "optimizer/"))
         self.own = _below(tensors, "own/")
         self.meter = Meter.from_dict(record["meter"])
-        self.history = record["history"]
-        return True
+        self.history = [{name: _number(value) for name, value in row.items()} for row in record["history"]]
+        self.idle, self.notes = record["idle"], record["notes"]
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         slots: dict[int, dict[str, Tensor]] = {}
@@ -120,11 +139,101 @@ class TrainState:
             {"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
 
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {f"policy/{name}": p for name, p in self.policy.trainable().items()}
+        if self.critic is not None:
+            tensors |= {f"critic/{name}": p for name, p in self.critic.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": value for name, value in slots.items()}
+        return tensors | {f"own/{name}": value for name, value in self.own.items()}
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "identity": self._identity(),
+            "meter": self.meter.as_dict(),
+            "history": [{name: _plain(value) for name, value in row.items()} for row in self.history],
+            "idle": self.idle,
+            "notes": self.notes,
+        }
+
     def _identity(self) -> dict[str, Any]:
-        shapes = digest((name, tuple(p.shape)) for name, p in self.policy.trainable().items())
-        own = {"algorithm": repr(self.algorithm), "seed": self.seed, "parameters": shapes}
-        return {**own, "reference": self.policy.reference_digest(), **self.context}
+        """All that the rest of the run depends on and a checkpoint does not hold."""
+        policy = self.policy
+        config = policy.inner.config.to_dict()
+        identity = {
+            "algorithm": {"name": self.algorithm.name, **asdict(self.algorithm)},
+            "seed": self.seed,
+            "model": {
+                "parameters": digest((name, tuple(p.shape)) for name, p in policy.trainable().items()),
+                "reference": self.reference,
+                # The path and the library that wrote it say nothing of what the model computes.
+                "config": digest(sorted((k, v) for k, v in config.items() if k not in _NOT_CONFIG)),
+                "dtype": str(policy.dtype),
+                "device": policy.device.type,
+            },
+            "threads": torch.get_num_threads(),
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+            **self.context,
+        }
+        return dict(json.loads(json.dumps(identity, default=str)))
+
+
+_NOT_CONFIG = ("_name_or_path", "transformers_version")
+
+
+def versions(folder: Path) -> list[Path]:
+    """The saved states of a folder, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir()) if folder.is_dir() else []
+
+
+def read_state(saved: Path) -> dict[str, Any]:
+    """What a version holds besides tensors. Raises DamagedFile where any file of it is not what was written."""
+    existing(saved)
+    return read_json(saved / "state.json")
+
+
+def _refuse_another_run(saved: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    left, right = _flat(theirs), _flat(mine)
+    differing = [name for name in {**left, **right} if left.get(name) != right.get(name)]
+    if differing:
+        told = "; ".join(
+            f"its {name} is {left.get(name, 'not there')}, this run's {right.get(name, 'not there')}"
+            for name in differing[:3]
+        )
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise RunError(
+            f"the checkpoint {saved} belongs to another run: {told}{more}. Use another folder, or remove it to start again."
+        )
+
+
+def _refuse_other_keys(saved: Path, theirs: Iterable[str], mine: Iterable[str]) -> None:
+    wrong = sorted(set(theirs) ^ set(mine))
+    if wrong:
+        raise RunError(
+            f"the checkpoint {saved} and this run differ in {', '.join(wrong[:3])}, which only one of them has. Remove it to start again."
+        )
+
+
+def _without_moments(tensors: Iterable[str]) -> set[str]:
+    return {name for name in tensors if not name.startswith("optimizer/")}  # made by the first step
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no word for what is not finite."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _number(value: float | str) -> float:
+    return float(value) if isinstance(value, str) else value

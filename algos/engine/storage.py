@@ -1,90 +1,228 @@
-"""Files that are whole or absent: written under a temporary name, synced, renamed. JSON and safetensors only."""
+"""Files that are whole or absent, and known to be what was written. JSON and safetensors only.
+
+Written under a temporary name, synced, renamed, the folder synced: a reader, a crash or a full disk meets
+the old version or the new one. Every file tells whether it is what was written: JSON and safetensors hold a
+SHA-256 of their own content, a directory holds a manifest with that of each file in it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, uint8
+
+from algos.engine.errors import UserError, one_line
+
+MANIFEST = "manifest.json"
+MAKING = ".making-"
+"""Marks what is being written: `.<name>.making-<number>`. Left behind only by a process that was killed."""
+_SEAL = "sha256"
+
+
+class DamagedFile(UserError):
+    """A file that is not what was written: changed, cut off or gone."""
+
+
+class Disk:
+    """What touches the disk and can fail: the one place where tests let it."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        path.write_bytes(data)
+
+    def write_tensors(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        """Raises OSError, like the others."""
+        try:
+            save_file(tensors, path, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {one_line(error)}") from error
+
+    def append(self, path: Path, data: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(data)
+
+    def sync(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, path: Path, target: Path) -> None:
+        os.replace(path, target)
+
+    def truncate(self, path: Path, size: int) -> None:
+        os.truncate(path, size)
+
+    def remove(self, path: Path) -> None:
+        """A file or a whole directory; nothing where there is none."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+disk = Disk()
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; renamed onto it when the block ends well, removed when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = _beside(path)
     try:
         yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        disk.sync(temporary)
+        disk.rename(temporary, path)
+        disk.sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        disk.remove(temporary)
 
 
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path` that takes its place when the block ends well.
+def atomic_directory(path: Path, about: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """A temporary directory beside `path` that takes its place, with a manifest, when the block ends well.
 
-    What stood there before is moved aside first and removed last, so at every moment one whole
-    version exists: `path`, or `path` with `.previous` behind (see `existing`).
+    `about` is added to the manifest as it is when the block ends. What stood at `path` before is moved
+    aside first and removed last, so at every moment one whole version exists: `path`, or
+    `path` with `.previous` behind (see `existing`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.making-", dir=path.parent))
-    previous = path.with_name(path.name + ".previous")
+    temporary, previous = _beside(path), path.with_name(path.name + ".previous")
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private to this user
-        for file in sorted(temporary.rglob("*")):
-            _sync(file)
+        files = {file.relative_to(temporary).as_posix(): file_hash(file) for file in files_in(temporary)}
+        write_json(temporary / MANIFEST, {**(about or {}), "files": files})
+        for part in [*sorted(temporary.rglob("*")), temporary]:
+            disk.sync(part)
         if path.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(path, previous)
-        os.replace(temporary, path)
-        _sync(path.parent)
-        shutil.rmtree(previous, ignore_errors=True)
+            disk.remove(previous)
+            disk.rename(path, previous)
+        disk.rename(temporary, path)
+        disk.sync(path.parent)
+        disk.remove(previous)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        disk.remove(temporary)
 
 
 def existing(path: Path) -> Path | None:
-    """The whole version of a directory written by `atomic_directory`, if there is one."""
+    """The whole version of a directory written by `atomic_directory`, if there is one.
+
+    Raises DamagedFile, naming the file, where there is one that is not what was written.
+    """
     previous = path.with_name(path.name + ".previous")
-    return path if path.is_dir() else previous if previous.is_dir() else None
+    found = path if path.is_dir() else previous if previous.is_dir() else None
+    if found is not None:
+        read_manifest(found)
+    return found
 
 
-def write_json(path: Path, value: Any) -> None:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a directory all of whose listed files are as they were written. Raises DamagedFile."""
+    manifest = read_json(directory / MANIFEST)
+    for name, expected in manifest["files"].items():
+        check_file(directory, name, expected)
+    return manifest
+
+
+def check_file(directory: Path, name: str, expected: str) -> None:
+    """Raises DamagedFile unless `directory/name` is a plain file with this SHA-256."""
+    path = directory / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or path.is_symlink():
+        raise DamagedFile(f"{path} is not a file of its directory but a link or a path out of it.")
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        raise DamagedFile(f"{path} was written but cannot be read: {error.strerror}.") from error
+    if found != expected:
+        raise DamagedFile(f"{path} is not what was written: its SHA-256 differs.")
+
+
+def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        disk.write(temporary, text.encode("utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object with a SHA-256 of itself as its last entry. Raises ValueError for NaN."""
+    write_text(path, _sealed(value))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote. Raises DamagedFile where a single byte of it differs, or it is gone."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(text)
+        value.pop(_SEAL)
+        whole = _sealed(value) == text
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise DamagedFile(f"{path} is not what was written: its SHA-256 differs.")
+    return dict(value)
+
+
+def _sealed(value: Mapping[str, Any]) -> str:
+    plain = json.dumps(dict(value), indent=2, ensure_ascii=False, allow_nan=False)
+    seal = hashlib.sha256(plain.encode("utf-8")).hexdigest()
+    return json.dumps({**value, _SEAL: seal}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file whose metadata hold a SHA-256 of names, shapes, types and values."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        disk.write_tensors(temporary, plain, {_SEAL: _tensor_hash(plain)})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    return load_file(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """What `write_tensors` wrote. Raises DamagedFile where a value differs, or the file is gone."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            seal = (file.metadata() or {}).get(_SEAL)
+    except (OSError, SafetensorError) as error:
+        raise DamagedFile(f"{path} cannot be read: {one_line(error)}.") from error
+    if seal != _tensor_hash(tensors):
+        raise DamagedFile(f"{path} is not what was written: its SHA-256 differs.")
+    return tensors
+
+
+def _tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        hashed.update(tensor.reshape(-1).view(uint8).numpy().data)
+    return hashed.hexdigest()
+
+
+def files_in(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Removes what a killed process was writing. Only for who alone writes there."""
+    for leftover in directory.rglob(f".*{MAKING}*"):
+        disk.remove(leftover)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{MAKING}{secrets.token_hex(8)}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from algos.engine.control import Rendered, Span, control_patterns, ids_in_front
 from algos.engine.errors import UserError, one_line
+from algos.engine.rendering import render_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,12 +34,13 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text, where: str =
 
     A list of messages goes through the tokenizer's template (`PLAIN_TEMPLATE` where it has none) with a
     generation prompt; one that ends with the assistant's words is left open, to be continued. The text is
-    to be tokenised like any other: a BOS that the tokenizer adds by itself is not in it. Raises `UserError`
-    naming `where` (file:line) where the template refuses the messages.
+    to be tokenised like any other: a BOS that the tokenizer adds by itself is not in it, and what the
+    template wrote is told from what the messages say (see `Rendered`). Raises `UserError` naming `where`
+    (file:line) where the template refuses the messages or does not end.
     """
     if isinstance(prompt, str):
         return prompt
-    return _without_bos(tokenizer, _render_open(tokenizer, prompt, where))
+    return _without_bos(tokenizer, _Template(tokenizer, where, [prompt]).open(prompt))
 
 
 def render_pair(
@@ -51,12 +56,29 @@ def render_pair(
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if isinstance(prompt, str) or isinstance(chosen, str) or isinstance(rejected, str):
         raise UserError(f"{where or 'a pair'} mixes strings and message lists. Give all three in one form.")
-    whole = [_render(tokenizer, [*prompt, *response], where) for response in (chosen, rejected)]
-    shared = _render_open(tokenizer, prompt, where)
+    dialogues = [[*prompt, *response] for response in (chosen, rejected)]
+    template = _Template(tokenizer, where, dialogues)
+    whole = [template.render(dialogue) for dialogue in dialogues]
+    shared = template.open(prompt)
     for text in whole:
         shared = shared[: common_length(shared, text)]
     responses = [_without_eos(tokenizer, text[len(shared) :]) for text in whole]
     return {"prompt": _without_bos(tokenizer, shared), "chosen": responses[0], "rejected": responses[1]}
+
+
+def with_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, bool | int | str]) -> str:
+    """The tokenizer's template with some of its variables fixed, such as Qwen 3's `enable_thinking`.
+
+    Raises UserError where there is no template, or it has no such variable.
+    """
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    for name in options:
+        if not name.isidentifier() or not re.search(rf"\b{name}\b", template):
+            raise UserError(
+                f"the model's chat template has no variable {name!r}. Leave it out of --template-options."
+            )
+    fixed = (f"{{% set {name} = {json.dumps(value)} %}}" for name, value in options.items())
+    return "".join(fixed) + template
 
 
 def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
@@ -65,36 +87,75 @@ def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
     return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def _render_open(tokenizer: PreTrainedTokenizerBase, messages: list[Message], where: str) -> str:
-    continues = messages[-1]["role"] == "assistant"
-    options = {"continue_final_message": True} if continues else {"add_generation_prompt": True}
-    return _render(tokenizer, messages, where, **options)
+class _Template:
+    """A tokenizer's template, for conversations in which someone may have typed added tokens.
+
+    Before rendering a guard is put into these, so that afterwards those without it are the template's own.
+    Special tokens are guarded in every message; others that the template writes, the marks of a thought, say,
+    not in the assistant's, whose recorded words may well contain them.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, where: str, conversations: Sequence[Sequence[Message]]
+    ) -> None:
+        self.where = where
+        try:
+            self.source = tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_TEMPLATE
+        except ValueError as error:  # several templates, none of them the default
+            raise UserError(f"the model's chat template cannot be chosen: {one_line(error)}") from None
+        self.variables = tokenizer.special_tokens_map
+        self.special, self.control = control_patterns(tokenizer, self.source)
+        text = self.source + json.dumps(conversations, ensure_ascii=False, default=str)
+        self.guard = next(char for char in map(chr, range(0xF0000, 0x10FFFE)) if char not in text)
+
+    def open(self, messages: Sequence[Message]) -> Rendered:
+        """With a generation prompt, or left open where the assistant has begun."""
+        continues = messages[-1]["role"] == "assistant"
+        return self.render(messages, "continue_final_message" if continues else "add_generation_prompt")
+
+    def render(self, messages: Sequence[Message], *options: str) -> Rendered:
+        guarded = [
+            self._guarded(message, self.special if message["role"] == "assistant" else self.control)
+            for message in messages
+        ]
+        try:
+            text = render_template(self.source, guarded, self.variables, **dict.fromkeys(options, True))
+        except UserError as error:
+            raise UserError(
+                f"{self.where or 'a conversation'}: the model's chat template refuses these messages "
+                f"({error}). Mend the row, or use a model whose template takes it."
+            ) from None
+        return self._unguarded(text)
+
+    def _guarded(self, value: Any, tokens: re.Pattern[str]) -> Any:
+        if isinstance(value, str):
+            return tokens.sub(lambda found: "".join(char + self.guard for char in found[0]), value)
+        if isinstance(value, Mapping):
+            return {key: self._guarded(item, tokens) for key, item in value.items() if item is not None}
+        return [self._guarded(item, tokens) for item in value] if isinstance(value, (list, tuple)) else value
+
+    def _unguarded(self, text: str) -> Rendered:
+        """The text without guards, and where in it added tokens stand."""
+        plain, spans = "", []
+        for i, piece in enumerate(re.split(f"((?:[^{self.guard}]{self.guard})+)", text)):
+            was_typed, piece = i % 2 == 1, piece.replace(self.guard, "")
+            for found in self.control.finditer(piece):
+                # A special token's characters need no span: nothing takes them for the token.
+                if not (was_typed and self.special.fullmatch(found[0])):
+                    spans.append(Span(len(plain) + found.start(), len(plain) + found.end(), not was_typed))
+            plain += piece
+        return Rendered(plain, tuple(spans))
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], where: str, **options: Any) -> str:
-    template = None if tokenizer.chat_template else PLAIN_TEMPLATE
-    try:
-        text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
-    except Exception as error:  # a template is a program of its own: it can raise anything
-        raise UserError(
-            f"{where or 'a conversation'}: the model's chat template refuses these messages "
-            f"({one_line(error)}). Mend the row, or use a model whose template takes it."
-        ) from None
-    return str(text)
-
-
-def _without_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def _without_bos(tokenizer: PreTrainedTokenizerBase, text: Rendered) -> Rendered:
     """Many templates write BOS out, and many tokenizers add it: together the model would see two."""
     bos = tokenizer.bos_token
-    if not bos or not text.startswith(bos):
-        return text
-    added = list(tokenizer("a")["input_ids"])
-    return text[len(bos) :] if added[:1] == [tokenizer.bos_token_id] else text
+    written = bos and Span(0, len(bos), True) in text.spans and text.startswith(bos)
+    return text[len(bos) :] if written and ids_in_front(tokenizer)[:1] == [tokenizer.bos_token_id] else text
 
 
-def _without_eos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """The template's EOS and the line end after it; what a user wrote is left alone without a template."""
-    eos = tokenizer.eos_token
-    if not tokenizer.chat_template or not eos or not text.rstrip().endswith(eos):
-        return text
-    return text.rstrip().removesuffix(eos)
+def _without_eos(tokenizer: PreTrainedTokenizerBase, text: Rendered) -> Rendered:
+    """Without the template's EOS and the line end after it; what someone typed is left alone."""
+    eos, end = tokenizer.eos_token, len(text.rstrip())
+    written = eos and Span(end - len(eos), end, True) in text.spans and text[:end].endswith(eos)
+    return text[: end - len(eos)] if written else text

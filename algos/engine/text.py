@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from algos.engine.control import ids_in_front, text_ids
 from algos.engine.template import Text, render_prompt
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token id that ends a response: of the generation config, the model config and the tokenizer."""
-    declared = [getattr(model, "generation_config", None), model.config, tokenizer]
+    config = model.config
+    declared = [getattr(model, "generation_config", None), config, config.get_text_config(), tokenizer]
     found: set[int] = set()
     for place in declared:
         value = getattr(place, "eos_token_id", None)
@@ -28,14 +30,10 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids with exactly one BOS where the tokenizer has one to add, and no EOS behind.
 
-    A rendered chat template often begins with BOS already, and some tokenizers append EOS: a prompt
-    that ends in EOS would be over before it began.
+    A rendered chat template may begin with BOS already, and some tokenizers append EOS: a prompt that ends in
+    EOS would be over before it began. Special tokens in a plain `str` are characters (see `text_ids`).
     """
-    ids: list[int] = list(tokenizer(text, add_special_tokens=True).input_ids)
-    bare: list[int] = list(tokenizer(text, add_special_tokens=False).input_ids)
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if eos is not None and len(ids) > 1 and ids[-1] == eos and (not bare or bare[-1] != eos):
-        ids = ids[:-1]
+    ids, bos = [*ids_in_front(tokenizer), *text_ids(tokenizer, text)], tokenizer.bos_token_id
     while bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos:
         ids = ids[1:]
     return ids

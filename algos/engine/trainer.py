@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from algos.engine.algorithm import Algorithm
 from algos.engine.budget import Budget
+from algos.engine.checks import check_batch, check_gradient, check_loss, check_reference, check_responses
 from algos.engine.errors import RunError, UserError
 from algos.engine.forward import forward, groups_per_forward
-from algos.engine.monitor import describe
+from algos.engine.memory import ADAPTERS, LIGHTER
+from algos.engine.monitor import add_metrics, describe, mean_of_steps
 from algos.engine.policy import Policy
 from algos.engine.rewards import Reward
 from algos.engine.rollouts import Rollouts
@@ -74,10 +76,10 @@ def train(
         pairs: rows with `prompt, chosen, rejected`, for DPO.
         reward: called as TRL calls its reward functions; needed with prompts.
         budget: `20k` completions, `300updates`, `2e15flops`, `90s`, …; optional for recorded pairs.
-        checkpoint: a folder for the state, saved every `checkpoint_every` iterations; training goes on
-            from there if it holds one.
-        micro_batch: prompts (groups) in one forward and backward; by default what memory allows.
-            The result does not depend on it.
+        checkpoint: a folder for the state, saved every `checkpoint_every` iterations (0: only by the hook);
+            training goes on from there if it holds one.
+        micro_batch: prompts (groups) in one forward and backward, fewer where memory runs out; by default
+            what is likely to fit. The result does not depend on it.
 
     Raises UserError for what the caller can mend, RunError where training itself went wrong.
     """
@@ -101,7 +103,11 @@ def train(
         raise UserError(f"{algorithm.name} learns from {wanted}; got {given}. Pass them to train().")
     folder = _path(checkpoint)
     if folder is not None:
-        state.context = {"sampling": repr(sampling), "budget": str(budget), "data": source.fingerprint()}
+        state.context = {
+            "sampling": asdict(sampling),
+            "budget": str(budget),
+            "data": source.fingerprint(),
+        }
         state.load(folder)
     loop = _Loop(state, source, sampling.temperature, budget, micro_batch)
     if hook is not None:
@@ -110,10 +116,12 @@ def train(
         with state.meter.running():
             row = loop.iterate()
         state.history.append({**state.meter.as_dict(), "fraction": min(loop.progress(), 1.0), **row})
-        if folder is not None and checkpoint_every and state.iteration % checkpoint_every == 0:
-            state.save(folder)
         if hook is not None:
             hook(state, min(loop.progress(), 1.0))
+        # After the hook, so that what it wrote is not written again when training goes on from here.
+        if folder is not None and checkpoint_every and state.iteration % checkpoint_every == 0:
+            state.save(folder)
+    check_reference(policy, state.reference)
     return History(state.history, counts)
 
 
@@ -134,7 +142,6 @@ class _Loop:
     ) -> None:
         self.state, self.source, self.temperature = state, source, temperature
         self.budget, self.micro_batch = budget, micro_batch
-        self.idle = 0  # iterations in a row without an update
 
     def progress(self) -> float:
         """The fraction of the run that is done: of the budget or of the declared epochs, what ends first."""
@@ -146,12 +153,10 @@ class _Loop:
         progress = self.progress()
         rate = learning_rate(algorithm, progress)
         rollouts = self.source.next(state.iteration, state.meter)
-        if not bool(rollouts.mask_PGT.any(-1).all()):
-            raise RunError(
-                f"a response without a token in iteration {state.iteration}; every response needs at least one."
-            )
+        check_responses(state.policy, rollouts, state.iteration)
         recorded = rollouts.ref_logps_PGT is not None
         rollouts = complete(state.policy, rollouts, algorithm.needs, self.temperature, state.critic)
+        check_batch(state.policy, rollouts, state.iteration)
         if not recorded:
             state.meter.charge(state.policy.size, rollouts.token_count)
         if state.iteration == 0:
@@ -165,15 +170,17 @@ class _Loop:
             )
         with torch.no_grad():
             prepared, state.own = algorithm.prepare(rollouts, state.own)
+        if prepared.P:
+            check_batch(state.policy, prepared, state.iteration)
         steps = self._steps(prepared, rate) if prepared.P else []
-        self.idle = 0 if steps else self.idle + 1
-        if self.idle == MAX_IDLE:
+        state.idle = 0 if steps else state.idle + 1
+        if state.idle == MAX_IDLE:
             raise RunError(
                 f"{MAX_IDLE} iterations in a row made no updates: the reward tells no two responses to a prompt "
                 "apart. Give a reward that does, or a larger --group-size."
             )
         state.meter.iterations += 1
-        return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **_mean(steps)}
+        return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **mean_of_steps(steps)}
 
     def _steps(self, prepared: Rollouts, rate: float) -> list[dict[str, float]]:
         state, algorithm = self.state, self.state.algorithm
@@ -185,41 +192,50 @@ class _Loop:
         return steps
 
     def _step(self, minibatch: Rollouts, rate: float, first: bool) -> dict[str, float]:
-        """One optimizer step; its gradient is that of the whole minibatch whatever the micro-batch."""
-        state, algorithm, policy = self.state, self.state.algorithm, self.state.policy
-        state.optimizer.zero_grad(set_to_none=True)
-        metrics: dict[str, Tensor] = {}
-        for part in minibatch.micro_batches(
-            self.micro_batch or max(1, groups_per_forward(minibatch, policy.vocabulary) // 2)
-        ):
-            outputs = forward(policy.model, part, self.temperature, policy.dtype, state.critic)
-            if first:
-                check_ratio(policy, part, outputs.logps_PGT)
-            loss, logged = algorithm.loss(outputs, part)
-            if not bool(torch.isfinite(loss)):
-                raise RunError(
-                    f"the loss is {loss.item()} at update {state.meter.updates + 1} (iteration {state.iteration + 1}). Lower --learning-rate."
-                )
-            loss.backward()
-            add_metrics(metrics, {"loss": loss.detach(), **logged})
-        norm = torch.nn.utils.clip_grad_norm_(state.parameters, algorithm.max_grad_norm)
-        if not bool(torch.isfinite(norm)):
-            raise RunError(
-                f"the gradient's norm is {norm.item()} at update {state.meter.updates + 1} (iteration {state.iteration + 1}). Lower --learning-rate."
-            )
+        """One optimizer step; its gradient is that of the whole minibatch whatever the micro-batch.
+
+        Where memory runs out the step begins anew with half the micro-batch.
+        """
+        state, policy = self.state, self.state.policy
+        groups = self.micro_batch or max(1, groups_per_forward(minibatch, policy.vocabulary) // 2)
+        metrics = policy.portions.run(
+            "training",
+            min(groups, minibatch.P),
+            lambda groups: self._accumulate(minibatch, groups, first),
+            LIGHTER,
+        )
+        norm = torch.nn.utils.clip_grad_norm_(state.parameters, state.algorithm.max_grad_norm)
+        check_gradient(policy, norm, state.meter.updates, state.iteration)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        state.optimizer.step()
+        # Not in parts: the optimizer's two moments of every trained weight are there whole or not at all.
+        policy.portions.run("the optimizer's step", 1, lambda _: state.optimizer.step(), ADAPTERS)
         state.meter.updates += 1
         self._charge(minibatch)
         return {name: float(value) for name, value in metrics.items()} | {"gradient_norm": float(norm)}
+
+    def _accumulate(self, minibatch: Rollouts, groups: int, first: bool) -> dict[str, Tensor]:
+        """The gradient of a step, from none, in parts of so many prompts; returns what to log."""
+        state, policy = self.state, self.state.policy
+        state.optimizer.zero_grad(set_to_none=True)
+        metrics: dict[str, Tensor] = {}
+        with policy.for_backward(state.critic):
+            for part in minibatch.micro_batches(groups):
+                outputs = forward(policy.model, part, self.temperature, policy.dtype, state.critic)
+                if first:
+                    check_ratio(policy, part, outputs.logps_PGT)
+                loss, logged = state.algorithm.loss(outputs, part)
+                check_loss(policy, part, outputs, loss, state.meter.updates, state.iteration)
+                loss.backward()
+                add_metrics(metrics, {"loss": loss.detach(), **logged})
+        return metrics
 
     def _charge(self, minibatch: Rollouts) -> None:
         state, tokens = self.state, minibatch.token_count
         state.meter.trained_tokens += int(minibatch.mask_PGT.sum())
         state.meter.charge(state.policy.size, tokens, state.policy.backward_factor)
         if state.critic is not None:
-            state.meter.charge(state.critic.trunk_size, tokens, 6)
+            state.meter.charge(state.critic.trunk_size, tokens, 6 + state.policy.recomputation)
 
 
 def learning_rate(algorithm: Algorithm, progress: float) -> float:
@@ -229,23 +245,3 @@ def learning_rate(algorithm: Algorithm, progress: float) -> float:
     rest = (progress - algorithm.warmup) / (1 - algorithm.warmup)
     shape = {"constant": 1.0, "linear": 1 - rest, "cosine": 0.5 * (1 + math.cos(math.pi * rest))}
     return algorithm.learning_rate * shape[algorithm.schedule]
-
-
-def add_metrics(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:
-    """Adds a micro-batch's share; names ending in `_max` keep the largest."""
-    for name, value in part.items():
-        if name not in total:
-            total[name] = value
-        else:
-            total[name] = torch.maximum(total[name], value) if name.endswith("_max") else total[name] + value
-
-
-def _mean(steps: list[dict[str, float]]) -> dict[str, float]:
-    """The mean over an iteration's optimizer steps; of maxima the largest."""
-    names = steps[0] if steps else {}
-    return {
-        name: max(step[name] for step in steps)
-        if name.endswith("_max")
-        else sum(step[name] for step in steps) / len(steps)
-        for name in names
-    }

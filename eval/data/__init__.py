@@ -7,7 +7,7 @@ training and test prompts apart in every file alike.
 from __future__ import annotations
 
 from eval.data.accounting import Accounting
-from eval.data.clean import load_pairs, load_prompts
+from eval.data.clean import load_pairs, load_prompts, settle
 from eval.data.read import read_rows
 from eval.data.rows import Row, Table
 from eval.data.split import Splits, split_of, split_rows
@@ -20,6 +20,7 @@ __all__ = [
     "load_pairs",
     "load_prompts",
     "read_rows",
+    "settle",
     "split_of",
     "split_rows",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from algos.engine.errors import UserError
@@ -13,8 +15,12 @@ from eval.data.accounting import MAX_EXAMPLES, Accounting
 from eval.data.normalise import normalise_pair, normalise_prompt
 from eval.data.read import read_rows
 from eval.data.rows import Row, RowError, Table
+from eval.data.split import normalised_prompt
 
 OnBadRow: TypeAlias = Literal["stop", "skip"]
+
+# What a table of text makes of a conversation, be it written as JSON or by Python.
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 
 
 def load_prompts(
@@ -22,10 +28,12 @@ def load_prompts(
 ) -> tuple[list[Row], Accounting]:
     """Prompts of `source` (see `read_rows`): rows of `{"prompt": str | messages, ...other columns}`.
 
-    A prompt that occurs again is dropped and counted. Raises `UserError` where the file cannot be read, has
-    no prompt column, no row is left, or rows are malformed and `on_bad_row` is "stop".
+    A prompt that occurs again is dropped and counted; one that differs only in case, width or white space
+    is kept and noted. `columns` may name the pairs' columns too: those do not concern prompts. Raises
+    `UserError` where the file cannot be read, has no prompt column, no row is left, or rows are malformed
+    and `on_bad_row` is "stop".
     """
-    table = read_rows(source, columns)
+    table = read_rows(source, _without(columns, ("chosen", "rejected")))
     _require_columns(table, ["prompt"])
     return _clean(table, normalise_prompt, _keep_prompt, on_bad_row)
 
@@ -36,10 +44,11 @@ def load_pairs(
     """Preference pairs of `source` (see `read_rows`): rows of `{"prompt", "chosen", "rejected"}`.
 
     Pairs that are identical, have an empty response (white space at most), or occur again are dropped and
-    counted; a pair that contradicts an earlier one is kept (people do disagree) and noted. Raises
-    `UserError` as `load_prompts` does.
+    counted; a pair that contradicts an earlier one is kept (people do disagree) and noted, as is one that
+    nearly repeats an earlier one or shares its prompt. Other columns are left out, and names in `columns`
+    for them do not count. Raises `UserError` as `load_prompts` does.
     """
-    table = read_rows(source, columns)
+    table = read_rows(source, _only(columns, ("prompt", "chosen", "rejected")))
     _require_columns(table, ["chosen", "rejected"])
     explicit = "prompt" in table.column_names
     return _clean(table, lambda values: normalise_pair(values, explicit), _keep_pair, on_bad_row)
@@ -58,11 +67,9 @@ def _require_columns(table: Table, names: list[str]) -> None:
 def _clean(
     table: Table,
     normalise: Callable[[dict[str, Any]], dict[str, Any]],
-    keep: Callable[[Row, set[bytes], Accounting], bool],
+    keep: Callable[[Row, _Seen, Accounting], bool],
     on_bad_row: OnBadRow,
 ) -> tuple[list[Row], Accounting]:
-    if on_bad_row not in ("stop", "skip"):
-        raise UserError(f"--on-bad-row is stop or skip; got {on_bad_row!a}.")
     accounting = Accounting(table.source, len(table.rows) + len(table.faults), table.blank_lines)
     faults = list(table.faults)
     rows: list[Row] = []
@@ -71,19 +78,40 @@ def _clean(
             rows.append(Row(normalise(row.values), row.line, row.source))
         except RowError as fault:
             faults.append((row.line, fault))
-    faults.sort(key=lambda placed: placed[0])
-    if faults and on_bad_row == "stop":
-        raise UserError(_listing(faults, accounting))
-    for line, found in faults:
-        accounting.drop(found.reason, line)
-    seen: set[bytes] = set()
+    settle(faults, accounting, on_bad_row)
+    seen = _Seen()
     kept = [row for row in rows if keep(row, seen, accounting)]
-    if not kept:
-        raise UserError(f"no usable row is left. {' '.join(accounting.sentences())} Give a file with others.")
+    require_rows(kept, accounting)
     return kept, accounting
 
 
-def _listing(faults: list[tuple[int, RowError]], accounting: Accounting) -> str:
+def settle(faults: Sequence[tuple[int, RowError]], accounting: Accounting, on_bad_row: OnBadRow) -> None:
+    """Malformed rows, (line, why) each: "skip" counts them as dropped, "stop" raises a UserError that lists
+    the first 20."""
+    if on_bad_row not in ("stop", "skip"):
+        raise UserError(f"--on-bad-row is stop or skip; got {on_bad_row!a}.")
+    placed = sorted(faults, key=lambda fault: fault[0])
+    if placed and on_bad_row == "stop":
+        raise UserError(_listing(placed, accounting))
+    for line, found in placed:
+        accounting.drop(found.reason, line)
+
+
+def require_rows(rows: Sequence[Row], accounting: Accounting) -> None:
+    """Raises UserError, with the account, where nothing is left."""
+    if not rows:
+        raise UserError(f"no usable row is left. {' '.join(accounting.sentences())} Give a file with others.")
+
+
+def _without(columns: Mapping[str, str] | None, names: Iterable[str]) -> dict[str, str]:
+    return {ours: theirs for ours, theirs in (columns or {}).items() if ours not in names}
+
+
+def _only(columns: Mapping[str, str] | None, names: Iterable[str]) -> dict[str, str]:
+    return {ours: theirs for ours, theirs in (columns or {}).items() if ours in names}
+
+
+def _listing(faults: Sequence[tuple[int, RowError]], accounting: Accounting) -> str:
     shown = "; ".join(f"{accounting.file}:{line} {fault.detail}" for line, fault in faults[:MAX_EXAMPLES])
     more = f"; and {len(faults) - MAX_EXAMPLES} more" if len(faults) > MAX_EXAMPLES else ""
     return (
@@ -92,17 +120,30 @@ def _listing(faults: list[tuple[int, RowError]], accounting: Accounting) -> str:
     )
 
 
-def _keep_prompt(row: Row, seen: set[bytes], accounting: Accounting) -> bool:
-    key = _digest(row.values["prompt"])
-    if key in seen:
+@dataclass
+class _Seen:
+    """Digests of what earlier rows held: the rows as they stand, and as `normalised_prompt` reads them."""
+
+    exact: set[bytes] = field(default_factory=set)
+    near: set[bytes] = field(default_factory=set)
+    prompts: set[bytes] = field(default_factory=set)
+
+
+def _keep_prompt(row: Row, seen: _Seen, accounting: Accounting) -> bool:
+    prompt: Text = row.values["prompt"]
+    key, near = _digest(prompt), _digest(normalised_prompt(prompt))
+    if key in seen.exact:
         accounting.drop("duplicate prompt", row.line)
         return False
-    seen.add(key)
-    _note_empty_prompt(row, accounting)
+    if near in seen.near:
+        accounting.note("near-duplicate prompt", row.line)
+    seen.exact.add(key)
+    seen.near.add(near)
+    _note_doubts(row, accounting)
     return True
 
 
-def _keep_pair(row: Row, seen: set[bytes], accounting: Accounting) -> bool:
+def _keep_pair(row: Row, seen: _Seen, accounting: Accounting) -> bool:
     prompt, chosen, rejected = (row.values[name] for name in ("prompt", "chosen", "rejected"))
     key = _digest([prompt, chosen, rejected])
     reason = None
@@ -112,21 +153,33 @@ def _keep_pair(row: Row, seen: set[bytes], accounting: Accounting) -> bool:
         reason = "empty chosen"
     elif _is_empty(rejected):
         reason = "empty rejected"
-    elif key in seen:
+    elif key in seen.exact:
         reason = "exact duplicate pair"
     if reason:
         accounting.drop(reason, row.line)
         return False
-    if _digest([prompt, rejected, chosen]) in seen:
-        accounting.note("contradicting label", row.line)
-    seen.add(key)
-    _note_empty_prompt(row, accounting)
+    near = [normalised_prompt(text) for text in (prompt, chosen, rejected)]
+    keys = {
+        "contradicting label": (_digest([prompt, rejected, chosen]), seen.exact),
+        "near-duplicate pair": (_digest(near), seen.near),
+        "same prompt as an earlier pair": (_digest(near[0]), seen.prompts),
+    }
+    for said, (found, where) in keys.items():
+        if found in where:
+            accounting.note(said, row.line)
+    seen.exact.add(key)
+    seen.near.add(_digest(near))
+    seen.prompts.add(_digest(near[0]))
+    _note_doubts(row, accounting)
     return True
 
 
-def _note_empty_prompt(row: Row, accounting: Accounting) -> None:
-    if _is_empty(row.values["prompt"]):
+def _note_doubts(row: Row, accounting: Accounting) -> None:
+    prompt: Text = row.values["prompt"]
+    if _is_empty(prompt):
         accounting.note("empty prompt", row.line)
+    if isinstance(prompt, str) and _MESSAGES_AS_TEXT.match(prompt):
+        accounting.note("prompt is a message list written as text, and taken for text", row.line)
 
 
 def _is_empty(text: Text) -> bool:

@@ -23,7 +23,6 @@ def normalise_prompt(values: dict[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {"prompt": _text(values, "prompt")}
     if "completion" in values:
         checked["completion"] = _text(values, "completion")
-    _refuse_lone_surrogates(values)
     return checked | {name: value for name, value in values.items() if name not in checked}
 
 
@@ -58,7 +57,6 @@ def _text(values: dict[str, Any], name: str) -> Text:
         raise RowError("missing column", f"has no {name}")
     value = values[name]
     if isinstance(value, str):
-        _refuse_lone_surrogate(value, name)
         return value
     if value is None:
         raise RowError("null", f"{name} is null")
@@ -77,7 +75,6 @@ def _checked_message(message: Any, name: str) -> Message:
             raise RowError("null", f"{name} has a message whose {key} is null")
         if not isinstance(message[key], str):
             raise RowError("not text", f"{name} has a message whose {key} is {_kind(message[key])}, not text")
-        _refuse_lone_surrogate(message[key], name)
     # Columnar files give every message every key that any message has: those it lacked are null.
     return {key: value for key, value in message.items() if value is not None}
 
@@ -85,20 +82,6 @@ def _checked_message(message: Any, name: str) -> Message:
 def _kind(value: Any) -> str:
     kinds = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return kinds.get(type(value), f"of type {type(value).__name__}")
-
-
-def _refuse_lone_surrogates(values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, str):
-            _refuse_lone_surrogate(value, name)
-
-
-def _refuse_lone_surrogate(text: str, name: str) -> None:
-    """JSON can write half of a surrogate pair; no tokenizer takes it and no file can hold it."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowError("not valid Unicode", f"{name!a} holds half of a surrogate pair") from None
 
 
 def _message(role: str, content: str) -> Message:

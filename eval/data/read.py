@@ -9,20 +9,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from algos.engine.errors import UserError, one_line
-from eval.data.files import read_csv, read_json, read_jsonl
+from eval.data.csv_files import read_csv
+from eval.data.hub import load_hub_dataset
+from eval.data.json_files import read_json, read_jsonl
+from eval.data.lines import open_bytes
 from eval.data.rows import Row, Table
 
 _FORMATS = ".jsonl, .json, .csv (each also .gz) or .parquet"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def read_rows(source: str, columns: Mapping[str, str] | None = None) -> Table:
     """All rows of `source`, every cell as it was written.
 
     `source` is a `.jsonl`, `.json`, `.csv` (each also gzipped) or `.parquet` file, a directory made by
-    `datasets.save_to_disk`, or a dataset's name on the Hugging Face hub (`owner/name`); the last two take
-    a split after a colon (`owner/name:test`), by default `train`. `columns` maps the names that are wanted
-    to the file's own: `{"prompt": "question"}`.
+    `datasets.save_to_disk`, or a dataset's name on the Hugging Face hub (`owner/name`, or
+    `owner/name/configuration` where it has several); the last two take a split after a colon
+    (`owner/name:test`), by default `train`. `columns` maps the names that are wanted to the file's own:
+    `{"prompt": "question"}`.
 
     Lines that cannot be read stand in the table's `faults`, each with its reason; whoever uses the rows
     decides whether they stop him. Raises `UserError` where the file as a whole cannot be read: missing,
@@ -42,12 +46,20 @@ def _read(source: str) -> Table:
         if path != source:
             raise UserError(f"{path} is a file and has no splits; got {source!a}. Leave out the split.")
         return _reader_of(path)(path)
-    if _HUB_ID.fullmatch(path) and _file_format(path) is None:
+    if hub_name(source):
         return _read_hub(path, split, source)
     raise UserError(
         f"there is no file or directory {source!a}. Check the path; a dataset on the Hugging Face hub "
         "is named owner/name, a split of it owner/name:split."
     )
+
+
+def hub_name(source: str) -> str:
+    """`owner/name`, where `source` names a dataset on the hub and no file of this machine; else empty."""
+    path, _ = _path_and_split(source)
+    if os.path.exists(path) or _file_format(path) is not None or not _HUB_ID.fullmatch(path):
+        return ""
+    return "/".join(path.split("/")[:2])
 
 
 def _path_and_split(source: str) -> tuple[str, str]:
@@ -76,8 +88,8 @@ def read_parquet(path: str) -> Table:
     import pyarrow.parquet
 
     def rows() -> Iterator[dict[str, Any]]:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+        with open_bytes(path) as (handle, _), pyarrow.parquet.ParquetFile(handle) as file:
+            for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
 
     return _collect(rows, path, "Check that it is a whole Parquet file.")
@@ -98,10 +110,8 @@ def _read_saved(path: str, split: str, source: str) -> Table:
 
 
 def _read_hub(name: str, split: str, source: str) -> Table:
-    import datasets
-
     return _collect(
-        lambda: datasets.load_dataset(name, split=split),
+        lambda: load_hub_dataset(name, split),
         source,
         "There is no such file, so it was looked for on the Hugging Face hub: check the path, the dataset's "
         "name (owner/name:split) and the network.",
@@ -112,6 +122,8 @@ def _collect(rows: Callable[[], Iterable[dict[str, Any]]], source: str, remedy: 
     """The rows of a library's reader, counted from 1; whatever it raises becomes a `UserError`."""
     try:
         return Table(source, [Row(dict(values), index, source) for index, values in enumerate(rows(), 1)])
+    except UserError:
+        raise
     except Exception as error:  # a broken file ends in errors of many libraries, not all of one base
         raise UserError(f"{source} cannot be read: {one_line(error)}. {remedy}") from None
 

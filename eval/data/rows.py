@@ -27,13 +27,15 @@ class Row:
 class RowError(ValueError):
     """Why one row cannot be used: a reason that is counted, and a detail for the one who mends the row.
 
-    Neither quotes what the row holds: text from a file must not reach a terminal unescaped.
+    Neither quotes what the row holds: text from a file must not reach a terminal unescaped. `line` counts
+    within what was parsed, which matters where that is a whole file.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, line: int = 0) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.line = line
 
 
 @dataclass(frozen=True)

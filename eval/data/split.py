@@ -29,12 +29,16 @@ class Splits:
 
 
 def normalised_prompt(prompt: Text) -> str:
-    """What counts as the same prompt: Unicode NFC with white space collapsed; roles and contents of messages.
+    """What counts as the same prompt: Unicode NFKC, case folded, white space collapsed; of messages, roles
+    and contents.
 
-    A single user's message counts as its text, so that a conversational file and a plain one agree.
+    Wide on purpose: two prompts that only look alike lose nothing by standing in the same split, two that
+    are alike and stand in different ones leak. A single user's message counts as its text, so that a
+    conversational file and a plain one agree.
     """
     if isinstance(prompt, str):
-        return " ".join(unicodedata.normalize("NFC", prompt).split())
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
+        return " ".join(folded.split())
     turns = [[message["role"], normalised_prompt(message["content"])] for message in prompt]
     if len(turns) == 1 and turns[0][0] == "user":
         return turns[0][1]

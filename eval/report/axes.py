@@ -25,6 +25,9 @@ AXIS_LABELS = {
     "flops": "training FLOPs",
     "seconds": "training time [s]",
 }
+SEED_LINES = (
+    "Thin lines are single seeds, bold lines the mean of an arm's finished seeds at each evaluation point."
+)
 
 
 def grid(
@@ -96,8 +99,15 @@ def marker(style: Style, size: float, alpha: float = 1.0) -> dict[str, Any]:
     }
 
 
-def legend(figure: Figure, look: Mapping[str, Style], base: str = "", failed: bool = False) -> None:
-    """One legend below the panels: every arm, the base (as "line" or "point") and the mark of failed runs."""
+def legend(
+    figure: Figure,
+    look: Mapping[str, Style],
+    base: str = "",
+    failed: bool = False,
+    further: Mapping[str, Any] | None = None,
+) -> None:
+    """One legend below the panels: every arm, the base (as "line" or "point"), the mark of failed runs, and
+    `further` handles by label."""
     from matplotlib.lines import Line2D
 
     handles, labels = [], []
@@ -110,6 +120,9 @@ def legend(figure: Figure, look: Mapping[str, Style], base: str = "", failed: bo
     if failed:
         handles.append(Line2D([], [], linestyle="none", marker="x", color=theme.MUTED, markersize=6))
         labels.append("failed run, last evaluation")
+    for label, handle in (further or {}).items():
+        handles.append(handle)
+        labels.append(label)
     longest = max(len(label) for label in labels)
     columns = max(1, min(len(labels), 125 // (longest + 9)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
@@ -170,3 +183,14 @@ def kl_axis(ax: Axes, label: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     ax.set_xlabel(f"{label}, √ scale")
     plain_ticks(ax.xaxis)
+
+
+def any_failed(paths: DataFrame) -> bool:
+    return not bool(paths["finished"].all())
+
+
+def others(look: Mapping[str, Style]) -> str:
+    """What a caption adds where the arms do not fit one panel."""
+    if len(theme.panels(look)) == 1:
+        return ""
+    return " The arms are spread over several panels; the means of those in other panels are drawn in grey."

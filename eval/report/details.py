@@ -13,6 +13,7 @@ from eval.report import format as fmt
 from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import ReportInput
+from eval.report.standings import own_end
 from eval.report.theme import Style
 
 
@@ -63,14 +64,21 @@ def _accounts(facts: Mapping[str, Any]) -> list[Block]:
     reasons: list[Row] = []
     for entry in facts.get("data") or []:
         name, read, kept = str(entry.get("file", "")), int(entry.get("read", 0)), int(entry.get("kept", 0))
-        files.append([name, f"{read:,}", f"{kept:,}", f"{read - kept:,}"])
+        uses = ", ".join(f"{use} {rows:,}" for use, rows in (entry.get("uses") or {}).items())
+        files.append([name, f"{read:,}", f"{read - kept:,}", f"{kept:,}", uses or fmt.MISSING])
         for reason, told in (entry.get("reasons") or {}).items():
             about = told if isinstance(told, Mapping) else {"rows": told}
             count, lines = int(about["rows"]), list(about.get("lines", []))
             shown = ", ".join(map(str, lines)) + (", …" if lines and count > len(lines) else "")
             what = "dropped" if about.get("dropped", True) else "kept, but noted"
             reasons.append([name, reason, what, f"{count:,}", shown or fmt.MISSING])
-    file_heads: Heads = ["file", Column("read", "rows"), Column("kept", "rows"), Column("dropped", "rows")]
+    file_heads: Heads = [
+        "file",
+        Column("read", "rows"),
+        Column("dropped", "rows"),
+        Column("kept", "rows"),
+        "kept for",
+    ]
     reason_heads: Heads = ["file", "reason", "", Column("rows"), "lines"]
     tables_ = [table(file_heads, files, heading="Data")] if files else []
     return [*tables_, *([table(reason_heads, reasons, heading="Rows dropped or noted")] if reasons else [])]
@@ -177,7 +185,7 @@ def _use(comparison: ReportInput, view: Evaluations, ranked: list[str]) -> list[
     blocks: list[Block] = []
     if len(done):
         where = (comparison.path / str(done["policy"].iloc[0])).as_posix()
-        leads = any(p.told_apart and p.first == arm for p in tables.pairs(view))
+        leads = any(pair.told_apart and pair.first == arm for pair in own_end(view).pairs)
         standing = "the highest mean" + (
             "" if leads or len(ranked) == 1 else ", though it is not told apart from the others"
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from eval import stats
 from eval.report import axes, theme
 from eval.report import format as fmt
-from eval.report.inputs import BASE, JUDGE, KL, PROXY
+from eval.report.inputs import BASE, JUDGE, PROXY
 from eval.report.theme import Style
 
 if TYPE_CHECKING:
@@ -22,24 +22,6 @@ if TYPE_CHECKING:
 
 Look = Mapping[str, Style]
 Base = Mapping[str, float]
-
-
-def reward_against_kl(paths: DataFrame, look: Look, base: Base) -> Figure:
-    """Judge and, where there is one, proxy reward against KL: one row each, one column a panel of arms."""
-    groups = theme.panels(look)
-    metrics = [metric for metric in (JUDGE, PROXY) if metric in paths.columns and paths[metric].notna().any()]
-    side_by_side = len(groups) == 1
-    shape = (1, len(metrics)) if side_by_side else (len(metrics), len(groups))
-    figure, table = axes.grid(*shape, (axes.WIDTH, 3.9 if side_by_side else 3.1 * len(metrics) + 0.6))
-    for row, metric in enumerate(metrics):
-        for column, arms in enumerate(groups):
-            ax = table[0][row] if side_by_side else table[row][column]
-            axes.draw_paths(ax, paths, KL, metric, look, arms)
-            ax.plot(base.get(KL, 0.0), base.get(metric, math.nan), linestyle="none", **axes.BASE_POINT)
-            axes.kl_axis(ax, fmt.titled(KL))
-            _share_rows(ax, table[row][0] if not side_by_side else ax, fmt.titled(metric))
-    axes.legend(figure, look, base="point", failed=_any_failed(paths))
-    return figure
 
 
 def proxy_against_judge(paths: DataFrame, look: Look, base: Base) -> Figure:
@@ -56,7 +38,7 @@ def proxy_against_judge(paths: DataFrame, look: Look, base: Base) -> Figure:
         ax.set_ylabel(fmt.titled(JUDGE) if ax is table[0][0] else "")
         axes.plain_ticks(ax.xaxis)
         axes.plain_ticks(ax.yaxis)
-    axes.legend(figure, look, base="point", failed=_any_failed(paths))
+    axes.legend(figure, look, base="point", failed=axes.any_failed(paths))
     return figure
 
 
@@ -77,7 +59,7 @@ def learning_curves(paths: DataFrame, look: Look, base: Base, metric: str = JUDG
         ax.set_ylabel(fmt.titled(metric) if ax in [row[0] for row in table] else "")
     for ax in cells[len(wanted) :]:
         ax.remove()
-    axes.legend(figure, look, base="line", failed=_any_failed(paths))
+    axes.legend(figure, look, base="line", failed=axes.any_failed(paths))
     return figure
 
 
@@ -158,17 +140,6 @@ def _bands(ax: Axes, paths: DataFrame, x: str, y: str, look: Look, arms: Sequenc
             ax.fill_between(
                 mean["x"], mean["low"], mean["high"], color=look[arm].colour, alpha=0.16, linewidth=0
             )
-
-
-def _share_rows(ax: Axes, first: Axes, label: str) -> None:
-    axes.plain_ticks(ax.yaxis)
-    ax.set_ylabel(label if ax is first else "")
-    if ax is not first:
-        ax.sharey(first)
-
-
-def _any_failed(paths: DataFrame) -> bool:
-    return not bool(paths["finished"].all())
 
 
 def matrix(rates: Mapping[tuple[str, str], stats.Estimate], arms: Sequence[str]) -> DataFrame:

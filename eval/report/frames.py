@@ -83,7 +83,8 @@ def _base(wide: DataFrame) -> dict[str, float]:
     """The untouched model's metrics; where it has no row of its own, the runs' first evaluation (before training)."""
     own = wide[wide["arm"] == BASE]
     rows = own if len(own) else wide[wide["point"] == 0]
-    metrics = [c for c in wide.columns if c not in {*RUN, *AXES, "algorithm", "point"}]
+    fixed = {*RUN, *AXES, "algorithm", "point"}
+    metrics = [c for c in wide.columns if c not in fixed and not c.startswith("cost/")]  # costs are the runs'
     means = rows[metrics].astype(float).mean()
     return {str(name): float(value) for name, value in means.items() if not math.isnan(value)}
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from eval.frontier.pool import Pool
+
 BASE = "base"  # the arm name of the untouched base model
 JUDGE, PROXY, KL = "reward/judge", "reward/proxy", "kl/sequence"
 WIN_PREFIX = "win_rate/"
@@ -43,6 +45,15 @@ class ReportInput(Protocol):
     @property
     def runs(self) -> DataFrame:
         """arm, algorithm, seed, status (done, failed, missing), error, fraction, updates, seconds, policy."""
+
+    @property
+    def pool(self) -> Pool | None:
+        """Many answers of every policy to the same prompts, for the frontier; None where none were drawn."""
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """objective, prompts, seeds, budget, tries, and by arm its algorithm, space, tries and the chosen one's number;
+        empty where nothing was tuned."""
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -121,11 +121,13 @@ def _environment(autoescape: bool, finalize: Callable[[Any], Any]) -> Environmen
 
 def _visible(value: Any) -> Any:
     """Before HTML escaping: every string but trusted markup has its control characters spelled out."""
-    return escape.visible(value) if type(value) is str else value
+    ours = hasattr(value, "__html__") or not isinstance(value, str)
+    return value if ours else escape.visible(str(value))
 
 
 def _markdown(value: Any) -> Any:
-    return escape.for_markdown(value) if type(value) is str else value
+    ours = isinstance(value, Markdown) or not isinstance(value, str)
+    return value if ours else escape.for_markdown(str(value))
 
 
 def _trusted(text: str) -> Any:
@@ -145,7 +147,7 @@ def _write_results(results: DataFrame, directory: Path) -> None:
     texts = [column for column in results.columns if not is_numeric_dtype(results[column])]
     safe = results.assign(
         **{column: results[column].map(escape.for_csv, na_action="ignore") for column in texts}
-    )
+    ).rename(columns=escape.for_csv)
     _replace(directory / "results.csv", lambda path: safe.to_csv(path, index=False, lineterminator="\n"))
     _replace(directory / "results.parquet", lambda path: results.to_parquet(path, index=False))
 

@@ -1,10 +1,9 @@
-"""The numbers of the report: per arm, per pair of arms, per run. Rendered elsewhere (page, command line)."""
+"""The numbers of the report, per arm. Rendered elsewhere (page, command line); arms against each other: standings.py."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eval import stats
@@ -21,20 +20,6 @@ OUTCOMES = (
 )  # fmt: skip
 COSTS = tuple(name for name in METRICS if name.startswith("cost/"))
 FINAL = (JUDGE, PROXY, KL, "win_rate", "length", "cost/total_flops", "cost/total_seconds")  # for the terminal
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two arms on their common seeds: judge reward of `first` minus that of `second`; p by Holm over all pairs."""
-
-    first: str
-    second: str
-    difference: stats.Estimate
-    p_holm: float
-
-    @property
-    def told_apart(self) -> bool:
-        return self.p_holm < 0.05
 
 
 def summary_table(comparison: ReportInput) -> DataFrame:
@@ -80,21 +65,6 @@ def gain(view: Evaluations, arm: str, metric: str = JUDGE) -> stats.Estimate:
     if metric not in view.base:
         return stats.mean_interval([])
     return stats.mean_interval([value - view.base[metric] for value in values])
-
-
-def pairs(view: Evaluations, metric: str = JUDGE) -> list[Pair]:
-    """Every two arms, the higher mean first, paired by seed; ordered by their p-values' order of arms."""
-    found = []
-    for a, b in itertools.combinations(view.arms, 2):
-        of_a, of_b = view.at_end(a, metric), view.at_end(b, metric)
-        seeds = sorted(of_a.keys() & of_b.keys())
-        result = stats.paired_difference([of_a[s] for s in seeds], [of_b[s] for s in seeds])
-        if result.estimate.mean < 0:
-            a, b = b, a
-            result = stats.paired_difference([of_b[s] for s in seeds], [of_a[s] for s in seeds])
-        found.append((a, b, result))
-    adjusted = stats.holm([result.p_value for *_, result in found])
-    return [Pair(a, b, r.estimate, p) for (a, b, r), p in zip(found, adjusted, strict=True)]
 
 
 def ranking(view: Evaluations, metric: str = JUDGE) -> list[str]:

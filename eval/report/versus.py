@@ -1,8 +1,9 @@
-"""The section that sets the arms against each other: win rates, and paired differences in judge reward."""
+"""The section that sets the arms against each other: win rates, and their differences in the three comparisons."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from eval import stats
 from eval.report import figures, tables
@@ -10,12 +11,16 @@ from eval.report import format as fmt
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, JUDGE
+from eval.report.standings import MIN_KL, Pair, Standing, Standings
 
 MANY_ARMS = 6  # tables that grow with the square of the arms are folded beyond
+SEVERAL_ARMS = 3  # beyond, only the leading comparison's pairs are open
+
+_TITLES = {"end": "At each arm's own end", "cost": "At equal total cost", "kl": "At matched KL"}
 
 
-def section(view: Evaluations) -> Section:
-    """Heat map and table of win rates, then every pair of arms with its difference, interval and p-value."""
+def section(view: Evaluations, found: Standings, lead: Standing) -> Section:
+    """Heat map and table of win rates, then every pair of arms in each comparison, the leading one first."""
     rates = tables.win_rates(view)
     blocks: list[Block] = []
     if len(view.arms) > 1 and rates:
@@ -30,8 +35,10 @@ def section(view: Evaluations) -> Section:
         ]
     elif not rates:
         blocks.append(Text("No win rates were measured."))
-    alone = Text("There is one arm: no pair to compare.")
-    blocks.append(_pair_table(view) if len(view.arms) > 1 else alone)
+    if len(view.arms) > 1:
+        blocks += _comparisons(view, found, lead)
+    else:
+        blocks.append(Text("There is one arm: no pair to compare."))
     return Section("arms", "The arms against each other", tuple(blocks))
 
 
@@ -56,30 +63,112 @@ def _rate(estimate: stats.Estimate | None) -> Cell:
     )
 
 
-def _pair_table(view: Evaluations) -> Table | Text:
-    known = [pair for pair in tables.pairs(view) if pair.difference.n]
-    if not known:
-        return Text("No two arms finished the same seed, so no pair of arms can be compared.")
-    known.sort(key=lambda pair: (math.isnan(pair.p_holm), pair.p_holm))
+def _comparisons(view: Evaluations, found: Standings, lead: Standing) -> list[Block]:
+    if not found.end.known:
+        return [Text("No two arms finished the same seed, so no pair of arms can be compared.")]
+    rest = [standing for standing in (found.end, found.cost, found.kl) if standing is not lead]
+    blocks: list[Block] = [Text(_HOW)]
+    if found.cost.known:
+        blocks.append(_by_arm(found))
+    for standing in (lead, *rest):
+        limit = MANY_ARMS if standing is lead else SEVERAL_ARMS
+        blocks.append(_pair_table(standing, folded=len(view.arms) > limit))
+    return blocks
+
+
+_HOW = (
+    "Arms are compared where training ended, at equal total cost, and at matched KL, each arm read off its own path by "
+    "straight lines between evaluations. All differences are paired: the same seeds, the same prompts. “Not told apart” is not “equal”."
+)
+
+
+def _by_arm(found: Standings) -> Table:
+    """Every arm's mean at its own end and at equal total cost."""
     rows: list[Row] = []
-    for pair in known:
-        says = "told apart" if pair.told_apart else "one seed" if pair.difference.n == 1 else "not told apart"
-        difference = Cell(fmt.number(pair.difference.mean, 3, signed=True), fmt.interval(pair.difference, 3))
-        rows.append([
-            Cell(pair.first, arm=pair.first), Cell(pair.second, arm=pair.second), difference,
-            fmt.p_value(pair.p_holm), str(pair.difference.n), says,
-        ])  # fmt: skip
+    for arm in found.end.ranking:
+        cells = []
+        for standing in (found.end, found.cost):
+            cells.append(_rate(stats.mean_interval(list(standing.values.get(arm, {}).values()))))
+        rows.append([Cell(arm, arm=arm), *cells])
+    heads: Heads = ["arm", Column("at its own end"), Column("at equal total cost")]
+    caption = (
+        f"Mean over seeds, ± half the width of its 95% t interval. Equal total cost is {fmt.compact(found.cost.cost)} FLOPs, the most "
+        "that every finished run reached, preparation included."
+    )
+    return table(heads, rows, caption + _unprepared(found.cost), fmt.label(JUDGE).capitalize())
+
+
+def _unprepared(standing: Standing) -> str:
+    if not standing.unprepared:
+        return ""
+    return f" {fmt.listing(standing.unprepared)}: no value, for preparation alone costs more."
+
+
+def _pair_table(standing: Standing, folded: bool) -> Table | Text:
+    title = _TITLES[standing.kind]
+    if not standing.known:
+        return Text(_why_empty(standing), label=title)
+    ordered = sorted(standing.known, key=lambda pair: (math.isnan(pair.p_holm), pair.p_holm))
+    at_kl = standing.kind == "kl"
+    rows = [_pair_row(pair, at_kl) for pair in ordered]
     heads: Heads = [
         "higher",
         "lower",
         Column("difference", "95% interval"),
         Column("p", "Holm"),
+        Column("P(higher is better)"),
+        Column("effect", "g"),
+        *([Column("KL", "nats")] if at_kl else []),
         Column("seeds"),
         "at 5%",
     ]
-    caption = (
-        "Paired by seed: the difference on the same seeds and prompts, with its t interval (for this pair alone) and the paired "
-        "t-test's p-value, corrected for all pairs by Holm's method. “Not told apart” is not “equal”."
+    return table(
+        heads,
+        rows,
+        _caption(standing.kind),
+        f"{title}: differences in {fmt.label(JUDGE)}",
+        f"All {len(rows)} pairs, the clearest first" if folded else "",
     )
-    folded = f"All {len(rows)} pairs, the clearest first" if len(view.arms) > MANY_ARMS else ""
-    return table(heads, rows, caption, f"Differences in {fmt.label(JUDGE)}", folded)
+
+
+def _pair_row(pair: Pair, at_kl: bool) -> Row:
+    says = "told apart" if pair.told_apart else "one seed" if pair.difference.n == 1 else "not told apart"
+    if pair.rough:
+        says = f"rough: {fmt.listing(pair.rough)}"
+    difference = Cell(fmt.number(pair.difference.mean, 3, signed=True), fmt.interval(pair.difference, 3))
+    return [
+        Cell(pair.first, arm=pair.first), Cell(pair.second, arm=pair.second), difference, fmt.p_value(pair.p_holm),
+        fmt.number(pair.improvement, 2), fmt.number(pair.effect, 1, signed=True),
+        *([fmt.number(pair.kl, 2)] if at_kl else []), str(pair.difference.n), says,
+    ]  # fmt: skip
+
+
+def _caption(kind: Literal["end", "cost", "kl"]) -> str:
+    columns = (
+        "The interval is Student's t for this pair alone; p is the paired t-test's, corrected for all pairs of this table by Holm's "
+        "method. P: chance that a run of the higher arm beats a run of the lower, of any two seeds. Effect: the difference in standard "
+        "deviations of itself over seeds (Hedges' g)."
+    )
+    if kind != "end":
+        columns += " Rough: read between the base and the arm's first evaluation, where a straight line is a guess, so nothing is claimed."
+    if kind == "kl":
+        return (
+            "Each pair at the largest KL that all their common runs reached; a path that passes it more than once is read at the last "
+            "time. An arm on its way to a larger KL passes a small one half trained, so arms whose β lets them end at like KL tell "
+            f"more. {columns}"
+        )
+    return columns
+
+
+def _why_empty(standing: Standing) -> str:
+    if standing.unprepared:
+        return f"Nothing to compare.{_unprepared(standing)}"
+    if standing.unmoved:
+        return (
+            f"Nothing to compare: {fmt.listing(standing.unmoved)} stayed within {MIN_KL} nats of the base in some run, where no "
+            "two policies can differ by much."
+        )
+    what = "total cost" if standing.kind == "cost" else "KL"
+    return (
+        f"Nothing to compare: no two arms have {what} and {fmt.label(JUDGE)} along the way for the same seed."
+    )

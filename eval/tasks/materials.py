@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from algos import Reward, RewardModel
+from algos.engine.calls import GuardedReward, RewardCalls
 from algos.engine.storage import atomic_directory, existing, read_json, write_json
 from eval.functions import is_pairwise, load_function
 from eval.judge import Judge
@@ -29,8 +30,17 @@ class Scorer:
     title: str
     """What the report calls it."""
 
-    def open(self, device: torch.device | str, what: str = "reward") -> Reward:
-        """Raises UserError where it cannot be loaded."""
+    def open(self, device: torch.device | str, calls: RewardCalls | None = None) -> Reward:
+        """As a reward, called as `calls` says. Raises UserError where it cannot be loaded."""
+        return GuardedReward(self._function(device, "reward"), calls or RewardCalls())
+
+    def judge(self, device: torch.device | str, calls: RewardCalls | None = None) -> Judge:
+        """As a judge, which scores every response: what is not judged cannot be compared."""
+        function = self._function(device, "judge")
+        careful = GuardedReward(function, replace(calls or RewardCalls(), allow_unscored=False), "judge")
+        return Judge(careful, self.title, pairwise=is_pairwise(function), is_gold=self.kind == "gold")
+
+    def _function(self, device: torch.device | str, what: str) -> Reward:
         if self.kind == "function":
             return load_function(self.where, what)
         if self.kind == "model":
@@ -38,10 +48,6 @@ class Scorer:
         from eval.tasks.reviews.gold import gold
 
         return gold
-
-    def judge(self, device: torch.device | str) -> Judge:
-        function = self.open(device, "judge")
-        return Judge(function, self.title, pairwise=is_pairwise(function), is_gold=self.kind == "gold")
 
 
 @dataclass(frozen=True)

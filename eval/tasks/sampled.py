@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from algos import Policy, Sampling, sample
 from algos.engine.budget import Meter
@@ -45,6 +46,7 @@ def sampled_pairs(
         "count": count,
         "seed": seed,
         "scale": scale,
+        "computed": {"dtype": str(base.dtype), "device": base.device.type, "threads": torch.get_num_threads()},
     }
 
     def make(folder: Path) -> None:
@@ -55,7 +57,7 @@ def sampled_pairs(
         )
         ids, completions = texts(base, repeated, rollouts)
         rows = [prompt.row for prompt in repeated for _ in range(2)]
-        scores = call_reward(reward, rows, completions, ids)
+        scores = call_reward(reward, rows, completions, ids, unscored=True)
         # The same penalty as in the other arms' training, or DPO would learn another objective.
         cut = (~rollouts.ended_PG).flatten().tolist()
         scores = [
@@ -81,12 +83,15 @@ def label(
     scale: float,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Completions 2i and 2i+1 of each row as a pair, the preferred one drawn by Bradley and Terry's model."""
+    """Completions 2i and 2i+1 of each row as a pair, the preferred one drawn by Bradley and Terry's model.
+
+    Left out: identical ones, empty ones, and those with a response that the reward did not score (NaN).
+    """
     draws = np.random.default_rng(seed).random(len(rows))
     pairs = []
     for i, row in enumerate(rows):
         a, b = completions[2 * i], completions[2 * i + 1]
-        if a == b or not a or not b:
+        if a == b or not a or not b or math.isnan(scores[2 * i] + scores[2 * i + 1]):
             continue
         gap = scale * (scores[2 * i] - scores[2 * i + 1])
         a_wins = draws[i] < 1 / (1 + math.exp(-max(min(gap, 700), -700)))

@@ -12,9 +12,10 @@ def model_identity(model: str) -> str:
     """What a cache may know a model by: the content of a local one, the commit of one from the hub."""
     if Path(model).exists():
         return content_hash(Path(model))
-    from transformers import AutoConfig
+    from transformers.utils.hub import cached_file
 
-    return f"{model}@{getattr(AutoConfig.from_pretrained(model), '_commit_hash', None)}"
+    # The hub's cache keeps a folder a commit.
+    return f"{model}@{Path(str(cached_file(model, 'config.json'))).parent.name}"
 
 
 def function_identity(spec: str) -> str:

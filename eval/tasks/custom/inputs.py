@@ -1,24 +1,25 @@
-"""The user's files: read, divided by prompt, checked against the model; every row accounted for."""
+"""The user's files: read, checked against the model, divided by prompt; every row accounted for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from algos import Policy, UserError
-from algos.engine.pairs import encode_pairs
+from algos.engine.pairs import encode_pair
 from algos.engine.prompts import encode_prompts
-from algos.engine.template import Text
-from eval.data import Accounting, Row, load_pairs, load_prompts, split_rows
-from eval.data.split import Splits, normalised_prompt
+from eval.data import Accounting, Row, load_pairs, load_prompts, settle, split_rows
+from eval.data.rows import RowError
+from eval.data.split import SplitName, Splits, normalised_prompt
 from eval.experiment import Experiment
 from eval.tasks.materials import Rows
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the user's files hold, divided; without a file of prompts they are the pairs' own."""
+    """What the user's files hold and the model can take, divided; without a file of prompts they are the
+    pairs' own."""
 
     train_prompts: Rows
     validation_prompts: Rows
@@ -26,6 +27,7 @@ class Inputs:
     train_pairs: Rows
     heldout_pairs: Rows
     accounts: list[Accounting]
+    notes: list[str]
 
 
 def require_inputs(experiment: Experiment) -> str:
@@ -46,79 +48,133 @@ def require_inputs(experiment: Experiment) -> str:
 
 
 def read_inputs(experiment: Experiment, base: Policy) -> Inputs:
-    """Raises UserError where a file cannot be read or nothing usable is left of it."""
-    accounts: list[Accounting] = []
-
-    def read(load: Callable[..., tuple[list[Row], Accounting]], source: str | None) -> list[Row]:
-        if source is None:
-            return []
-        rows, account = load(source, experiment.columns, experiment.on_bad_row)
-        accounts.append(account)
-        return rows
-
-    pairs, prompts = read(load_pairs, experiment.pairs), read(load_prompts, experiment.prompts)
-    given_test = read(load_prompts, experiment.test_prompts)
-    _count_misfits(experiment, base, prompts, pairs, {account.file: account for account in accounts})
-    test_texts: list[Text] | None = [row.values["prompt"] for row in given_test] if given_test else None
-    divided = split_rows(
-        prompts or _prompts_of(pairs), test_texts, needed=("train",) if given_test else ("train", "test")
-    )
-    divided_pairs = split_rows(pairs, test_texts, needed=("train",)) if pairs else Splits()
+    """Raises UserError where a file cannot be read, rows are malformed, or nothing usable is left."""
+    reader = _Reader(experiment, base)
+    pairs = reader.pairs(experiment.pairs) if experiment.pairs else _NOTHING
+    prompts = reader.prompts(experiment.prompts) if experiment.prompts else reader.prompts_of(pairs)
+    given = reader.prompts(experiment.test_prompts) if experiment.test_prompts else None
+    test = None if given is None else [row.values["prompt"] for row in given.rows]
+    divided = split_rows(prompts.rows, test, needed=_needed(experiment, given is not None))
+    divided_pairs = split_rows(pairs.rows, test, needed=("train",)) if pairs.rows else Splits()
+    _tell_uses(pairs.account, divided_pairs)
+    if given is None:
+        _tell_uses(prompts.account, divided)
+        held = divided.test
+    else:
+        for row in divided.test:
+            prompts.account.drop("also a test prompt", row.line)
+        _tell_uses(prompts.account, Splits(divided.train, divided.validation))
+        given.account.uses = {"test": len(given.rows)}
+        held = given.rows
+    if len(held) > experiment.eval.prompts:
+        reader.notes.append(
+            f"Evaluation uses the first {experiment.eval.prompts} of {len(held)} test prompts."
+        )
     return Inputs(
         train_prompts=_values(divided.train),
         validation_prompts=_values(divided.validation),
-        test_prompts=_fitting(experiment, base, _values(given_test or divided.test)),
+        test_prompts=_values(held[: experiment.eval.prompts]),
         train_pairs=_values(divided_pairs.train),
         heldout_pairs=_values(divided_pairs.test),
-        accounts=accounts,
+        accounts=reader.accounts,
+        notes=reader.notes,
     )
 
 
-def _count_misfits(
-    experiment: Experiment,
-    base: Policy,
-    prompts: Iterable[Row],
-    pairs: Iterable[Row],
-    accounts: Mapping[str, Accounting],
-) -> None:
-    """Tells the accounts what does not fit the model; training leaves the same rows out."""
-    length = experiment.sampling.max_new_tokens
-    for row in prompts:
-        _, reasons = encode_prompts(base, [row.values], length, experiment.truncate_prompts)
-        _tell(accounts[row.source], row, reasons)
-    for row in pairs:
-        _, reasons = encode_pairs(base, [row.values], length)
-        _tell(accounts[row.source], row, reasons)
+@dataclass(frozen=True)
+class _Usable:
+    """The rows that are left of a file, and its account."""
+
+    rows: list[Row]
+    account: Accounting
 
 
-def _tell(account: Accounting, row: Row, reasons: Iterable[str]) -> None:
-    for reason in reasons:
-        kept = reason in ("prompt truncated", "response truncated", "boundary merge")
-        (account.note if kept else account.drop)(reason, row.line)
+_TOO_LONG = {"prompt too long", "prompt truncated", "longer than the model"}
+_NOTHING = _Usable([], Accounting("", 0))
 
 
-def _fitting(experiment: Experiment, base: Policy, test: Rows) -> Rows:
-    """The test prompts to evaluate on; raises UserError where none fits the model."""
-    length = experiment.sampling.max_new_tokens
-    encoded, _ = encode_prompts(base, test, length, experiment.truncate_prompts)
-    if not encoded:
-        raise UserError(
-            f"none of the {len(test)} test prompts fits the model's {base.max_positions} positions with "
-            f"{length} new tokens. Lower --max-new-tokens or pass --truncate-prompts left."
-        )
-    return [prompt.row for prompt in encoded[: experiment.eval.prompts]]
+class _Reader:
+    """Files → rows that the model can take. What training would leave out is left out here, and told."""
+
+    def __init__(self, experiment: Experiment, base: Policy) -> None:
+        self.experiment, self.base = experiment, base
+        self.accounts: list[Accounting] = []
+        self.notes: list[str] = []
+        self.room = f"the model's {base.max_positions} tokens"
+        self.room_for_prompts = f"{self.room} with {experiment.sampling.max_new_tokens} new ones"
+
+    def pairs(self, source: str) -> _Usable:
+        rows, account = load_pairs(source, self.experiment.columns, self.experiment.on_bad_row)
+        return self._fitting(rows, account, self._check_pair, self.room)
+
+    def prompts(self, source: str) -> _Usable:
+        rows, account = load_prompts(source, self.experiment.columns, self.experiment.on_bad_row)
+        return self._fitting(rows, account, self._check_prompt, self.room_for_prompts)
+
+    def prompts_of(self, pairs: _Usable) -> _Usable:
+        """The distinct prompts of the pairs, with the preferred response as the data's own completion."""
+        found: dict[str, Row] = {}
+        for row in pairs.rows:
+            chosen = row.values["chosen"]
+            values = {"prompt": row.values["prompt"]} | (
+                {"completion": chosen} if isinstance(chosen, str) else {}
+            )
+            found.setdefault(normalised_prompt(row.values["prompt"]), Row(values, row.line, row.source))
+        account = Accounting(f"distinct prompts of {pairs.account.file}", len(found))
+        return self._fitting(list(found.values()), account, self._check_prompt, self.room_for_prompts)
+
+    def _fitting(
+        self, rows: list[Row], account: Accounting, check: Callable[[Row], tuple[bool, list[str]]], room: str
+    ) -> _Usable:
+        self.accounts.append(account)
+        kept: list[Row] = []
+        faults: list[tuple[int, RowError]] = []
+        too_long = 0
+        for row in rows:
+            try:
+                fits, reasons = check(row)
+            except UserError as error:  # a chat template refuses what it was not made for
+                faults.append((row.line, RowError("refused by the chat template", str(error))))
+                continue
+            too_long += not _TOO_LONG.isdisjoint(reasons)
+            if fits:
+                kept.append(row)
+                for reason in reasons:
+                    account.note(reason, row.line)
+            else:
+                account.drop(reasons[0], row.line)
+        settle(faults, account, self.experiment.on_bad_row)
+        if not kept:
+            raise UserError(
+                f"nothing that fits the model is left. {' '.join(account.sentences())} Give shorter texts, lower "
+                "--max-new-tokens, or pass --truncate-prompts left."
+            )
+        if too_long:
+            self.notes.append(
+                f"{account.file}: {too_long} of {account.read} rows do not fit {room}; they are dropped or cut, "
+                "as the section on data says."
+            )
+        return _Usable(kept, account)
+
+    def _check_prompt(self, row: Row) -> tuple[bool, list[str]]:
+        length = self.experiment.sampling.max_new_tokens
+        kept, counts = encode_prompts(self.base, [row.values], length, self.experiment.truncate_prompts)
+        return bool(kept), list(counts)
+
+    def _check_pair(self, row: Row) -> tuple[bool, list[str]]:
+        pair, reasons = encode_pair(self.base, row.values, self.experiment.sampling.max_new_tokens)
+        return pair is not None, reasons
 
 
-def _prompts_of(pairs: Sequence[Row]) -> list[Row]:
-    """The distinct prompts of the pairs, with the preferred response as the data's own completion."""
-    found: dict[str, Row] = {}
-    for row in pairs:
-        chosen = row.values["chosen"]
-        values = {"prompt": row.values["prompt"]} | (
-            {"completion": chosen} if isinstance(chosen, str) else {}
-        )
-        found.setdefault(normalised_prompt(row.values["prompt"]), Row(values, row.line, row.source))
-    return list(found.values())
+def _needed(experiment: Experiment, test_is_given: bool) -> list[SplitName]:
+    needed: list[SplitName] = ["train"]
+    needed += [] if test_is_given else ["test"]
+    return [*needed, "validation"] if experiment.tune else needed
+
+
+def _tell_uses(account: Accounting, splits: Splits) -> None:
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    account.uses = {name: len(rows) for name, rows in parts.items() if rows}
 
 
 def _values(rows: Sequence[Row]) -> list[Mapping[str, Any]]:

@@ -16,11 +16,12 @@ def shape(experiment: Experiment) -> tuple[Shape, int | None]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    name = require_inputs(experiment)
+    name, trusted = require_inputs(experiment), experiment.trust_remote_code
     try:
         with torch.device("meta"):  # shapes without weights
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
-        tokenizer = AutoTokenizer.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trusted)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read a causal language model at {name!r}: {one_line(error)}") from error
     source = experiment.prompts or experiment.pairs or ""

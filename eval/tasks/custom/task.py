@@ -10,6 +10,7 @@ from typing import Any
 
 from algos import Policy, RewardModel, UserError
 from algos.engine.template import render_pair
+from eval.data import Accounting
 from eval.data.split import normalised_prompt
 from eval.experiment import Experiment
 from eval.functions import load_function
@@ -39,7 +40,6 @@ class _Builder:
     def __init__(self, experiment: Experiment, workshop: Workshop, data_seed: int) -> None:
         self.experiment, self.workshop, self.data_seed = experiment, workshop, data_seed
         self.model = require_inputs(experiment)
-        self.notes: list[str] = []
         self.stages: list[dict[str, Any]] = []
         self.base = Policy.load(
             self.model,
@@ -48,6 +48,7 @@ class _Builder:
             trust_remote_code=experiment.trust_remote_code,
         )
         self.inputs = read_inputs(experiment, self.base)
+        self.accounts, self.notes = list(self.inputs.accounts), list(self.inputs.notes)
         self.model_key = model_identity(self.model)
 
     def build(self) -> Materials:
@@ -57,16 +58,10 @@ class _Builder:
         if not experiment.reward and not experiment.judge:
             train_pairs, judge_pairs = _halves(train_pairs)
         reward, learned = self._reward(train_pairs)
-        judge = self._judge(judge_pairs, reward)
+        judge, learned_judge = self._judge(judge_pairs, reward)
         pairs_cost = StageCost(labels=len(train_pairs))
-        if any(arm.needs.source == "pairs" for arm in experiment.arms.values()):
-            if not experiment.pairs:
-                train_pairs, pairs_cost = self._sampled(inputs.train_prompts, reward)
-            else:
-                self.notes.append(
-                    "The pairs' labels were not drawn from the training reward, so DPO's β is a regulariser "
-                    "of its own, not the objective's: compare the arms at matched KL."
-                )
+        if not experiment.pairs and any(arm.needs.source == "pairs" for arm in experiment.arms.values()):
+            train_pairs, pairs_cost = self._sampled(inputs.train_prompts, reward)
         heldout = _rendered(self.base, inputs.heldout_pairs)
         return Materials(
             model=self.model,
@@ -81,7 +76,7 @@ class _Builder:
             pairs_cost=pairs_cost,
             reward_cost=learned.cost if learned else StageCost(),
             reward_learned=learned is not None,
-            facts=self._facts(reward, judge, learned),
+            facts=self._facts(reward, judge, learned, learned_judge),
         )
 
     def _reward(self, pairs: Rows) -> tuple[Scorer, _Learned | None]:
@@ -90,19 +85,17 @@ class _Builder:
         learned = self._learn("reward model", pairs)
         return learned.scorer, learned
 
-    def _judge(self, pairs: Rows, reward: Scorer) -> Scorer:
+    def _judge(self, pairs: Rows, reward: Scorer) -> tuple[Scorer, _Learned | None]:
+        """The judge that was named, one learned from `pairs`, or the training reward itself."""
         if self.experiment.judge:
-            return self._named(self.experiment.judge, "judge")
+            return self._named(self.experiment.judge, "judge"), None
         if pairs:
             learned = self._learn("judge model", pairs)
             self.notes.append(
                 f"No judge was given: responses are judged by a reward model trained on a disjoint half of the pairs (held-out accuracy {learned.facts['accuracy']:.2f})."
             )
-            return learned.scorer
-        self.notes.append(
-            "No judge was given: responses are judged by the training reward itself, which cannot show over-optimization. Name one with --judge."
-        )
-        return reward
+            return learned.scorer, learned
+        return reward, None
 
     def _named(self, spec: str, what: str) -> Scorer:
         if ".py:" in spec or spec.endswith(".py"):
@@ -121,6 +114,7 @@ class _Builder:
         key = {
             "model": self.model_key, "pairs": digest_rows(rendered), "settings": asdict(settings), "seed": self.data_seed,
             "threads": experiment.threads_per_run, "max_new_tokens": experiment.sampling.max_new_tokens,
+            "dtype": str(self.base.dtype), "device": self.base.device.type,
         }  # fmt: skip
 
         def make(folder: Path) -> None:
@@ -141,6 +135,10 @@ class _Builder:
         )
         cost = StageCost(6.0 * self.base.size * tokens * settings.epochs, built.seconds, 0)
         self._stage(name, built, cost.flops)
+        account = Accounting(f"pairs for the {name}", len(pairs))
+        account.drop("longer than the model", rows=facts["dropped_too_long"])
+        account.uses = {"training": facts["pairs"], "held out": facts["heldout_pairs"]}
+        self.accounts.append(account)
         title = (
             "a reward model trained on the pairs"
             if name == "reward model"
@@ -153,30 +151,39 @@ class _Builder:
         assert experiment.reward is not None
         pairs, cost, built = sampled_pairs(
             self.workshop, self.base, prompts, experiment.sampling, count=experiment.sampled_pairs, seed=self.data_seed,
-            reward=reward.open(self.base.device), scale=experiment.label_scale,
+            reward=reward.open(self.base.device, experiment.reward_calls), scale=experiment.label_scale,
             identity={"model": self.model_key, "reward": function_identity(experiment.reward)},
         )  # fmt: skip
         self._stage("sampled pairs", built, cost.flops)
-        if experiment.label_scale != 1:
-            self.notes.append(
-                f"Labels were drawn with scale {experiment.label_scale:g}, not 1: DPO's β is then not the objective's; compare the arms at matched KL."
-            )
+        account = Accounting("pairs sampled from the model", experiment.sampled_pairs)
+        account.drop("identical, empty or unscored", rows=experiment.sampled_pairs - len(pairs))
+        account.uses = {"training": len(pairs)}
+        self.accounts.append(account)
         return pairs, cost
 
     def _stage(self, name: str, built: Artefact, flops: float) -> None:
         self.stages.append({"name": name, "seconds": built.seconds, "flops": flops, "cached": built.cached})
 
-    def _facts(self, reward: Scorer, judge: Scorer, learned: _Learned | None) -> dict[str, Any]:
+    def _facts(
+        self, reward: Scorer, judge: Scorer, learned: _Learned | None, learned_judge: _Learned | None
+    ) -> dict[str, Any]:
+        scale, sampled = self.experiment.label_scale, not self.experiment.pairs
         facts: dict[str, Any] = {
             "task": "custom",
             "judge": judge.title,
             "judge_is_gold": False,
+            "judge_is_reward": (judge.kind, judge.where) == (reward.kind, reward.where),
             "reward": reward.title,
-            "data": [account.as_dict() for account in self.inputs.accounts],
+            "beta_is_objective": sampled and scale == 1,
+            "labels": f"were drawn from the training reward at scale {scale:g}"
+            if sampled
+            else "were not drawn from the training reward",
+            "data": [account.as_dict() for account in self.accounts],
             "notes": self.notes,
             "stages": self.stages,
         }
-        return facts | ({"reward_model": learned.facts} if learned else {})
+        models = {"reward_model": learned, "judge_model": learned_judge}
+        return facts | {name: model.facts for name, model in models.items() if model}
 
 
 def _halves(pairs: Rows) -> tuple[Rows, Rows]:

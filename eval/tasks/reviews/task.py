@@ -91,10 +91,10 @@ def _facts(stages: Sequence[tuple[str, Artefact, float]], reward_model: dict[str
         "reward": "a reward model trained on pairs that the gold reward labelled with noise",
         "reward_model": reward_model,
         "data": [],
-        "notes": [
-            f"The pairs' labels follow the gold reward at scale {LABEL_SCALE:g}, not the proxy at scale 1: DPO's β is not "
-            "the coefficient of the same objective. Compare the arms at matched KL."
-        ],
+        "judge_is_reward": False,
+        "beta_is_objective": False,
+        "labels": f"follow the gold reward at scale {LABEL_SCALE:g}, not the training reward at scale 1",
+        "notes": [],
         "stages": [
             {"name": name, "seconds": built.seconds, "flops": flops, "cached": built.cached}
             for name, built, flops in stages

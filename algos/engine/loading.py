@@ -1,0 +1,160 @@
+"""From a directory or a hub id to a model, a tokenizer and a device; every mistake is one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from algos.engine.errors import UserError, one_line
+from algos.engine.forward import accepts, inputs_for
+from algos.engine.memory import out_of_memory
+from algos.engine.weights import safetensors_only
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A model in fp32, with its saved adapter where `path` holds one, and its tokenizer.
+
+    Raises UserError where they cannot be loaded, or where the model does not read from left to right.
+    """
+    base = base_of(path)
+    with safetensors_only(base), safetensors_only(path):
+        model, tokenizer = _load(
+            base, path if Path(path, "tokenizer_config.json").is_file() else base, trust_remote_code
+        )
+        if base != path:
+            model = _with_saved_adapter(model, path)
+    require_causal(model.eval(), path)
+    return model, tokenizer
+
+
+def _with_saved_adapter(model: Any, path: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, path, is_trainable=True)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"cannot load the adapter {path!r}: {one_line(error)} Give one that fits its base."
+        ) from error
+
+
+def base_of(path: str) -> str:
+    """What a saved LoRA adapter is an adapter of, or `path` itself. Raises UserError for one that does not say."""
+    file = Path(path, "adapter_config.json")
+    if not file.is_file():
+        return path
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {one_line(error)} Save the adapter again.") from error
+    if kind != "LORA" or not isinstance(base, str):
+        raise UserError(
+            f"{file} must describe a LoRA adapter and name its base; got {kind!a} of {base!a}. Save it with peft."
+        )
+    return base
+
+
+def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
+    if not Path(path).exists() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
+        raise UserError(
+            f"there is no model directory {path!r}. Check the path; a model on the hub is named owner/name."
+        )
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        # fp32 master weights: steps of 1e-6 vanish in bf16, which autocast uses only for the products.
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        remedy = "Give a directory with safetensors weights or a hub id."
+        if "trust_remote_code" in str(error):
+            remedy = "Pass --trust-remote-code if you trust whoever wrote it to run on this machine."
+        raise UserError(
+            f"cannot load a causal language model from {path!r}: {one_line(error)} {remedy}"
+        ) from error
+    tokenizer.padding_side = "left"
+    return model, tokenizer
+
+
+@torch.no_grad()
+def require_causal(model: Any, name: str) -> None:
+    """Raises UserError where a token's prediction depends on padding or on what follows it.
+
+    Bidirectional models and recurrent layers that do not see the mask would train on other
+    probabilities than they sample from. A short text alone against the same text padded and continued.
+    """
+    if not accepts(model, "attention_mask"):
+        raise UserError(
+            f"{name!r} takes no attention mask, so padding would be read as text. Use another model."
+        )
+    vocabulary = model.config.get_text_config().vocab_size
+    text = [(i + 1) % vocabulary for i in range(4)]
+    rows = torch.tensor([[0, 0, *text], [*text, 2 % vocabulary, 1 % vocabulary]], device=model.device)
+    mask = torch.ones_like(rows, dtype=torch.bool)
+    mask[0, :2] = False
+    alone = torch.tensor([text], device=model.device)
+    together = model(**inputs_for(model, rows, mask)).logits.float().log_softmax(-1)
+    expected = model(**inputs_for(model, alone, torch.ones_like(alone, dtype=torch.bool))).logits
+    expected = expected.float().log_softmax(-1)
+    for cause, found in (("padding", together[:1, 2:]), ("the words that follow", together[1:, :4])):
+        # Rounding moves them by 1e-5 or so, anything else by far more.
+        if not torch.allclose(found, expected, atol=1e-2, rtol=1e-3):
+            raise UserError(
+                f"{name!r} predicts a word otherwise depending on {cause}: it cannot be trained here. "
+                "Use a causal language model whose layers all respect the attention mask."
+            )
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises UserError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and (
+            not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
+        ):
+            raise UserError(
+                f"no such device: {device}; this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."
+            )
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"no such device: {device} ({str(error).splitlines()[0]}). Use --device cpu or auto."
+        ) from None
+    return chosen
+
+
+def compute_dtype(dtype: Precision, device: torch.device) -> torch.dtype:
+    """What matrix products are computed in: `auto` is bf16 on a GPU that has it, else fp32."""
+    if dtype == "auto":
+        # Older GPUs emulate bf16, slower than fp32.
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+
+
+@contextmanager
+def room_for(what: str, remedy: str) -> Iterator[None]:
+    """Raises UserError with the remedy where memory runs out inside the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(f"there is not enough memory for {what}. {remedy}") from None

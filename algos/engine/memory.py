@@ -1,0 +1,98 @@
+"""Fitting the machine: parts that are halved when memory runs out, and activations that are computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from algos.engine.errors import RunError, UserError
+
+T = TypeVar("T")
+
+SHORTER = "Lower --max-new-tokens or --group-size, or take shorter prompts."
+ADAPTERS = "Train adapters with --lora."
+LIGHTER = f"Pass --gradient-checkpointing. {ADAPTERS} {SHORTER}"
+
+
+class Portions:
+    """How much goes through the model at once, by purpose: as asked for, until memory runs out.
+
+    What ran out is done again from its beginning with half as much, and later calls begin with what fitted.
+    Results do not depend on the portion but by rounding.
+    """
+
+    def __init__(self) -> None:
+        self._limits: dict[str, int] = {}
+
+    def run(self, purpose: str, size: int, attempt: Callable[[int], T], remedy: str) -> T:
+        """`attempt(portion)` with the largest portion ≤ `size` that memory takes.
+
+        Raises RunError with the remedy where not even a portion of 1 fits.
+        """
+        portion = max(1, min(size, self._limits.get(purpose, size)))
+        while True:
+            try:
+                return attempt(portion)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if portion == 1:
+                    raise RunError(
+                        f"out of memory in {purpose} with the smallest portion. {remedy}"
+                    ) from None
+            # Here, outside the handler, the traceback is gone, and with it what the failed attempt held.
+            portion = self._limits[purpose] = portion // 2
+            _release()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not allocate memory, on whatever device."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+    )
+
+
+def _release() -> None:
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
+
+
+def recomputable(model: nn.Module) -> list[nn.Module]:
+    """The layers whose activations can be dropped in the forward pass and computed again in the backward."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def require_recomputable(model: nn.Module) -> None:
+    """Raises UserError where gradient checkpointing would save nothing."""
+    if not recomputable(model):
+        kind = type(getattr(model, "base_model", model)).__name__
+        raise UserError(
+            f"{kind} has no layers that gradient checkpointing could recompute. Leave --gradient-checkpointing out."
+        )
+
+
+@contextmanager
+def recomputed(*models: nn.Module | None) -> Iterator[None]:
+    """Gradient checkpointing (Chen et al. 2016) in forward and backward passes inside the block.
+
+    transformers' own switch works in training mode alone, which would turn dropout on.
+    """
+    layers: list[Any] = [layer for model in models if model is not None for layer in recomputable(model)]
+    for layer in layers:
+        # No random numbers are drawn inside (dropout is off), so there is no state of theirs to restore.
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own shows again

@@ -1,0 +1,1 @@
+"""What the statistics promise against what they keep, in simulations with known truth."""

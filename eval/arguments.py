@@ -1,0 +1,135 @@
+"""The command line's arguments → what to compare and how to carry it out.
+
+Defaults < the task's preset < YAML < command line; then sweeps become arms, and a resumed comparison is extended.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from algos import UserError
+from eval.experiment import Experiment, extended
+from eval.settings import layered, load_yaml
+from eval.store import Store
+from eval.sweep import expanded, read_sweeps
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare, and how to carry it out."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    beta: float | None = None
+    """The KL coefficient of all arms; --ppo.beta and so on set one."""
+    learning_rate: float | None = None
+    """The learning rate of all arms; --ppo.learning-rate and so on set one."""
+    sweep: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
+    """Arms of a setting's values: beta=0.05,0.1 for all algorithms, ppo.clip_range=0.1,0.2 for one; several give every combination."""
+    columns: tuple[str, ...] = ()
+    """Your names for the data's columns: prompt=question chosen=answer_a."""
+    config: Path | None = None
+    """A YAML file of settings, under those of the command line."""
+    out: Path | None = None
+    """The folder to write to; by default reports/<task>-<date>-<n>."""
+    resume: Path | None = None
+    """Go on with the comparison in this folder; --seeds, --algos +name and --sweep may extend it."""
+    workers: int = 0
+    """Runs at the same time, each in a process of its own; 0: as many as cores allow."""
+    cache: Path = Path("~/.cache/rlhf-compare")
+    """Where base models, sampled pairs and reward models are kept for the next comparison."""
+    list: bool = False
+    """Show algorithms, tasks and metrics, and stop."""
+    dry_run: bool = False
+    """Show what would run and its nominal cost, and stop."""
+    offline: bool = False
+    """Ask no hub for anything: a model or data set that is not on this machine is an error."""
+    debug: bool = False
+    """Show the traceback of an error."""
+    notes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """What is to be said of the arguments before anything runs."""
+
+
+def parse(args: Sequence[str], description: str = "") -> Options:
+    """Raises UserError; a wrong option ends in tyro's box."""
+    first = _before_parsing(args)
+    named = load_yaml(first.config) if first.config else {}
+    sweeps = named.pop("sweep", {})
+    stored = Store.open(first.resume).asked if first.resume else None
+    below = _trusting_nobody(first, Experiment.from_dict(_layers(first, named, stored)))
+    if any(arg == "--algos" for arg in args):
+        args = _expand_plus(args, below.algos)
+    options: Options = tyro.cli(
+        Options,
+        args=list(args),
+        default=Options(experiment=below),
+        description=description,
+        prog="rlhf-compare",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    columns = _columns(options.columns)
+    asked = replace(options.experiment, columns=columns) if columns else options.experiment
+    asked, notes = expanded(asked, read_sweeps(sweeps, [text for texts in options.sweep for text in texts]))
+    return replace(options, experiment=extended(stored, asked) if stored else asked, notes=notes)
+
+
+def _before_parsing(args: Sequence[str]) -> argparse.Namespace:
+    """The options that decide what the others' defaults are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--config", "--resume"):
+        parser.add_argument(name, type=Path)
+    for name in ("--task", "--model", "--prompts", "--pairs"):
+        parser.add_argument(name)
+    for name in ("--beta", "--learning-rate"):
+        parser.add_argument(name, type=float)
+    parser.add_argument("--trust-remote-code", action="store_true")
+    try:
+        return parser.parse_known_args(list(args))[0]
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}.") from None
+
+
+def _layers(first: argparse.Namespace, named: Mapping[str, Any], stored: Experiment | None) -> dict[str, Any]:
+    from eval.tasks import preset
+
+    own = any(getattr(first, name) or named.get(name) for name in ("model", "prompts", "pairs"))
+    task = first.task or named.get("task") or ("custom" if own else "reviews")
+    shared = {
+        name: getattr(first, name) for name in ("beta", "learning_rate") if getattr(first, name) is not None
+    }
+    if stored is not None:
+        return layered(stored.to_dict(), named, shared)
+    return layered(preset(task), named, {"task": task}, shared)
+
+
+def _trusting_nobody(first: argparse.Namespace, below: Experiment) -> Experiment:
+    """A file may be a stranger's: that code is run which comes with a model is for the command line alone to say."""
+    if below.trust_remote_code and not first.trust_remote_code:
+        raise UserError(
+            f"{first.config or first.resume} wants code to be run that comes with the model. Pass --trust-remote-code, "
+            "too, if you trust its author to run code on this machine."
+        )
+    return replace(below, trust_remote_code=False)
+
+
+def _expand_plus(args: Sequence[str], present: tuple[str, ...]) -> list[str]:
+    """`--algos +name` adds to the arms that are there."""
+    start = list(args).index("--algos") + 1
+    stop = next((i for i in range(start, len(args)) if args[i].startswith("--")), len(args))
+    names = args[start:stop]
+    if not any(name.startswith("+") for name in names):
+        return list(args)
+    return [*args[:start], *dict.fromkeys([*present, *(name.lstrip("+") for name in names)]), *args[stop:]]
+
+
+def _columns(items: Sequence[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for text in items for item in text.split(",") if item]
+    wrong = [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]
+    if wrong:
+        raise UserError(f"--columns takes ours=yours, such as prompt=question; got {wrong[0]!r}.")
+    return {ours: theirs for ours, _, theirs in pairs}

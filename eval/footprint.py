@@ -1,0 +1,275 @@
+"""What stands in memory during a run, phase by phase: the engine's own code, run on tensors without data."""
+
+from __future__ import annotations
+
+import logging
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from algos import DPO, LoRA, Policy, Sampling
+from algos.engine.algorithm import Algorithm
+from algos.engine.critic import Critic
+from algos.engine.decoding import Stepper, filtered, inverse_cdf
+from algos.engine.forward import forward, groups_per_forward, precision, upcast
+from algos.engine.memory import recomputed
+from algos.engine.rollouts import Rollouts
+from algos.engine.sampling import MAX_ROWS
+from eval.metrics import of_tokens
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+OVERHEAD, GAPS = 100 * 2**20, 1.1
+"""Beside tensors: what libraries load while they work, and what an allocator leaves unused between blocks."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What memory depends on beside the algorithm. Tokens are those of the longest prompt."""
+
+    config: PretrainedConfig
+    prompt_tokens: int
+    sampling: Sampling
+    dtype: torch.dtype
+    lora: LoRA | None = None
+    gradient_checkpointing: bool = False
+    micro_batch: int = 0
+    """Prompts in one forward and backward; 0: what the engine begins with."""
+    evaluated: int = 64
+    """Responses in an evaluation, and of these how many go through the models at once."""
+    evaluated_at_once: int = 64
+    scorer_parameters: int = 0
+    """Of the reward model and the judge's together."""
+    on_gpu: bool = False
+    """Where memory that runs out is met with smaller portions; a CPU's process would be killed."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes: what stands in memory throughout, and what each phase takes beside it, one after the other."""
+
+    standing: dict[str, int]
+    phases: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        return OVERHEAD + int(GAPS * (sum(self.standing.values()) + max(self.phases.values())))
+
+
+def need_of(algorithm: Algorithm, load: Load) -> Need:
+    """What a run of the algorithm needs at its largest moment, every prompt and response as long as can be."""
+    with _stand_ins():
+        from transformers import AutoModelForCausalLM
+
+        whole = AutoModelForCausalLM.from_config(load.config, dtype=torch.float32)
+        size, kind = sum(p.numel() for p in whole.parameters()), algorithm.needs.values
+        own = sum(p.numel() for p in Critic(whole, kind).parameters()) if kind else 0
+        _, trained = _with_trained(whole, load.lora)
+        standing = {
+            "weights": 4 * (size + (trained if load.lora else 0)),
+            "reference": 0 if load.lora else 4 * size,
+            "value function": 4 * own,
+            "optimizer": 8 * (trained + own),
+            "reward and judge": 4 * load.scorer_parameters,
+        }
+        # Where temporary tensors of the optimizer's step are as large as all weights at once.
+        step = (8 if load.on_gpu else 4) * (trained + own)
+        phases = _in_bf16_where_needed(lambda weights: _Phases(algorithm, load, weights).bytes())
+    return Need(standing, phases | {"optimizer step": step})
+
+
+def reward_model_need(load: Load, batch_size: int) -> Need:
+    """What training a reward model needs: all weights of a trunk of its own, and so many pairs at once."""
+
+    def training(weights: torch.dtype) -> dict[str, int]:
+        phases = _Phases(DPO(batch_size=batch_size), load, weights)
+        model = Critic(phases.model(), "separate")
+        with _Peak() as peak, precision(torch.device("cpu"), load.dtype):
+            model(phases.rollouts(batch_size, 2), None).sum().backward()
+        return {"training": peak.bytes}
+
+    with _stand_ins():
+        from transformers import AutoModelForCausalLM
+
+        whole = AutoModelForCausalLM.from_config(load.config, dtype=torch.float32)
+        size = sum(p.numel() for p in whole.parameters())
+        phases = _in_bf16_where_needed(training)
+    return Need({"weights": 4 * size, "optimizer": 8 * size}, phases)
+
+
+def _in_bf16_where_needed(measure: Callable[[torch.dtype], dict[str, int]]) -> dict[str, int]:
+    """Kernels of experts exist for stand-ins in bf16 alone, where everything is half as large."""
+    try:
+        return measure(torch.float32)
+    except RuntimeError:
+        return {name: 2 * size for name, size in measure(torch.bfloat16).items()}
+
+
+class _Phases:
+    """One iteration's phases, each as large as the engine makes it."""
+
+    def __init__(self, algorithm: Algorithm, load: Load, weights: torch.dtype) -> None:
+        self.algorithm, self.load, self.weights = algorithm, load, weights
+        needs, sampling = algorithm.needs, load.sampling
+        recorded = needs.source == "pairs"
+        self.G = 2 if recorded else sampling.group_size
+        self.P = needs.pairs_per_step if recorded else sampling.prompts_per_iteration
+        drawn = 0 if recorded else self.P * self.G
+        self.rows = 1 if load.on_gpu else min(MAX_ROWS, max(drawn, load.evaluated))
+        self.vocabulary = int(load.config.get_text_config().vocab_size)
+
+    def bytes(self) -> dict[str, int]:
+        return {
+            "training": self._training(),
+            "scoring": self._scoring(),
+            "sampling": self._sampling(),
+            "evaluation": self._evaluation(),
+        }
+
+    def model(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_config(self.load.config.get_text_config(), dtype=self.weights).eval()
+
+    def _policy(self) -> Policy:
+        """Without adapters: they add little where no gradient is kept."""
+        from tokenizers import Tokenizer, models
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0})))
+        policy = Policy(self.model(), tokenizer)
+        policy.dtype = self.load.dtype
+        return policy
+
+    def rollouts(self, P: int, G: int) -> Rollouts:
+        L, T = self.load.prompt_tokens, self.load.sampling.max_new_tokens
+        return Rollouts(
+            prompt_ids_PL=torch.ones(P, L, dtype=torch.long),
+            prompt_mask_PL=torch.ones(P, L, dtype=torch.bool),
+            response_ids_PGT=torch.ones(P, G, T, dtype=torch.long),
+            mask_PGT=torch.ones(P, G, T, dtype=torch.bool),
+            ended_PG=torch.zeros(P, G, dtype=torch.bool),
+        )
+
+    def _portion(self, P: int, G: int, share: float) -> int:
+        """How many of P groups go through the model at once. A GPU that is full makes it one."""
+        planned = int(groups_per_forward(self.rollouts(1, G), self.vocabulary) * share)
+        return 1 if self.load.on_gpu else max(1, min(P, planned))
+
+    def _training(self) -> int:
+        load = self.load
+        model, kind = self.model(), self.algorithm.needs.values
+        critic = Critic(model, kind) if kind else None
+        model, _ = _with_trained(model, load.lora)
+        minibatch = math.ceil(self.P / self.algorithm.steps_per_pass)
+        groups = min(load.micro_batch or self._portion(minibatch, self.G, 0.5), minibatch)
+        rollouts = self.rollouts(groups, self.G)
+        again = recomputed(model, critic) if load.gradient_checkpointing else nullcontext()
+        with _Peak() as peak, again:
+            outputs = forward(model, rollouts, load.sampling.temperature, load.dtype, critic)
+            loss = outputs.logps_PGT.sum()
+            (loss if outputs.values_PGT is None else loss + outputs.values_PGT.sum()).backward()
+        return peak.bytes
+
+    def _scoring(self) -> int:
+        model, rollouts = self.model(), self.rollouts(self._portion(self.P, self.G, 1), self.G)
+        with torch.no_grad(), _Peak() as peak:
+            forward(model, rollouts, 1.0, self.load.dtype)
+        return peak.bytes
+
+    def _evaluation(self) -> int:
+        policy = self._policy()
+        rollouts = self.rollouts(self._portion(self.load.evaluated_at_once, 1, 0.5), 1)
+        with torch.no_grad(), _Peak() as peak:
+            of_tokens(policy, rollouts)
+        return peak.bytes
+
+    def _sampling(self) -> int:
+        """The last step, when the cache is longest."""
+        policy, sampling, rows = self._policy(), self.load.sampling, self.rows
+        text = [0] * (self.load.prompt_tokens + sampling.max_new_tokens - 1)
+        with torch.no_grad(), _Peak() as peak:
+            stepper = Stepper(policy, [text], rows)
+            stepper.prefill()
+            logits_BV = stepper.step(torch.zeros(rows, dtype=torch.long))
+            logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
+            inverse_cdf(logps_BV, torch.zeros(rows, dtype=torch.float64))
+        return peak.bytes
+
+
+def _with_trained(model: Any, lora: LoRA | None) -> tuple[Any, int]:
+    """The model as it is trained, and how many weights are. Adapters are made by hand: peft moves weights
+    from device to device, which stand-ins do not allow."""
+    if lora is None:
+        return model, sum(p.numel() for p in model.parameters())
+    from transformers.pytorch_utils import Conv1D
+
+    model.requires_grad_(False)
+    trained, head = 0, model.get_output_embeddings()
+    for name, layer in model.named_modules():
+        named = lora.targets == "all-linear" or name.split(".")[-1] in lora.targets.split(",")
+        if named and isinstance(layer, (nn.Linear, Conv1D)) and layer is not head:
+            wide = layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
+            down, up = (
+                nn.Linear(*sides, bias=False) for sides in ((wide[0], lora.rank), (lora.rank, wide[1]))
+            )
+            trained += down.weight.numel() + up.weight.numel()
+            layer.register_forward_hook(lambda _, inputs, out, down=down, up=up: out + up(down(inputs[0])))
+    return model, trained
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Tensors made inside have shapes and no data."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    class Mode(FakeTensorMode):
+        def __deepcopy__(self, _: Any) -> Mode:
+            return self  # copies of a model's tensors belong to the same block
+
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # says at length what is raised anyway
+    before, log.disabled = log.disabled, True
+    try:
+        with Mode():
+            yield
+    finally:
+        log.disabled = before
+
+
+class _Peak(TorchDispatchMode):
+    """The most bytes that tensors made inside the block held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self._held = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor.untyped_storage())
+        return out
+
+    def _hold(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self._held += size
+            self.bytes = max(self.bytes, self._held)
+            weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._held -= size

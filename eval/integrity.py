@@ -1,0 +1,219 @@
+"""Whether a comparison's directory holds what was written to it, and its sources are what they were.
+
+Every file tells by a checksum whether it was changed (algos/engine/storage.py, eval/runs.py). That one is gone is
+told by `index.json`, which names what has been written. Corruption is noticed, forgery is not: who can write
+the files can write their checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from algos import UserError
+from algos.engine.errors import one_line
+from algos.engine.storage import MAKING, DamagedFile, existing, file_hash, read_json, read_tensors, write_json
+from eval.lock import LOCKS
+from eval.runs import Run
+from eval.tasks.custom.identity import model_identity
+from eval.tasks.materials import Materials, Scorer
+
+INDEX = "index.json"
+_FILES = ("facts.json", "environment.json", "matches.json", "sources.json", "tuning/choice.json")
+_DIRECTORIES = ("base", "frontier")
+_AGAIN = "Remove {unit} and go on with --resume {path}: it is made again."
+_LOST = (
+    "Put it back from a copy: without it the comparison cannot go on, and has to be started again with --out."
+)
+
+
+class Integrity:
+    """What has been written to one comparison's directory."""
+
+    def __init__(self, path: Path, run_of: Callable[[str], Run]) -> None:
+        self.path, self.run_of = path, run_of
+
+    def begin(self) -> None:
+        """An empty index, without which no directory is a comparison's."""
+        self._write(())
+
+    def note(self) -> None:
+        """Adds to the index what is there by now, so that it is missed when it goes."""
+        known = self._known()
+        present = [unit for unit in self._units() if self._is_there(unit)]
+        if set(present) - known:
+            self._write(known | set(present))
+
+    def forget(self, runs: Iterable[Run]) -> None:
+        """Takes runs out of the index before they are made again."""
+        known = self._known()
+        again = {f"runs/{run.folder.name}" for run in runs}
+        if known & again:
+            self._write(known - again)
+
+    def check(self) -> list[str]:
+        """Raises DamagedFile, with the remedy, for a file that is not what was written.
+
+        Returns the names of what was written and has been removed whole, but can be made again.
+        """
+        known, gone = self._known(), []
+        for unit in sorted(known | set(self._units())):
+            remedy = _LOST if _is_lost(unit) else _AGAIN
+            try:
+                if not self._check(unit) and unit in known:
+                    gone.append(unit)
+            except DamagedFile as error:
+                told = remedy.format(unit=self.path / unit, path=self.path)
+                raise DamagedFile(f"{error} {told}") from error
+        lost = [unit for unit in gone if _is_lost(unit)]
+        if lost:
+            raise DamagedFile(f"{self.path / lost[0]} was written but is gone. {_LOST}")
+        return gone
+
+    def _check(self, unit: str) -> bool:
+        """Whether it is there. Raises DamagedFile."""
+        place = self.path / unit
+        if unit.startswith("runs/"):
+            if self._is_there(unit) or (place.exists() and unit in self._known()):
+                self.run_of(place.name).check()
+            return place.exists()
+        if unit in _FILES:
+            return place.is_file() and bool(read_json(place))
+        if place.suffix == ".safetensors":
+            return place.is_file() and bool(read_tensors(place))
+        return existing(place) is not None
+
+    def _units(self) -> list[str]:
+        """Everything that may be there, and all that is."""
+        materials = [path.parent for path in self.path.glob("materials/*/manifest.json")]
+        caches = list(self.path.glob("materials/*.safetensors"))
+        runs = [
+            path.parent
+            for path in self.path.glob("runs/*/status.json")
+            if re.fullmatch(r".+-s[0-9]+", path.parent.name)
+        ]
+        return [
+            *_FILES,
+            *_DIRECTORIES,
+            *(path.relative_to(self.path).as_posix() for path in sorted([*materials, *caches, *runs])),
+        ]
+
+    def _is_there(self, unit: str) -> bool:
+        place = self.path / unit
+        if unit.startswith("runs/"):
+            return (place / "status.json").is_file()
+        return place.exists()
+
+    def _known(self) -> set[str]:
+        try:
+            return set(read_json(self.path / INDEX)["written"])
+        except DamagedFile as error:
+            raise DamagedFile(f"{error} {_LOST}") from error
+
+    def _write(self, units: Iterable[str]) -> None:
+        write_json(self.path / INDEX, {"written": sorted(units)})
+
+
+def _is_lost(unit: str) -> bool:
+    """Materials may depend on files that are no longer what they were; all else can be made again from them."""
+    return unit.startswith("materials/") and not unit.endswith(".safetensors")
+
+
+def refuse_taken(path: Path) -> None:
+    """Raises UserError where a folder holds anything but what a comparison leaves that was killed as it began."""
+    if (path / "experiment.yaml").exists():
+        raise UserError(
+            f"{path} holds another comparison. Go on with it by --resume {path}, or name another folder with --out."
+        )
+    if path.exists() and not (path.is_dir() and all(_nothing_yet(found) for found in path.iterdir())):
+        raise UserError(f"{path} exists and is not empty. Name another folder with --out.")
+
+
+def _nothing_yet(path: Path) -> bool:
+    return path.name in (LOCKS, INDEX) or MAKING in path.name
+
+
+def sealed(text: str) -> str:
+    """YAML with a SHA-256 of itself as a comment in its last line."""
+    return text + f"# sha256: {hashlib.sha256(text.encode('utf-8')).hexdigest()}\n"
+
+
+def check_sealed(file: Path) -> None:
+    """Raises DamagedFile unless the file is as `sealed` made it."""
+    content = file.read_bytes()
+    text = content[: content.rfind(b"\n", 0, -1) + 1]
+    try:
+        whole = sealed(text.decode("utf-8")).encode("utf-8") == content
+    except UnicodeDecodeError:
+        whole = False
+    if not whole:
+        raise DamagedFile(
+            f"{file} is not what was written: its SHA-256 differs. Undo the change, or start another comparison "
+            "from it with --config and --out: runs made with other settings do not belong together."
+        )
+
+
+def check_sources(path: Path, data_seed: int, materials: Materials) -> None:
+    """Raises UserError where model, reward or judge are no longer what the comparison began with.
+
+    They lie outside its directory, where they may be changed or removed while it is stopped.
+    """
+    file = path / "sources.json"
+    known: dict[str, Any] = read_json(file) if file.is_file() else {}
+    now = {
+        "model": _identity("model", materials.model),
+        "reward": _identity("reward", materials.reward),
+        "judge": _identity("judge", materials.judge),
+    }
+    before = known.get(str(data_seed))
+    if before is None:
+        write_json(file, known | {str(data_seed): now})
+        return
+    for name, (where, content) in before.items():
+        if content != now[name][1]:
+            raise UserError(
+                f"the {name} {where} is not what this comparison began with: its content differs. "
+                "Put it back as it was, or start another comparison with --out."
+            )
+
+
+def refuse_other_data(before: Materials | None, now: Materials) -> None:
+    """Raises UserError where materials that are made again, for an arm that needs more, are not those that
+    the runs so far were made with."""
+    names = ("model", "train_prompts", "test_prompts", "heldout_texts", "reward", "judge")
+    differing = [name for name in names if before and getattr(before, name) != getattr(now, name)]
+    if differing:
+        raise UserError(
+            f"the data are not what this comparison began with: {', '.join(differing)} differ. Put them back as they "
+            "were, or start another comparison with --out."
+        )
+
+
+def _identity(name: str, source: str | Scorer) -> list[str]:
+    """Where a source is, and a hash of what is there. Raises UserError where nothing is."""
+    if isinstance(source, Scorer) and source.kind == "gold":
+        return [source.where, "part of this program"]
+    where = source.where if isinstance(source, Scorer) else source
+    file, is_function, _ = where.rpartition(":") if ".py:" in where else (where, "", "")
+    try:
+        return [where, file_hash(Path(file)) if is_function else model_identity(where)]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the {name} {where} cannot be found: {one_line(error)} Put it back, or start another comparison."
+        ) from error
+
+
+def changed_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence where the libraries are no longer those that the comparison began with."""
+    old, new = before.get("packages", {}), now["packages"]
+    told = [
+        f"{name} {old.get(name, 'none')} → {new.get(name, 'none')}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+    if not old or not told:
+        return []
+    return [f"versions have changed since this comparison was last worked on: {', '.join(told)}"]

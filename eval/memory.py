@@ -1,0 +1,163 @@
+"""Whether a comparison fits the machine, told before it is begun, and what would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from algos import UserError
+from algos.engine.errors import one_line
+from algos.engine.loading import base_of, compute_dtype, pick_device
+from eval.experiment import Experiment
+from eval.footprint import Load, Need, need_of, reward_model_need
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+GIB = 2**30
+REMEDIES: tuple[dict[str, Any], ...] = (
+    {"micro_batch": 1},
+    {"gradient_checkpointing": True},
+    {"gradient_checkpointing": True, "micro_batch": 1},
+    {"lora": True},
+    {"lora": True, "micro_batch": 1},
+    {"lora": True, "gradient_checkpointing": True, "micro_batch": 1},
+)
+"""Settings that make a run smaller, the least intrusive first."""
+
+
+def needs(experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0) -> dict[str, Need]:
+    """What each arm's run needs and, where one is to be trained, the reward model.
+
+    `prompt_tokens` are those of the longest prompt, `scorer_parameters` those of the reward model and the
+    judge together, which every run holds. Raises UserError where there is no model to read.
+    """
+    load = load_of(experiment, prompt_tokens, scorer_parameters)
+    found = {name: need_of(arm, load) for name, arm in experiment.arms.items()}
+    if experiment.task == "custom" and not experiment.reward:
+        found["reward model"] = reward_model_need(load, experiment.reward_model.batch_size)
+    return found
+
+
+def require_room(
+    experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0, workers: int = 1
+) -> dict[str, Need]:
+    """What `needs` says. Raises UserError where that is more than is free, naming what would fit."""
+    room = available(experiment.device)
+    found = needs(experiment, prompt_tokens, scorer_parameters)
+    name = max(found, key=lambda name: found[name].peak)
+    size = _together(experiment, found, workers)
+    if size <= room:
+        return found
+    at_once = f", {workers} runs at once," if workers > 1 else ""
+    what = f"{name}{at_once} needs about {_gib(size)} of memory, and {_gib(room)} are free."
+    if workers > 1 and _together(experiment, found, 1) <= room:
+        raise UserError(f"{what} It would fit with --workers 1.")
+    for remedy in REMEDIES:
+        if all(getattr(experiment, setting) for setting in remedy):
+            continue
+        smaller = replace(experiment, **remedy)
+        size = _together(smaller, needs(smaller, prompt_tokens, scorer_parameters), 1)
+        if size <= room:
+            one = " --workers 1" if workers > 1 else ""
+            raise UserError(f"{what} It would fit with {_flags(remedy)}{one} (about {_gib(size)}).")
+    raise UserError(
+        f"{what} Neither --lora nor --gradient-checkpointing nor --micro-batch 1 makes it fit. Take a smaller "
+        "model, or lower --max-new-tokens, --group-size or --reward-model.batch-size."
+    )
+
+
+def rows(found: Mapping[str, Need]) -> list[list[str]]:
+    """For a table: name, weights and their reference, optimizer, the largest phase, and the peak."""
+    table = []
+    for name, need in found.items():
+        phase = max(need.phases, key=lambda phase: need.phases[phase])
+        optimizer = need.standing.get("optimizer", 0)
+        weights = sum(need.standing.values()) - optimizer
+        sizes = (weights, optimizer, need.phases[phase], need.peak)
+        table.append(
+            [
+                name,
+                *(f"{size / GIB:.2f}" for size in sizes[:2]),
+                f"{sizes[2] / GIB:.2f} ({phase})",
+                f"{sizes[3] / GIB:.2f}",
+            ]
+        )
+    return table
+
+
+COLUMNS = ("run", "weights [GiB]", "optimizer [GiB]", "largest phase [GiB]", "peak [GiB]")
+
+
+def load_of(experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0) -> Load:
+    """An experiment's settings as memory sees them. A prompt longer than fits the model is cut to what does."""
+    device, config = pick_device(experiment.device), model_config(experiment)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    return Load(
+        config=config,
+        prompt_tokens=max(1, int(min(prompt_tokens, limit - experiment.sampling.max_new_tokens))),
+        sampling=experiment.sampling,
+        dtype=compute_dtype(experiment.dtype, device),
+        lora=experiment.adapter,
+        gradient_checkpointing=experiment.gradient_checkpointing,
+        micro_batch=experiment.micro_batch,
+        evaluated=experiment.eval.prompts * experiment.eval.responses,
+        evaluated_at_once=experiment.eval.batch_size,
+        scorer_parameters=scorer_parameters,
+        on_gpu=device.type == "cuda",
+    )
+
+
+def model_config(experiment: Experiment) -> PretrainedConfig:
+    """The configuration of the model that is trained, without its weights."""
+    if experiment.task == "reviews":
+        from eval.tasks.reviews.world import Reviews
+
+        return Reviews().model_config()
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            base_of(experiment.model or ""), trust_remote_code=experiment.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read a causal language model at {experiment.model!r}: {one_line(error)}"
+        ) from error
+
+
+def available(device: str) -> int:
+    """Bytes that are free: on the GPU, or of the machine's memory and of what this process may have of it."""
+    where = pick_device(device)
+    if where.type == "cuda":
+        return torch.cuda.mem_get_info(where)[0]
+    free = psutil.virtual_memory().available
+    try:  # a container's bound, where there is one
+        bound, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):
+        return free
+    return min(free, bound - used)
+
+
+def _together(experiment: Experiment, found: Mapping[str, Need], workers: int) -> int:
+    """Bytes of so many of the largest runs. On a CPU each is a process that holds its libraries too."""
+    on_gpu = pick_device(experiment.device).type == "cuda"
+    libraries = 0 if on_gpu else psutil.Process().memory_info().rss
+    return workers * (max(need.peak for need in found.values()) + libraries)
+
+
+def _flags(remedy: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value in remedy.items()
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"

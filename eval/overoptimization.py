@@ -1,0 +1,83 @@
+"""Over-optimization: how a judge's reward rises and falls with the distance to the base (Gao et al. 2023).
+
+Arrays in, fits out, for one seed's path. d = √KL(π‖π_ref) [√nats]; R(d) is the judge's reward minus the base's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Form = Literal["rl", "best_of_n"]
+Peak = Literal["observed", "before", "beyond", "none"]
+MIN_POINTS = 3  # two parameters pass through any two points
+
+
+@dataclass(frozen=True)
+class Fit:
+    """R(d) = d·(α − β·log d) for RL, d·(α − β·d) for best-of-N (Gao et al. 2023)."""
+
+    form: Form
+    alpha: float
+    beta: float
+    r_squared: float
+    nearest: float  # the smallest KL above 0 of the path, nats
+    furthest: float  # the largest
+
+    def gain(self, kl: ArrayLike) -> np.ndarray:
+        """Fitted R at each KL > 0: kl [...] nats → [...] in units of the reward."""
+        d = np.sqrt(np.asarray(kl, dtype=float))
+        return np.asarray(d * (self.alpha - self.beta * _basis(d, self.form)))
+
+    @property
+    def peak_kl(self) -> float:
+        """KL at which the fitted reward is highest [nats]; nan where it has no highest point.
+
+        RL: d* = e^{α/β − 1}; best-of-N: d* = α/(2β). Both need β > 0, else R rises without end or has a lowest point.
+        """
+        if self.beta <= 0 or (self.form == "best_of_n" and self.alpha <= 0):
+            return math.nan
+        if self.form == "best_of_n":
+            return (self.alpha / (2 * self.beta)) ** 2
+        exponent = 2 * (self.alpha / self.beta - 1)
+        return math.exp(exponent) if exponent < 700 else math.inf
+
+    @property
+    def peak(self) -> Peak:
+        """Whether the peak was "observed" on the path, lies "before" its first evaluation or "beyond" its end, where a
+        curve is a guess, or there is "none": still rising."""
+        if math.isnan(self.peak_kl):
+            return "none"
+        if self.peak_kl > self.furthest:
+            return "beyond"
+        return "observed" if self.peak_kl >= self.nearest else "before"
+
+
+def fit(kl_N: ArrayLike, gain_N: ArrayLike, form: Form = "rl") -> Fit | None:
+    """Least squares over a path: kl_N [nats] and the reward's gain over the base at each point → Fit.
+
+    Points at KL ≤ 0 or that are not finite say nothing of the shape and are left out. None with fewer than
+    three distinct distances.
+    """
+    kl, gain = np.asarray(kl_N, dtype=float), np.asarray(gain_N, dtype=float)
+    if kl.shape != gain.shape or kl.ndim != 1:
+        raise ValueError(f"a path has one gain for each KL; got shapes {kl.shape} and {gain.shape}")
+    usable = np.isfinite(kl) & np.isfinite(gain) & (kl > 0)
+    kl, gain = kl[usable], gain[usable]
+    if len(np.unique(kl)) < MIN_POINTS:
+        return None
+    d = np.sqrt(kl)
+    design = np.stack([d, -d * _basis(d, form)], axis=-1)
+    (alpha, beta), *_ = np.linalg.lstsq(design, gain)
+    left = gain - design @ (alpha, beta)
+    total = float(((gain - gain.mean()) ** 2).sum())
+    r_squared = 1 - float((left**2).sum()) / total if total > 0 else math.nan
+    return Fit(form, float(alpha), float(beta), r_squared, float(kl.min()), float(kl.max()))
+
+
+def _basis(d: np.ndarray, form: Form) -> np.ndarray:
+    return np.log(d) if form == "rl" else d

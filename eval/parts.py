@@ -1,0 +1,97 @@
+"""Parts of an experiment that are settings of one thing each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from algos import Sampling
+from algos.engine.algorithm import require, require_choices
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How every policy is evaluated: the same prompts, the same random numbers."""
+
+    prompts: int = 64
+    """Held-out test prompts; fewer where there are not as many."""
+    responses: int = 1
+    """Responses a prompt."""
+    points: int = 5
+    """Evaluations along training: the i-th of n at the fraction (i/n)² of the run, as most happens early."""
+    batch_size: int = 64
+    """Responses in one forward pass."""
+    decoding: Literal["sample", "greedy"] = "sample"
+    """How the responses are drawn that are read and judged. KL and entropy are measured on plain samples."""
+    temperature: float = 1.0
+    """Of the responses that are judged; 1 is the policy itself."""
+    top_p: float = 1.0
+    top_k: int = 0
+    greedy_prefix: int = 0
+    """The first so many tokens of the responses that are judged are greedy, the rest sampled."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        for name in ("prompts", "responses", "points", "batch_size"):
+            require(getattr(self, name) >= 1, f"eval {name}", "at least 1", getattr(self, name))
+        self.sampling(max(1, self.greedy_prefix + 1))  # checks the ranges of the others
+        if self.decoding == "greedy":
+            alone = "as it is by default where decoding is greedy, which draws nothing"
+            for name in self._unusual:
+                require(False, f"eval {name}", alone, getattr(self, name))
+            require(
+                self.responses == 1,
+                "eval responses",
+                "1 where decoding is greedy: others would be the same",
+                self.responses,
+            )
+
+    @property
+    def _unusual(self) -> list[str]:
+        """Settings under which a response is no sample of the policy itself."""
+        names = ("temperature", "top_p", "top_k", "greedy_prefix")
+        return [name for name in names if getattr(self, name) != getattr(Evaluation, name)]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the responses that are judged are samples of the policy itself."""
+        return self.decoding == "sample" and not self._unusual
+
+    def sampling(self, max_new_tokens: int) -> Sampling:
+        """How the responses that are judged are drawn. Raises UserError for a prefix as long as they are."""
+        return Sampling(
+            max_new_tokens=max_new_tokens,
+            group_size=self.responses,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            greedy_prefix=self.greedy_prefix,
+        )
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """How the best reachable reward at each KL is estimated: the same prompts answered many times by every policy."""
+
+    prompts: int = 16
+    """Test prompts."""
+    samples: int = 256
+    """Responses a prompt of the reference and of each arm (fewer each beyond three arms); 0: no frontier."""
+
+    def __post_init__(self) -> None:
+        require(self.prompts >= 1, "frontier prompts", "at least 1", self.prompts)
+        require(self.samples >= 0, "frontier samples", "at least 0", self.samples)
+
+
+@dataclass(frozen=True)
+class RewardTraining:
+    """How a reward model is trained where only pairs are given, from the model itself."""
+
+    epochs: int = 1
+    learning_rate: float = 1e-5
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "reward-model epochs", "at least 1", self.epochs)
+        require(self.learning_rate > 0, "reward-model learning_rate", "above 0", self.learning_rate)
+        require(self.batch_size >= 1, "reward-model batch_size", "at least 1", self.batch_size)

@@ -1,0 +1,208 @@
+"""What to know before relying on the verdict: (comparison, view) → sentences, each silent where nothing is amiss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eval import stats
+from eval.report import format as fmt
+from eval.report import tables, validity
+from eval.report.frames import Evaluations
+from eval.report.inputs import JUDGE, ReportInput
+from eval.report.standings import standings
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FEW_SEEDS = 5
+SHOWN = 3  # diverged runs that are told one by one
+UNUSED = 0.95  # of the budget; an arm that used less has stopped by itself
+
+Caveat = Callable[[ReportInput, Evaluations], list[str]]
+
+
+def all_of(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Every caveat that applies: first what went wrong, then what was measured, then how it was run."""
+    return [sentence for caveat in CAVEATS for sentence in caveat(comparison, view)]
+
+
+def unfinished(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Runs that failed or were never run."""
+    runs = view.runs
+    failed, missing = runs[runs["status"] == "failed"], runs[runs["status"] == "missing"]
+    found = []
+    if len(failed):
+        names = [_name(arm, seed) for arm, seed in failed[["arm", "seed"]].itertuples(index=False)]
+        flattered = " Means describe the runs that finished, which flatters an arm that fails."
+        found.append(
+            f"{len(failed)} of {len(runs)} run{'s' * (len(runs) != 1)} failed ({fmt.listing(names)})."
+            f"{flattered if len(view.done) else ''}"
+        )
+    if len(missing):
+        verb = "is" if len(missing) == 1 else "are"
+        found.append(f"{len(missing)} of {len(runs)} runs {verb} still missing.")
+    return found
+
+
+def diverged(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Runs that their own watch found to have diverged (`eval.divergence`), with when and why."""
+    if "diverged" not in view.runs:
+        return []
+    runs = view.runs[view.runs["diverged"].fillna("") != ""]
+    told = [
+        f"{_name(arm, seed)} diverged at {reason}."
+        for arm, seed, reason in runs[["arm", "seed", "diverged"]].itertuples(index=False)
+    ]
+    more = len(told) - SHOWN
+    return [*told[:SHOWN], f"So did {more} more."] if more > 1 else told
+
+
+def outlying(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Seeds far from the others of their arm (`stats.outlying`)."""
+    found = []
+    for arm in view.arms:
+        values = view.at_end(arm, JUDGE)
+        ordered = list(values.values())
+        outlying = stats.outlying(ordered)
+        others = [value for index, value in enumerate(ordered) if index not in outlying]
+        for index in outlying:
+            found.append(
+                f"{_name(arm, list(values)[index])} ({fmt.number(ordered[index], 3)}, the others "
+                f"{fmt.number(min(others), 3)} to {fmt.number(max(others), 3)})"
+            )
+    if not found:
+        return []
+    return [
+        f"Far from the other seeds of the same arm in {fmt.label(JUDGE)}: {fmt.listing(found)}. A mean and its interval "
+        "describe such an arm badly; look at every seed."
+    ]
+
+
+def identical(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Arms whose seeds all gave the same number."""
+    same = [
+        arm
+        for arm in view.arms
+        if len(view.at_end(arm, JUDGE)) > 1 and not tables.at_end(view, arm, JUDGE).has_interval
+    ]
+    if not same:
+        return []
+    return [
+        f"All seeds of {fmt.listing(same)} gave the same {fmt.label(JUDGE)}: they are no independent repetitions, so no "
+        "interval is shown."
+    ]
+
+
+def few_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Two to four seeds in some arm; of one seed the verdict itself speaks."""
+    counts = [len(view.at_end(arm, JUDGE)) for arm in tables.ranking(view)]
+    if not counts or max(counts) == 1 or min(counts) >= FEW_SEEDS:
+        return []
+    shown = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    unseen = f"{100 * stats.unseen_share(min(counts)):.0f}%"
+    return [
+        f"With {shown} seeds an arm the intervals are wide, and a way to fail that shows in less than {unseen} of runs may not "
+        "have been seen: treat close calls as open."
+    ]
+
+
+def middle_half(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """From eight seeds on: another arm leads when the best and the worst quarter of the seeds are left out."""
+    values = {arm: list(view.at_end(arm, JUDGE).values()) for arm in tables.ranking(view)}
+    if len(values) < 2 or min(map(len, values.values())) < stats.MIN_SEEDS_INTERQUARTILE:
+        return []
+    middle = {arm: stats.interquartile_mean(own) for arm, own in values.items()}
+    leader, best = next(iter(values)), max(middle, key=middle.__getitem__)
+    if best == leader:
+        return []
+    return [
+        f"By the interquartile mean, which leaves out the best and the worst quarter of the seeds, {best} leads at the end "
+        f"of training with {fmt.number(middle[best], 3)}, before {leader} with {fmt.number(middle[leader], 3)}: single seeds decide here."
+    ]
+
+
+def warm_up(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Arms with a run of which half the updates or more were made while the learning rate was still rising."""
+    arms = comparison.facts.get("arms") or {}
+    events = comparison.events
+    found = []
+    for arm in view.arms:
+        warmup = float((arms.get(arm, {}).get("settings") or {}).get("warmup", 0.0))
+        if not warmup or not len(events):
+            continue
+        own = events[events["arm"] == arm]
+        if any(_warm_share(run, warmup) >= 0.5 for _, run in own.groupby("seed")):
+            found.append(arm)
+    if not found:
+        return []
+    return [
+        f"{fmt.listing(found)} spent half or more of the updates of some run in warm-up, below the learning rate that was set: "
+        "the budget is too small to judge by. Give a larger --budget or a smaller warm-up."
+    ]
+
+
+def _warm_share(run: DataFrame, warmup: float) -> float:
+    """Share of a run's updates that began before the fraction `warmup` of it; `fraction` is that at an iteration's end."""
+    ordered = run.sort_values("iteration")
+    starts_N = np.concatenate([[0.0], ordered["fraction"].to_numpy(dtype=float)[:-1]])
+    steps_N = np.diff(ordered["updates"].to_numpy(dtype=float), prepend=0.0)
+    total = float(steps_N.sum())
+    return float(steps_N[starts_N < warmup].sum()) / total if total else 0.0
+
+
+def unused_budget(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Arms that stopped before their budget was spent."""
+    arms = comparison.facts.get("arms") or {}
+    found = []
+    for arm in view.arms:
+        own = view.runs[(view.runs["arm"] == arm) & (view.runs["status"] == "done")]
+        share = own["fraction"].astype(float).mean()
+        if share < UNUSED:
+            epochs = (arms.get(arm, {}).get("settings") or {}).get("epochs")
+            end = f" (it ends after {epochs} epoch{'s' * (epochs != 1)})" if epochs else ""
+            found.append(f"{arm} had no use for more than {100 * share:.0f}% of its budget{end}.")
+    return found
+
+
+def rough_readings(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Values at equal cost or matched KL that lie between the base and an arm's first evaluation."""
+    found = standings(view)
+    places = {"at equal total cost": found.cost.rough, "at matched KL": found.kl.rough}
+    shown = [f"{place} {fmt.listing(arms)}" for place, arms in places.items() if arms]
+    if not shown:
+        return []
+    remedy = ", or at matched KL values of β that end at like KL" if found.kl.rough else ""
+    return [
+        "Nothing is claimed of readings between the base and an arm's first evaluation, where training moves fastest and a "
+        f"straight line is a guess: {'; '.join(shown)}. More evaluations (--eval.points) would give firm ones{remedy}."
+    ]
+
+
+def from_the_harness(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """What the task wants said."""
+    return [str(note) for note in comparison.facts.get("notes") or []]
+
+
+def _name(arm: Any, seed: Any) -> str:
+    return f"{arm} seed {seed}"
+
+
+CAVEATS: tuple[Caveat, ...] = (
+    unfinished,
+    diverged,
+    outlying,
+    identical,
+    few_seeds,
+    middle_half,
+    validity.length,
+    validity.learned_models,
+    validity.same_scorer,
+    validity.labels,
+    warm_up,
+    unused_budget,
+    rough_readings,
+    from_the_harness,
+)

@@ -1,0 +1,177 @@
+"""Comparisons as clauses: what a standing says of its best arm and the others, with intervals, in plain English."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eval.report import format as fmt
+from eval.report import tables
+from eval.report.frames import Evaluations
+from eval.report.inputs import JUDGE
+from eval.report.standings import MIN_KL, Pair, Standing
+from eval.stats import Estimate
+
+NAMED = 3  # arms that a sentence names with their numbers; of more it gives the range
+
+
+def claim(standing: Standing, detailed: bool) -> str:
+    """One sentence: the best arm, which arms it is ahead of, which it is not told apart from; `detailed`: by how much.
+
+    Empty where there are no two arms of which something can be said.
+    """
+    if not standing.firm:
+        return ""
+    leader = standing.ranking[0]
+    pairs = standing.of(leader)
+    ahead = [pair for pair in pairs if pair.told_apart and pair.first == leader]
+    level = [pair for pair in pairs if pair not in ahead]
+    text = f"{_where(standing)} {_best(standing)}"
+    if ahead:
+        text += f", ahead of {_behind(leader, ahead, len(pairs), detailed)}"
+    if level:
+        text += f"{'; it' if ahead else ', but'} cannot be told apart from {_level(leader, level, detailed)}"
+        text += f" with {seeds([pair.difference.n for pair in level])}" if detailed else ""
+    return f"{text}{_further(standing, leader)}{_left_out(standing)}."
+
+
+def others(lead: Standing, rest: Sequence[Standing]) -> list[str]:
+    """What the comparisons beside the leading one say: together where they say the same, each in brief where not."""
+    same = [standing for standing in rest if standing.firm and _outcome(standing) == _outcome(lead)]
+    found = []
+    if same:
+        places = [_lower(_where(standing)) for standing in same]
+        told = any(pair.told_apart for pair in lead.firm)
+        found.append(
+            f"The same holds {_joined(places, 'and')}."
+            if told
+            else f"Nor can any two arms be told apart {_joined(places, 'or')}."
+        )
+    silent: dict[str, list[str]] = {}
+    for standing in rest:
+        if standing not in same and standing.firm:
+            found.append(claim(standing, detailed=False))
+        elif not standing.firm and (reason := _silence(standing)):
+            silent.setdefault(reason, []).append(_where(standing))
+    for reason, places_ in silent.items():
+        where = fmt.listing([places_[0], *map(_lower, places_[1:])])
+        found.append(f"{where} nothing can be claimed: {reason}.")
+    return found
+
+
+def mean(view: Evaluations, arm: str) -> str:
+    return fmt.number(tables.at_end(view, arm, JUDGE).mean, 3)
+
+
+def gains(arms: Sequence[tuple[str, Estimate]]) -> str:
+    """Each arm's gain with its interval; of many arms the range of gains."""
+    if len(arms) > NAMED:
+        return f"{_range([gain.mean for _, gain in arms])} ({fmt.listing([arm for arm, _ in arms])})"
+    return fmt.listing([f"{arm} {signed(gain)}" for arm, gain in arms])
+
+
+def signed(estimate: Estimate) -> str:
+    """+0.300 [0.281, 0.319]"""
+    shown = fmt.number(estimate.mean, 3, signed=True)
+    return f"{shown} {fmt.interval(estimate, 3)}" if estimate.has_interval else f"{shown}, no interval"
+
+
+def seeds(counts: Sequence[int]) -> str:
+    """ "3 seeds", "2 to 3 seeds"."""
+    few, many = min(counts), max(counts)
+    shown = f"{few}" if few == many else f"{few} to {many}"
+    return f"{shown} seed{'' if shown == '1' else 's'}"
+
+
+def _where(standing: Standing) -> str:
+    return {
+        "end": "At the end of training",
+        "cost": f"At equal total cost ({fmt.compact(standing.cost)} FLOPs, the most that all arms reached)",
+        "kl": "At matched KL (the same distance from the base, wherever in training an arm passed it)",
+    }[standing.kind]
+
+
+def _best(standing: Standing) -> str:
+    leader = standing.ranking[0]
+    if standing.kind == "kl":
+        return f"{leader} is highest"
+    value = float(np.mean(list(standing.values[leader].values())))
+    return f"{leader} has the highest {fmt.label(JUDGE)}, {fmt.number(value, 3)}"
+
+
+def _outcome(standing: Standing) -> tuple[object, ...]:
+    """What two comparisons must share to say the same: the arms, who is told apart, and then the best arm."""
+    told = {(pair.first, pair.second) for pair in standing.firm if pair.told_apart}
+    return {*standing.ranking}, told, standing.ranking[0] if told else ""
+
+
+def _behind(leader: str, pairs: Sequence[Pair], count: int, detailed: bool) -> str:
+    if len(pairs) > NAMED:
+        who = f"all {count} other arms" if len(pairs) == count else f"{len(pairs)} of the other {count} arms"
+        return f"{who} by {_range([pair.difference.mean for pair in pairs])}"
+    if not detailed:
+        return fmt.listing([pair.rival(leader) for pair in pairs])
+    return _joined([f"{pair.rival(leader)} by {_size(pair, leader)}" for pair in pairs], "and of")
+
+
+def _level(leader: str, pairs: Sequence[Pair], detailed: bool) -> str:
+    named = detailed and len(pairs) <= NAMED
+    return _joined(
+        [f"{pair.rival(leader)}{f' ({_size(pair, leader)})' if named else ''}" for pair in pairs], "or"
+    )
+
+
+def _size(pair: Pair, leader: str) -> str:
+    """The difference as seen from `leader`, with the KL at which it was read."""
+    difference = pair.difference
+    if leader == pair.second:
+        difference = Estimate(-difference.mean, -difference.high, -difference.low, difference.n)
+    return signed(difference) + ("" if np.isnan(pair.kl) else f" at {fmt.number(pair.kl, 1)} nats")
+
+
+def _further(standing: Standing, leader: str) -> str:
+    """What is known of the pairs without the best arm."""
+    rest = [pair for pair in standing.firm if leader not in (pair.first, pair.second)]
+    told = [pair for pair in rest if pair.told_apart]
+    if not told:
+        return ""
+    if len(rest) == 1:
+        return f"; {told[0].first} is ahead of {told[0].second}"
+    return f"; {len(told)} of the other {len(rest)} pairs are told apart"
+
+
+def _left_out(standing: Standing) -> str:
+    """Arms of which this comparison says nothing, and why."""
+    text = ""
+    if standing.unprepared:
+        text += f"; the preparation of {fmt.listing(standing.unprepared)} alone costs more"
+    if early := [arm for arm in standing.rough if arm not in standing.ranking]:
+        text += f"; {fmt.listing(early)} passed it before the first evaluation and cannot be placed"
+    return text
+
+
+def _silence(standing: Standing) -> str:
+    """Why a comparison says nothing of any pair; empty where it was simply not measured."""
+    if standing.rough:
+        return f"{fmt.listing(standing.rough)} passed that point before the first evaluation"
+    if standing.unprepared:
+        return f"the preparation of {fmt.listing(standing.unprepared)} alone costs more"
+    if standing.unmoved:
+        return f"{fmt.listing(standing.unmoved)} hardly left the base, in some run by less than {MIN_KL} nats"
+    return ""
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (fmt.number(value, 3, signed=True) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _joined(items: Sequence[str], link: str) -> str:
+    """a, b `link` c, of at most four and the rest counted."""
+    head, found, tail = fmt.listing(items).rpartition(" and ")
+    return f"{head} {link} {tail}" if found else tail

@@ -1,0 +1,184 @@
+"""The section that holds every arm against the best possible policy at the same KL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from eval.frontier.estimate import total_probability
+from eval.report import format as fmt
+from eval.report import kl_figures, theme
+from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
+from eval.report.frames import Evaluations
+from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
+from eval.report.reachable import ArmPoint, Reachable, objective_beta
+from eval.report.theme import Style
+from eval.stats import Estimate
+
+ANCHOR = "frontier"
+MANY_ARMS = 6  # the second of two long tables is folded
+Best = Mapping[str, Reachable]
+
+
+def section(comparison: ReportInput, view: Evaluations, look: dict[str, Style], best: Best) -> Section:
+    """Figure, a table a reward, and how to read them; without samples for it, the arms' paths alone."""
+    if KL not in view.metrics:
+        missing = Text("KL to the reference was not measured, so there is no such figure.")
+        return Section(ANCHOR, "Reward against KL", (missing,))
+    blocks: list[Block] = [*_pictures(view, look, best)]
+    if best:
+        blocks += [_table(comparison, best[metric]) for metric in (PROXY, JUDGE)]
+        blocks.append(Text(_how(comparison)))
+        return Section(ANCHOR, "How close to the best possible", tuple(blocks))
+    return Section(ANCHOR, "Reward against KL", (*blocks, Text(_absent(comparison), label="No frontier")))
+
+
+def sentences(best: Best) -> list[str]:
+    """What the frontier adds to the verdict: how much of the reachable gain each arm has."""
+    found = best.get(PROXY)
+    if found is None or not found.arms:
+        return []
+    known = [arm for arm in found.arms if math.isfinite(found.share(arm))]
+    ranked = sorted(known, key=lambda arm: -found.share(arm))
+    if not ranked:
+        return []
+    shown = fmt.listing([f"{arm} {100 * found.share(arm):.0f}%" for arm in ranked], 6)
+    return [
+        f"Of the gain in {fmt.label(PROXY)} that any policy could have at the same KL, each arm's sampled policy has: {shown}."
+    ]
+
+
+def caveats(comparison: ReportInput, best: Best) -> list[str]:
+    """Arms beyond the frontier's valid range, and what cannot be: arms above it, probabilities that do not add up."""
+    found = _unlikely_samples(comparison)
+    for metric, reachable in best.items():
+        beyond = [arm for arm, point in reachable.arms.items() if not point.inside]
+        impossible = [
+            arm for arm, point in reachable.arms.items() if point.left.has_interval and point.left.high < 0
+        ]
+        if beyond:
+            reached = fmt.number(reachable.furthest, 1) if math.isfinite(reachable.furthest) else "no"
+            found.append(
+                f"For {fmt.label(metric)} the frontier is known up to {reached} nats; {fmt.listing(beyond)} went further, "
+                "so what was left on the table there is an upper bound."
+            )
+        if impossible:
+            found.append(
+                f"{fmt.listing(impossible)} lies above the frontier in {fmt.label(metric)}, which no policy can: "
+                "distrust the KL or the reward of these runs, and please report it."
+            )
+    return found
+
+
+def _unlikely_samples(comparison: ReportInput) -> list[str]:
+    pool = comparison.pool
+    if pool is None:
+        return []
+    totals = zip(pool.samplers, total_probability(pool.logps_KPM, pool.counts), strict=True)
+    wrong = [name for name, total in totals if total.has_interval and not total.low <= 1 <= total.high]
+    if not wrong:
+        return []
+    return [
+        f"The responses of {fmt.listing(wrong)} were not drawn from the probabilities that they are scored with, so neither "
+        "KL nor frontier can be relied on: please report it."
+    ]
+
+
+def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Picture]:
+    several = len(theme.panels(look)) > 1
+    frontier = (
+        " The black line is the best that any policy could reach at each KL (dashed where it is less sure; the band is the 95% "
+        "interval over prompts), diamonds are the best of N = 2, 4, … responses of the base chosen by the proxy."
+        if best
+        else ""
+    )
+    paths = Picture(
+        "reward-kl",
+        kl_figures.reward_against_kl(view.paths, look, view.base, best),
+        "Up and to the left is better: more reward for less distance from the base (star). Thin lines are single seeds, bold "
+        "lines the mean of an arm's finished seeds at each evaluation point; a large marker is the arm's end. Where proxy rises "
+        f"while judge falls, the proxy is being exploited.{'' if several else frontier}",
+        "Judge and proxy reward against KL along training",
+    )
+    if not several:
+        return [paths]
+    overview = Picture(
+        "frontier",
+        kl_figures.algorithms_against_kl(view.ends, look, view.base, best),
+        f"One curve an algorithm: the mean ends of its arms, joined in the order of their KL; small markers are seeds.{frontier}",
+        "Judge and proxy reward against KL at the arms' ends",
+    )
+    return [overview, paths]
+
+
+def _table(comparison: ReportInput, best: Reachable) -> Table:
+    beta = objective_beta(comparison)
+    heads: Heads = [
+        "arm", Column("KL", "nats"), Column("reward"), Column("left on the table", "95% interval"),
+        Column("share of the", "possible gain"),
+    ]  # fmt: skip
+    if beta is not None:
+        heads += [Column(f"objective at β = {beta:g}"), Column(f"regret at β = {beta:g}", "95% interval")]
+    rows: list[Row] = []
+    for arm, point in best.arms.items():
+        share = best.share(arm)
+        rows.append([
+            Cell(arm, arm=arm), fmt.number(point.kl, 2), fmt.number(point.reward, 3),
+            _with_interval(point.left, "" if point.inside else "at most "),
+            fmt.MISSING if math.isnan(share) else f"{'' if point.inside else 'at least '}{100 * share:.0f}%",
+            *_at_beta(point, beta),
+        ])  # fmt: skip
+    caption = (
+        f"One policy an arm ({_which(best)}), on {best.curve.kl_BP.shape[1]} test prompts answered many times. “Left on the table” is the frontier's "
+        f"{fmt.label(best.metric)} at the arm's KL minus the arm's own, its interval Student's t over prompts. "
+    )
+    if beta is not None:
+        caption += "The objective is E[r] − β·KL, its regret the distance to the best possible policy, which is β·KL to that policy."
+    elif best.metric == PROXY:
+        caption += "Arms share no β of one objective, so objective and regret are not shown; --objective-beta declares one."
+    heading = f"Against the frontier of {fmt.label(best.metric)}"
+    many = len(rows) > MANY_ARMS and best.metric == JUDGE
+    return table(heads, rows, caption.strip(), heading, "The same for the judge" if many else "")
+
+
+def _which(best: Reachable) -> str:
+    """ "seed 0", or each arm's own where they differ."""
+    seeds = {arm: point.seed for arm, point in best.arms.items()}
+    if len(set(seeds.values())) == 1:
+        return f"seed {next(iter(seeds.values()))}"
+    return fmt.listing([f"{arm} seed {seed}" for arm, seed in seeds.items()], 14)
+
+
+def _at_beta(point: ArmPoint, beta: float | None) -> list[Cell]:
+    return [] if beta is None else [Cell(fmt.number(point.objective, 3)), _with_interval(point.regret)]
+
+
+def _with_interval(estimate: Estimate, before: str = "") -> Cell:
+    if math.isnan(estimate.mean):
+        return Cell(fmt.MISSING)
+    return Cell(
+        f"{before}{fmt.number(estimate.mean, 3)}", fmt.interval(estimate, 3) if estimate.has_interval else ""
+    )
+
+
+def _how(comparison: ReportInput) -> str:
+    pool = comparison.pool
+    assert pool is not None
+    drawn = fmt.listing(
+        [f"{name} {count}" for name, count in zip(pool.samplers, pool.counts, strict=True)], 14
+    )
+    text = (
+        f"The frontier is that of π* ∝ π_ref·e^(r/β) over all β, estimated by importance sampling from the answers of all policies "
+        f"together (a prompt: {drawn}). It is solid where the effective sample size is at least 50 for 90% of the prompts, "
+        "dashed where it is at least 10."
+    )
+    evaluated = int((comparison.experiment.get("eval") or {}).get("prompts", 0))
+    if evaluated > pool.logps_KPM.shape[1]:
+        text += f" The paths are on all {evaluated} test prompts, the frontier on {pool.logps_KPM.shape[1]} of them."
+    return text
+
+
+def _absent(comparison: ReportInput) -> str:
+    if (comparison.experiment.get("frontier") or {}).get("samples") == 0:
+        return "It was switched off (frontier samples 0), so how far the arms are from the best possible policy is not known."
+    return "No samples were drawn for it, so how far the arms are from the best possible policy is not known."

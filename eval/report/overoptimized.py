@@ -1,0 +1,108 @@
+"""The section on over-optimization: proxy against judge, and Gao et al.'s fits of each seed's path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from eval.overoptimization import Fit, fit
+from eval.report import axes, figures, kl_figures
+from eval.report import format as fmt
+from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
+from eval.report.frames import Evaluations
+from eval.report.inputs import JUDGE, KL, PROXY
+from eval.report.theme import Style
+from eval.stats import mean_interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Look = dict[str, Style]
+Fits = dict[str, dict[int, Fit]]
+"""Arm → seed → fit; seeds whose path has too few points are left out."""
+
+
+def section(view: Evaluations, look: Look) -> Section:
+    """The path in the plane of both rewards, then the judge's rise and fall with the distance to the base."""
+    anchor, title = "over-optimization", "Over-optimization"
+    if PROXY not in view.metrics:
+        missing = Text(
+            "The training reward was not measured on held-out prompts, so there is no such figure."
+        )
+        return Section(anchor, title, (missing,))
+    caption = (
+        "Training moves to the right, since it is the proxy that is trained on. While the path climbs, the judge agrees; where it "
+        f"bends down, the proxy is over-optimized. {axes.SEED_LINES} The star is the base.{axes.others(look)}"
+    )
+    picture = Picture(
+        "proxy-judge",
+        figures.proxy_against_judge(view.paths, look, view.base),
+        caption,
+        "Judge reward against proxy reward along training",
+    )
+    return Section(anchor, title, (picture, *_fitted(view, look)))
+
+
+def fits(paths: DataFrame, base: Mapping[str, float], metric: str) -> Fits:
+    """R(d) = d·(α − β·log d), d = √KL, of each finished seed's path."""
+    found: Fits = {}
+    if KL not in paths.columns or metric not in paths.columns or metric not in base:
+        return found
+    done = paths[paths["finished"]]
+    for arm, seed in done[["arm", "seed"]].drop_duplicates().itertuples(index=False):
+        rows = done[(done["arm"] == arm) & (done["seed"] == seed)]
+        fitted = fit(rows[KL].to_numpy(), rows[metric].to_numpy() - base[metric])
+        if fitted is not None:
+            found.setdefault(str(arm), {})[int(seed)] = fitted
+    return found
+
+
+def _fitted(view: Evaluations, look: Look) -> list[Block]:
+    by_metric = {metric: found for metric in (JUDGE, PROXY) if (found := fits(view.paths, view.base, metric))}
+    if JUDGE not in by_metric:
+        few = "No seed was evaluated at three distances from the base or more, so Gao et al.'s curve was not fitted."
+        return [Text(few)]
+    caption = (
+        "Gain over the base against the distance √KL, with the curve d·(α − β·log d), d = √KL, that Gao et al. (2023) found for "
+        f"RL, fitted to each seed's evaluations (small markers). A tick at the top is the KL where a seed's fitted judge "
+        f"reward peaks, where it lies on its path.{axes.others(look)}"
+    )
+    picture = Picture(
+        "over-optimization", kl_figures.fitted(view.paths, look, view.base, by_metric), caption,
+        "Gain over the base against KL with fitted curves",
+    )  # fmt: skip
+    return [picture, _table(by_metric[JUDGE], list(view.arms))]
+
+
+def _table(found: Fits, arms: list[str]) -> Table:
+    rows: list[Row] = []
+    for arm in (arm for arm in arms if arm in found):
+        own = list(found[arm].values())
+        columns = [mean_interval([each.alpha for each in own]), mean_interval([each.beta for each in own])]
+        r_squared = min(each.r_squared for each in own)
+        rows.append([
+            Cell(arm, arm=arm), str(len(own)),
+            *(Cell(fmt.number(c.mean, 3), fmt.interval(c, 3) if c.has_interval else "") for c in columns),
+            fmt.MISSING if math.isnan(r_squared) else fmt.number(r_squared, 2), _peaks(own),
+        ])  # fmt: skip
+    heads: Heads = [
+        "arm", Column("seeds"), Column("α", "95% interval"), Column("β", "95% interval"), Column("R²", "lowest"),
+        Column("KL where the judge peaks", "nats, by seed", numeric=False),
+    ]  # fmt: skip
+    caption = (
+        "Fits of the judge's gain, seed by seed; means and Student's t intervals over seeds. With a negative β, or a peak beyond "
+        "the path, the judge was still rising when training ended. A peak before the first evaluation cannot be placed. Where R² "
+        "is low, the curve says little."
+    )
+    return table(heads, rows, caption, "Where the judge peaks")
+
+
+def _peaks(own: list[Fit]) -> str:
+    observed = sorted(each.peak_kl for each in own if each.peak == "observed")
+    early = sum(each.peak == "before" for each in own)
+    rising = len(own) - len(observed) - early
+    parts = [", ".join(fmt.number(kl, 2) for kl in observed)] if observed else []
+    parts += [f"{early} before the first evaluation"] if early else []
+    parts += [f"{rising} still rising"] if rising else []
+    return "; ".join(parts)

@@ -1,0 +1,120 @@
+"""What the best possible policy would reach, and where each arm stands to it: numbers for the report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eval.frontier.arms import above, arm_point, objective, regret
+from eval.frontier.best_of_n import NS, best_of_n, best_of_n_kl
+from eval.frontier.estimate import Curve, beta_grid, tilted
+from eval.report.inputs import JUDGE, PROXY, ReportInput
+from eval.report.validity import own_beta
+from eval.stats import Estimate
+
+if TYPE_CHECKING:
+    from eval.frontier.pool import Pool
+
+REWARDS = {PROXY: "proxy", JUDGE: "judge"}
+"""Metric of a comparison → name in the pool."""
+
+
+@dataclass(frozen=True)
+class ArmPoint:
+    """One arm's sampled policy against the frontier of one reward, on the same prompts."""
+
+    seed: int
+    kl: float
+    reward: float
+    left: Estimate
+    """Reward left on the table: the frontier's at the arm's KL minus the arm's own; interval over prompts."""
+    inside: bool
+    """Whether the arm's KL lies within the solid part; beyond it at most so much is left."""
+    objective: float
+    """E[r] − β·KL at the objective's β; nan without one."""
+    regret: Estimate
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """The frontier of one reward with everything that is held against it."""
+
+    metric: str
+    curve: Curve
+    base: float
+    band: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """KL grid, and the 95% interval over prompts of the frontier's reward there."""
+    best_of: dict[int, tuple[float, float]]
+    """N → (bound on the KL, expected reward) of the best of N responses of the base, chosen by the proxy."""
+    arms: dict[str, ArmPoint]
+
+    @property
+    def furthest(self) -> float:
+        """KL at which the solid part ends; nan where nothing is solid."""
+        solid_B = self.curve.reach_B == "solid"
+        return float(self.curve.kl_B[solid_B].max()) if solid_B.any() else math.nan
+
+    def share(self, arm: str) -> float:
+        """The arm's gain over the base as a share of the gain that is possible at its KL."""
+        point = self.arms[arm]
+        possible = point.reward + point.left.mean - self.base
+        return (point.reward - self.base) / possible if possible > 0 else math.nan
+
+
+def reachable(comparison: ReportInput) -> dict[str, Reachable]:
+    """Metric → frontier, for proxy and judge; empty where no samples were drawn for it."""
+    pool = comparison.pool
+    if pool is None:
+        return {}
+    beta = objective_beta(comparison)
+    return {metric: _of(pool, metric, name, beta) for metric, name in REWARDS.items()}
+
+
+def objective_beta(comparison: ReportInput) -> float | None:
+    """The declared β, or the one β of all arms for which it is the coefficient of the objective; None where there is none."""
+    declared = comparison.experiment.get("objective_beta")
+    if declared is not None:
+        return float(declared)
+    own = own_beta(comparison)
+    betas = {
+        float((about.get("settings") or {}).get("beta", 0.0))
+        for arm, about in (comparison.facts.get("arms") or {}).items()
+        if arm not in own
+    }
+    only = betas.pop() if len(betas) == 1 else 0.0
+    return only or None
+
+
+def _of(pool: Pool, metric: str, name: str, beta: float | None) -> Reachable:
+    rewards_PM, base = pool.rewards[name], pool.of("base")
+    betas_B = beta_grid(rewards_PM[:, base], include=[] if beta is None else [beta])
+    curve = tilted(pool.logps_KPM, pool.counts, rewards_PM, betas_B)
+    drawn_B = curve.reach_B != "none"
+    grid = np.linspace(0, math.sqrt(float(curve.kl_B[drawn_B].max(initial=0))), 80) ** 2
+    low, high = curve.band(grid, np.random.default_rng(0))
+    ns = [n for n in NS if n <= pool.counts[0]]
+    values_NP = best_of_n(pool.rewards["proxy"][:, base], rewards_PM[:, base], ns)
+    best_of = {
+        n: (float(kl), float(value))
+        for n, kl, value in zip(ns, best_of_n_kl(ns), values_NP.mean(-1), strict=True)
+    }
+    arms = {arm: _point(pool, k, rewards_PM, curve, beta) for k, arm in enumerate(pool.samplers) if k > 0}
+    return Reachable(metric, curve, float(curve.reward_B[0]), (grid, low, high), best_of, arms)
+
+
+def _point(pool: Pool, k: int, rewards_PM: np.ndarray, curve: Curve, beta: float | None) -> ArmPoint:
+    kl_P, reward_P = arm_point(pool.logps_KPM, pool.counts, rewards_PM, k)
+    over = above(curve, kl_P, reward_P)
+    unknown = Estimate(math.nan, math.nan, math.nan, 0)
+    return ArmPoint(
+        seed=pool.seeds[k],
+        kl=float(kl_P.mean()),
+        reward=float(reward_P.mean()),
+        left=Estimate(-over.mean, -over.high, -over.low, over.n),
+        inside=bool(np.isfinite(curve.reward_at(float(kl_P.mean()), solid=True))),
+        objective=math.nan if beta is None else float(objective(kl_P, reward_P, beta).mean()),
+        regret=unknown if beta is None else regret(curve, kl_P, reward_P, beta),
+    )

@@ -1,0 +1,60 @@
+"""A run's value between its evaluations: at a cost, or at a distance from the base, read off its own path."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.report.frames import Evaluations
+from eval.report.inputs import JUDGE
+
+
+@dataclass(frozen=True)
+class Path:
+    """One run's evaluations where both numbers are finite, from its start on, in the order of training."""
+
+    x_N: np.ndarray
+    judge_N: np.ndarray
+
+
+def paths_of(view: Evaluations, x: str) -> dict[str, dict[int, Path]]:
+    """arm → seed → path of every finished run that was measured at its start and later; arms without one left out."""
+    if not {x, JUDGE} <= set(view.paths.columns):
+        return {}
+    rows = view.paths[view.paths["finished"]].sort_values(["seed", "point"], kind="stable")
+    found: dict[str, dict[int, Path]] = {arm: {} for arm in view.arms}
+    for arm in view.arms:
+        measured = rows.loc[rows["arm"] == arm, ["seed", "point", x, JUDGE]].to_numpy(dtype=float)
+        measured = measured[np.isfinite(measured).all(axis=1)]
+        for seed in np.unique(measured[:, 0]):
+            own = measured[measured[:, 0] == seed]
+            if len(own) > 1 and own[0, 1] == 0:
+                found[arm][int(seed)] = Path(own[:, 2], own[:, 3])
+    return {arm: own for arm, own in found.items() if own}
+
+
+def at_cost(costs_N: np.ndarray, values_N: np.ndarray, cost: float) -> float:
+    """The value at this cost on straight lines between evaluations; nan before the first and beyond the last."""
+    return float(np.interp(cost, costs_N, values_N, left=math.nan, right=math.nan))
+
+
+def at_kl(kls_N: np.ndarray, values_N: np.ndarray, kl: float) -> float:
+    """The value where the path (kls_N, values_N), in the order of training, last passes `kl`; nan where it never does.
+
+    A path can turn back: it passes the same KL on its way out, half trained, and again when it has learned to spend
+    its KL better. The last passage is the policy with the most training. The lines are straight in KL and not in √KL,
+    in which the best possible path begins straight: training moves away faster than it learns.
+    """
+    for i in range(len(kls_N) - 1, 0, -1):
+        before, after = kls_N[i - 1], kls_N[i]
+        if min(before, after) <= kl <= max(before, after):
+            share = (kl - before) / (after - before) if after != before else 1.0
+            return float(values_N[i - 1] + share * (values_N[i] - values_N[i - 1]))
+    return math.nan
+
+
+def before_first(path: Path, x: float) -> bool:
+    """Whether `x` is last passed between the start and the first evaluation after it."""
+    return bool(path.x_N[0] < x < path.x_N[1:].min())

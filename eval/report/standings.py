@@ -1,0 +1,204 @@
+"""Who stands where: every two arms at their own ends, at equal total cost, and at matched KL. Numbers, no words.
+
+The judge's reward throughout. Failed runs are left out, as they are of every mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from eval import stats
+from eval.report.frames import Evaluations
+from eval.report.inputs import JUDGE, KL
+from eval.report.readings import at_cost, at_kl, before_first, paths_of
+
+TOTAL_COST = "cost/total_flops"
+MIN_KL = (
+    0.05  # nats; below, the best policy gains at most about √(2·KL) = 0.3 standard deviations of the reward
+)
+Values = Mapping[int, float]  # seed → judge reward
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms on the seeds that both have; `first` has the higher mean over them.
+
+    difference: first − second, paired by seed, nan where no seed has both. p_holm: adjusted over all pairs of the
+    same comparison. kl: where both were read, in nats, in the comparison at matched KL only. rough: those of the two
+    that were read between the base and their first evaluation, where training moves fastest and a straight line is a
+    guess whose error no interval over seeds covers.
+    """
+
+    first: str
+    second: str
+    of_first: Values
+    of_second: Values
+    difference: stats.Estimate
+    p_holm: float
+    kl: float = math.nan
+    rough: tuple[str, ...] = ()
+
+    @property
+    def told_apart(self) -> bool:
+        return self.p_holm < 0.05 and not self.rough
+
+    @property
+    def differences(self) -> list[float]:
+        """first − second, one a seed."""
+        return [self.of_first[seed] - self.of_second[seed] for seed in self.of_first]
+
+    @property
+    def improvement(self) -> float:
+        """Probability that a run of `first` beats a run of `second`, of any two seeds."""
+        return stats.probability_of_improvement(list(self.of_first.values()), list(self.of_second.values()))
+
+    @property
+    def effect(self) -> float:
+        """The difference in standard deviations of itself over seeds (Hedges' g)."""
+        return stats.effect_size(self.differences)
+
+    def rival(self, arm: str) -> str:
+        return self.second if arm == self.first else self.first
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One comparison of all arms: every two of them, and where they share one, each arm's own values.
+
+    values: arm → seed → judge reward; empty at matched KL, where they belong to a pair. cost: the total cost at which
+    they were read [FLOPs]. unprepared: arms whose preparation alone costs more. unmoved: arms with a run that never
+    came MIN_KL from the base.
+    """
+
+    kind: Literal["end", "cost", "kl"]
+    pairs: tuple[Pair, ...] = ()
+    values: Mapping[str, Values] = field(default_factory=dict)
+    cost: float = math.nan
+    unprepared: tuple[str, ...] = ()
+    unmoved: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> tuple[Pair, ...]:
+        """The pairs that have at least one common seed."""
+        return tuple(pair for pair in self.pairs if pair.difference.n)
+
+    @property
+    def firm(self) -> tuple[Pair, ...]:
+        """The known pairs of which something can be claimed."""
+        return tuple(pair for pair in self.known if not pair.rough)
+
+    @property
+    def rough(self) -> list[str]:
+        """Arms that were read before their first evaluation in some pair."""
+        return list(dict.fromkeys(arm for pair in self.known for arm in pair.rough))
+
+    @property
+    def ranking(self) -> list[str]:
+        """Best arm first, rough readings left out: by mean; at matched KL by the number of arms that it is above,
+        then by how far."""
+        if self.kind != "kl":
+            rough = self.rough
+            means = {a: float(np.mean(list(own.values()))) for a, own in self.values.items() if own}
+            return sorted((arm for arm in means if arm not in rough), key=lambda arm: -means[arm])
+        score: dict[str, tuple[int, float]] = {}
+        for pair in self.firm:
+            for arm, sign in ((pair.first, 1), (pair.second, -1)):
+                wins, lead = score.get(arm, (0, 0.0))
+                score[arm] = (wins + (sign > 0), lead + sign * pair.difference.mean)
+        return sorted(score, key=lambda arm: score[arm], reverse=True)
+
+    def of(self, arm: str) -> list[Pair]:
+        """The firm pairs of this arm, its rivals in the order of the ranking."""
+        order = {name: place for place, name in enumerate(self.ranking)}
+        own = [pair for pair in self.firm if arm in (pair.first, pair.second)]
+        return sorted(own, key=lambda pair: order[pair.rival(arm)])
+
+
+@dataclass(frozen=True)
+class Standings:
+    """The three comparisons."""
+
+    end: Standing
+    cost: Standing
+    kl: Standing
+
+
+def standings(view: Evaluations) -> Standings:
+    """All three, from every finished run's evaluations."""
+    return Standings(own_end(view), equal_cost(view), matched_kl(view))
+
+
+def own_end(view: Evaluations) -> Standing:
+    """Each arm where its training ended."""
+    values = {arm: view.at_end(arm, JUDGE) for arm in view.arms}
+    return Standing("end", _pairs(values), values)
+
+
+def equal_cost(view: Evaluations) -> Standing:
+    """All arms at the largest total cost that every finished run reached, read off straight lines along each path.
+
+    A run whose preparation alone costs more has no value there.
+    """
+    paths = paths_of(view, TOTAL_COST)
+    ends = [float(path.x_N[-1]) for own in paths.values() for path in own.values()]
+    if not ends:
+        return Standing("cost")
+    cost = min(ends)
+    values = {
+        arm: {s: at_cost(path.x_N, path.judge_N, cost) for s, path in own.items() if path.x_N[0] <= cost}
+        for arm, own in paths.items()
+    }
+    early = {arm for arm, own in paths.items() if any(before_first(path, cost) for path in own.values())}
+    pairs = tuple(_roughened(pair, early) for pair in _pairs(values))
+    return Standing("cost", pairs, values, cost, tuple(arm for arm, own in values.items() if not own))
+
+
+def matched_kl(view: Evaluations) -> Standing:
+    """Every two arms at the largest KL that all runs of both reached on their common seeds."""
+    paths = paths_of(view, KL)
+    found: list[Pair] = []
+    for a, b in itertools.combinations(paths, 2):
+        seeds = sorted(paths[a].keys() & paths[b].keys())
+        runs = {arm: [paths[arm][seed] for seed in seeds] for arm in (a, b)}
+        kl = min((float(path.x_N.max()) for own in runs.values() for path in own), default=math.nan)
+        if kl >= MIN_KL:
+            values = {
+                arm: {s: at_kl(path.x_N, path.judge_N, kl) for s, path in zip(seeds, own, strict=True)}
+                for arm, own in runs.items()
+            }
+            early = {arm for arm, own in runs.items() if any(before_first(path, kl) for path in own)}
+            found.append(_roughened(replace(_pair(values, a, b), kl=kl), early))
+    unmoved = tuple(
+        arm for arm, own in paths.items() if any(path.x_N.max() < MIN_KL for path in own.values())
+    )
+    return Standing("kl", _with_holm(found), unmoved=unmoved)
+
+
+def _roughened(pair: Pair, early: Collection[str]) -> Pair:
+    return replace(pair, rough=tuple(arm for arm in (pair.first, pair.second) if arm in early))
+
+
+def _pairs(values: Mapping[str, Values]) -> tuple[Pair, ...]:
+    """Every two arms on their common seeds, with Holm over all of them."""
+    return _with_holm([_pair(values, a, b) for a, b in itertools.combinations(values, 2)])
+
+
+def _pair(values: Mapping[str, Values], a: str, b: str) -> Pair:
+    """Not yet adjusted for any family: p_holm is its own p-value."""
+    seeds = sorted(values[a].keys() & values[b].keys())
+    if sum(values[b][seed] - values[a][seed] for seed in seeds) > 0:
+        a, b = b, a
+    of_a, of_b = ({seed: values[arm][seed] for seed in seeds} for arm in (a, b))
+    difference = stats.paired_difference(list(of_a.values()), list(of_b.values()))
+    return Pair(a, b, of_a, of_b, difference.estimate, difference.p_value)
+
+
+def _with_holm(pairs: list[Pair]) -> tuple[Pair, ...]:
+    adjusted = stats.holm([pair.p_holm for pair in pairs])
+    return tuple(replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True))

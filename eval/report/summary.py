@@ -1,0 +1,110 @@
+"""The tables of a comparison's ends: what every arm reached, what it cost, and every seed's own number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from eval import stats
+from eval.report import format as fmt
+from eval.report import tables
+from eval.report.document import Block, Cell, Column, Row, Section, Table, table
+from eval.report.frames import Evaluations
+from eval.report.inputs import BASE, JUDGE
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RunColumn = tuple[Column, "Callable[[DataFrame], Cell]"]  # a head, and what it says of an arm's runs
+_HOW = "Mean over finished seeds at the end of training, ± half the width of the 95% Student t interval over seeds."
+
+
+def cost(view: Evaluations) -> Section:
+    """What every arm spent, on training alone and in all."""
+    caption = (
+        "Training cost counts the run alone; total cost adds what the arm needs before it. Evaluation is not counted. "
+        + _HOW
+    )
+    first = [(Column("runs", "finished"), _finished), (Column("budget", "used"), _budget_used)]
+    metrics = [m for m in tables.COSTS if m in view.metrics]
+    return Section("cost", "Cost", _filled(_metric_table(view, metrics, caption, "", first)))
+
+
+def ends(view: Evaluations) -> Section:
+    """What every arm reached: outcomes, further metrics, and the judge's number for every seed."""
+    outcomes = [m for m in tables.OUTCOMES if m in view.metrics]
+    further = [m for m in view.metrics if m not in tables.OUTCOMES and m not in tables.COSTS]
+    blocks = _filled(
+        _metric_table(view, outcomes, _HOW, "Outcomes"),
+        _metric_table(view, further, _HOW, "Further metrics"),
+        _judge_by_seed(view),
+    )
+    return Section("summary", "What every arm reached", blocks)
+
+
+def _filled(*found: Table) -> tuple[Block, ...]:
+    return tuple(each for each in found if each.rows and len(each.columns) > 1)
+
+
+def _metric_table(
+    view: Evaluations, metrics: list[str], caption: str, heading: str, first: Sequence[RunColumn] = ()
+) -> Table:
+    """Arms down, `first` columns and metrics across; an arm without any of the metrics is left out."""
+    arms = [arm for arm in (BASE, *view.arms) if any(tables.at_end(view, arm, m).n for m in metrics)]
+    columns = [fmt.column([tables.at_end(view, arm, m) for arm in arms], fmt.unit(m)) for m in metrics]
+    rows: list[Row] = []
+    for index, arm in enumerate(arms):
+        own = view.runs[view.runs["arm"] == arm]
+        shown = [*(say(own) for _, say in first), *(Cell(*column[index]) for column in columns)]
+        rows.append([Cell(arm, arm=arm), *shown])
+    heads = [*(column for column, _ in first), *(Column(fmt.label(m), fmt.shown_unit(m)) for m in metrics)]
+    return table(["arm", *heads], rows, caption, heading)
+
+
+def _finished(runs: DataFrame) -> Cell:
+    done = int((runs["status"] == "done").sum())
+    return Cell(f"{done}" if done == len(runs) else f"{done} of {len(runs)}")
+
+
+def _budget_used(runs: DataFrame) -> Cell:
+    """An arm may have no use for the rest of its budget: then this is less than 100%."""
+    share = runs.loc[runs["status"] == "done", "fraction"].astype(float).mean()
+    return Cell(fmt.MISSING if math.isnan(share) else f"{100 * share:.0f}%")
+
+
+def _judge_by_seed(view: Evaluations) -> Table:
+    """Judge reward of every run, with mean, interval of the gain over the base and, from 8 seeds, the middle half."""
+    seeds = sorted({int(seed) for seed in view.runs["seed"]})
+    robust = any(len(view.at_end(arm, JUDGE)) >= stats.MIN_SEEDS_INTERQUARTILE for arm in view.arms)
+    heads = [Column(f"seed {seed}") for seed in seeds]
+    tail = [
+        Column("mean"),
+        *([Column("middle half", "mean")] if robust else []),
+        Column("gain over base", "95% interval"),
+    ]
+    rows: list[Row] = []
+    for arm in view.arms:
+        gain = tables.gain(view, arm)
+        values = list(view.at_end(arm, JUDGE).values())
+        middle = (
+            stats.interquartile_mean(values) if len(values) >= stats.MIN_SEEDS_INTERQUARTILE else math.nan
+        )
+        rows.append([
+            Cell(arm, arm=arm), *(_seed_cell(view, arm, seed) for seed in seeds),
+            fmt.number(tables.at_end(view, arm, JUDGE).mean, 3), *([fmt.number(middle, 3)] if robust else []),
+            Cell(fmt.number(gain.mean, 3, signed=True), fmt.interval(gain, 3) if gain.has_interval else ""),
+        ])  # fmt: skip
+    caption = (
+        "One number a run. The interval is Student's t over seeds, one arm at a time (not corrected for the number of arms); "
+        "the base is one fixed number in it. † failed run, its last evaluation, not in the mean."
+    )
+    return table(["arm", *heads, *tail], rows, caption, f"{fmt.label(JUDGE).capitalize()}, every seed")
+
+
+def _seed_cell(view: Evaluations, arm: str, seed: int) -> Cell:
+    run = view.ends[(view.ends["arm"] == arm) & (view.ends["seed"] == seed)]
+    if not len(run):
+        return Cell(fmt.MISSING)
+    value, finished = float(run[JUDGE].iloc[0]) if JUDGE in run else math.nan, bool(run["finished"].iloc[0])
+    return Cell(fmt.number(value, 3) + ("" if finished else " †"))

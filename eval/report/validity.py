@@ -1,0 +1,143 @@
+"""Whether judge, reward and labels measure what they should: (comparison, view) → sentences, none where all is well."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eval.report import format as fmt
+from eval.report.frames import Evaluations
+from eval.report.inputs import BASE, JUDGE, ReportInput
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MIN_RESPONSES = 16  # of the base, for a slope of the judge on length
+MATERIAL_LENGTH = 0.1  # change of the mean length, of the base's
+EXPLAINED = 0.5  # share of the gain that length would explain
+NEAR_CHANCE = 0.55  # share of pairs ordered right
+
+
+def length(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Gains of which the base's own relation of judge and length would explain half or more (Singhal et al. 2023).
+
+    The slope of the judge on length over the base's responses, which no training has touched, times the change of the
+    mean length, against the gain. Silent where the length changed by less than a tenth, the slope may be 0 (p ≥ 0.05),
+    or the gain is less than two standard errors over prompts.
+    """
+    from scipy.stats import linregress
+
+    samples = comparison.samples
+    if not len(samples):
+        return []
+    base = samples.loc[samples["arm"] == BASE, ["length", "judge"]].astype(float).dropna()
+    if len(base) < MIN_RESPONSES or base["length"].nunique() < 2:
+        return []
+    fit = linregress(base["length"], base["judge"])
+    if not fit.pvalue < 0.05:
+        return []
+    found = []
+    for arm in view.arms:
+        before, after, gain = _change(samples, arm)
+        predicted = float(fit.slope) * (after - before)
+        if abs(after - before) < MATERIAL_LENGTH * before or not gain > 0 or predicted < EXPLAINED * gain:
+            continue
+        share = "all" if predicted >= gain else f"{100 * predicted / gain:.0f}%"
+        found.append(
+            f"{arm}'s responses {'grew' if after > before else 'shrank'} from {before:.1f} to {after:.1f} tokens. Among the base's own "
+            f"responses the judge gives {fmt.number(float(fit.slope), 3, signed=True)} a token, which alone would account for "
+            f"{share} of {arm}'s gain: it may have learned length rather than quality."
+        )
+    return found
+
+
+def _change(samples: DataFrame, arm: str) -> tuple[float, float, float]:
+    """Mean length before and after on the prompts that both answered, and the gain where it is above two standard
+    errors, else 0."""
+    means = samples.groupby(["arm", "prompt_id"])[["length", "judge"]].mean()
+    if arm not in means.index.get_level_values("arm"):
+        return 1.0, 1.0, 0.0
+    both = means.loc[BASE].join(means.loc[arm], lsuffix="_base", rsuffix="_arm", how="inner").dropna()
+    gains_P = (both["judge_arm"] - both["judge_base"]).to_numpy(dtype=float)
+    noise = float(np.std(gains_P, ddof=1)) / math.sqrt(len(gains_P)) if len(gains_P) > 1 else math.inf
+    gain = float(gains_P.mean()) if len(gains_P) and gains_P.mean() > 2 * noise else 0.0
+    return float(both["length_base"].mean()), float(both["length_arm"].mean()), gain
+
+
+def learned_models(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """A reward model, or a judge learned from pairs, that may order held-out pairs little better than a coin."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    found = []
+    for fact, name in (
+        ("reward_model", "The reward model"),
+        ("judge_model", "The judge, a model learned from pairs,"),
+    ):
+        about = comparison.facts.get(fact) or {}
+        if "accuracy" not in about or not about.get("heldout_pairs"):
+            continue
+        accuracy, pairs = float(about["accuracy"]), int(about["heldout_pairs"])
+        low, high = proportion_confint(round(accuracy * pairs), pairs, method="wilson")
+        if low <= NEAR_CHANCE:
+            found.append(
+                f"{name} orders {accuracy:.2f} of {pairs:,} held-out pairs right (95% interval {low:.2f} to {high:.2f}; a coin "
+                "0.50): what follows it may follow noise. More pairs, or more epochs on them, would help."
+            )
+    return found
+
+
+def same_scorer(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """The judge is the training reward."""
+    if not comparison.facts.get("judge_is_reward"):
+        return []
+    return [
+        f"Judge and training reward are the same, so {fmt.label(JUDGE)} shows how well each arm climbs what it was trained "
+        "on, and cannot show a reward that is being exploited. Name another judge with --judge."
+    ]
+
+
+def labels(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Arms whose β is not the coefficient of the objective that the others maximise, and why."""
+    reasons = own_beta(comparison)
+    by_reason: dict[str, list[str]] = {}
+    for arm, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(arm)
+    remedy = " Compare with the other arms at matched KL." if len(view.arms) > 1 else ""
+    return [
+        f"{fmt.listing(arms)}: {reason}, so β is a regulariser of its own there.{remedy}"
+        for reason, arms in by_reason.items()
+    ]
+
+
+def own_beta(comparison: ReportInput) -> dict[str, str]:
+    """Arms whose β is not the objective's → why: the rows but the first of that table in docs/algorithms.md."""
+    found = {}
+    for arm, about in (comparison.facts.get("arms") or {}).items():
+        if reason := _own_beta(comparison.facts, about):
+            found[arm] = reason
+    return found
+
+
+def unlike_beta(comparison: ReportInput) -> str:
+    """Why own ends are not on equal terms, as a clause; empty where every arm's β is the objective's."""
+    own, arms = list(own_beta(comparison)), comparison.facts.get("arms") or {}
+    if not own:
+        return ""
+    if len(own) == len(arms):
+        return "no arm's β is the coefficient of a common objective"
+    return f"the β of {fmt.listing(own)} is not the coefficient of the objective that the other arms maximise"
+
+
+def _own_beta(facts: Any, about: Any) -> str:
+    settings = about.get("settings") or {}
+    if about.get("source") == "pairs" and not facts.get("beta_is_objective"):
+        return f"the labels of its pairs {facts.get('labels', 'are not known to be draws from the training reward')}"
+    if settings.get("on_policy"):
+        return "it learns from the best and the worst of each group, not from labels drawn by the reward"
+    if settings.get("loss_type", "sigmoid") != "sigmoid" or settings.get("reference_free"):
+        return "its loss has an optimum of its own"
+    if settings.get("label_smoothing"):
+        return "its loss is smoothed"
+    return ""

@@ -1,0 +1,207 @@
+"""The verdict: a few plain sentences on who is ahead, by how much, at what cost, and what it would take to know more."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+
+from eval import stats
+from eval.report import caveats, claims, conditions, frontier, tables, validity
+from eval.report import format as fmt
+from eval.report.document import Block, Bullets, Section, Text
+from eval.report.frames import Evaluations, evaluations
+from eval.report.inputs import JUDGE, KL, ReportInput
+from eval.report.reachable import Reachable, reachable
+from eval.report.standings import Standing, Standings, standings
+
+MOST_SEEDS = 100  # what takes more than this many seeds to see is a small difference
+SEEDS_TO_BEGIN_WITH = 5  # fewer give neither a useful interval nor a useful guess at how many would
+MIN_SEEDS_TO_FORECAST = 3
+
+
+def sentences(comparison: ReportInput) -> list[str]:
+    """The verdict as the report's first section gives it, for the terminal: a few plain sentences."""
+    view = evaluations(comparison)
+    return [*_compose(comparison, view, standings(view)), *frontier.sentences(reachable(comparison))]
+
+
+def section(
+    comparison: ReportInput, view: Evaluations, found: Standings, best: Mapping[str, Reachable]
+) -> Section:
+    """The verdict, what its intervals hold for, and what to know before relying on it."""
+    said = [*_compose(comparison, view, found), *frontier.sentences(best)]
+    blocks: list[Block] = [Bullets(tuple(said))]
+    if held := conditions.sentence(comparison, found.end):
+        blocks.append(Text(held, label="What the intervals hold for"))
+    if warned := [*caveats.all_of(comparison, view), *frontier.caveats(comparison, best)]:
+        blocks += [Text("Before relying on this:"), Bullets(tuple(warned))]
+    return Section("verdict", "Verdict", tuple(blocks))
+
+
+def leading(comparison: ReportInput, found: Standings) -> Standing:
+    """The comparison that the verdict begins with: own ends; where some arm's β is not the objective's, matched KL,
+    if every arm can be read there."""
+    complete = set(found.kl.ranking) == set(found.end.ranking)
+    return found.kl if complete and validity.own_beta(comparison) else found.end
+
+
+def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> list[str]:
+    ranked = found.end.ranking
+    if not ranked:
+        what = "No finished run was judged" if len(view.done) else "No run has reached its end"
+        return [f"{what}, so there is nothing to compare yet."]
+    if max(len(values) for values in found.end.values.values()) == 1:
+        return [*_one_seed(view, ranked), *_cost(view, ranked), *_first_seeds(comparison, view)]
+    lead = leading(comparison, found)
+    return [
+        *(_arms(comparison, view, found, lead) if len(ranked) > 1 else []),
+        *_against_base(view, ranked),
+        *_cost(view, ranked),
+        *(
+            _more_seeds(comparison, view, lead)
+            if len(ranked) > 1
+            else _more_for_one(comparison, view, ranked[0])
+        ),
+    ]
+
+
+def _arms(comparison: ReportInput, view: Evaluations, found: Standings, lead: Standing) -> list[str]:
+    """The arms against each other: the leading comparison in numbers, the other two in brief."""
+    first = claims.claim(lead, detailed=True)
+    if not first:
+        return ["No two arms finished the same seed, so no pair of arms can be compared."]
+    if reason := validity.unlike_beta(comparison):
+        first += (
+            f" It comes first because {reason}." if lead is found.kl else f" But {reason}{_end_kls(view)}."
+        )
+    others = [standing for standing in (found.kl, found.cost, found.end) if standing is not lead]
+    return [first, *claims.others(lead, others)]
+
+
+def _end_kls(view: Evaluations) -> str:
+    """ ", and the ends lie at different KL: dpo 1.5, ppo 2.1 and reinforce 2.3 nats", where it was measured."""
+    kls = {arm: estimate.mean for arm in view.arms if (estimate := tables.at_end(view, arm, KL)).n}
+    shown = [f"{arm} {fmt.number(kls[arm], 1)}" for arm in sorted(kls, key=kls.__getitem__)]
+    return f", and the ends lie at different KL: {fmt.listing(shown)} nats" if shown else ""
+
+
+def _one_seed(view: Evaluations, ranked: Sequence[str]) -> list[str]:
+    ends = fmt.listing([f"{arm} {claims.mean(view, arm)}" for arm in ranked])
+    base = f", the base {fmt.number(view.base[JUDGE], 3)}" if JUDGE in view.base else ""
+    return [
+        "Each arm has one finished run, so how much a repetition would differ is not known and nothing is claimed about "
+        "the algorithms.",
+        f"In these runs {fmt.label(JUDGE)} ended at: {ends}{base}.",
+    ]
+
+
+def _against_base(view: Evaluations, ranked: Sequence[str]) -> list[str]:
+    if JUDGE not in view.base:
+        return ["The base was not evaluated, so no arm can be compared with it."]
+    gains = {arm: tables.gain(view, arm) for arm in ranked}
+    above = [arm for arm in ranked if gains[arm].excludes_zero and gains[arm].mean > 0]
+    below = [arm for arm in ranked if gains[arm].excludes_zero and gains[arm].mean < 0]
+    unclear = [arm for arm in ranked if arm not in above and arm not in below]
+    base = f"the untouched base ({fmt.label(JUDGE)} {fmt.number(view.base[JUDGE], 3)})"
+    parts: list[str] = []
+    for group, says in (
+        (above, "end{s} above"),
+        (below, "end{s} below"),
+        (unclear, "cannot be told apart from"),
+    ):
+        if group:
+            who = str(len(group)) if parts else _count(len(group), len(ranked))
+            verb = says.format(s="s" * (len(group) == 1))
+            shown = claims.gains([(arm, gains[arm]) for arm in group])
+            parts.append(f"{who} {verb} {'it' if parts else base}: {shown}")
+    return ["; ".join(parts) + "."]
+
+
+def _count(some: int, all_: int) -> str:
+    """ "The one arm", "All 3 arms", "2 of 3 arms"."""
+    if some < all_:
+        return f"{some} of {all_} arms"
+    return "The one arm" if all_ == 1 else "Both arms" if all_ == 2 else f"All {all_} arms"
+
+
+def _cost(view: Evaluations, ranked: Sequence[str]) -> list[str]:
+    costs = {arm: tables.at_end(view, arm, "cost/total_flops").mean for arm in ranked}
+    known = {arm: cost for arm, cost in costs.items() if math.isfinite(cost) and cost > 0}
+    if len(known) < 2:
+        return []
+    cheap, dear = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    ratio = known[dear] / known[cheap]
+    if ratio < 1.2:
+        return [
+            f"In total cost (preparation and training) the arms are alike, {fmt.compact(known[cheap])} to "
+            f"{fmt.compact(known[dear])} FLOPs."
+        ]
+    return [
+        f"In total cost (preparation and training) {cheap} is the cheapest with {fmt.compact(known[cheap])} FLOPs, "
+        f"{dear} the dearest with {fmt.number(ratio, 1)} times as much."
+    ]
+
+
+def _more_seeds(comparison: ReportInput, view: Evaluations, lead: Standing) -> list[str]:
+    """How many seeds would likely tell the leader from those that it is not told apart from, and the command."""
+    if not lead.firm:
+        return _first_seeds(comparison, view)
+    leader = lead.ranking[0]
+    level = [pair for pair in lead.of(leader) if not pair.told_apart]
+    if not level:
+        return []
+    if max(pair.difference.n for pair in level) < MIN_SEEDS_TO_FORECAST:
+        return _first_seeds(comparison, view)
+    family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
+    asked = view.runs["seed"].nunique()
+    wanted: dict[str, int] = {}
+    for pair in level:
+        needed = stats.seeds_needed(pair.differences, max(family, 1), most=MOST_SEEDS)
+        if needed is not None:  # a seed that failed here does not count, so as many more are asked for
+            wanted[pair.rival(leader)] = needed + asked - pair.difference.n
+    beyond = [pair.rival(leader) for pair in level if pair.rival(leader) not in wanted]
+    parts = [_beyond(leader, beyond)] if beyond else []
+    if wanted:
+        told = f"{'it' if beyond else leader} from {fmt.listing(list(wanted))}"
+        measured = claims.seeds([pair.difference.n for pair in level])
+        count = max(wanted.values())
+        parts.append(
+            f"About {count} seeds would likely tell {told} (a rough forecast from {measured}; a second look "
+            f"makes false claims about twice as often): {command(comparison, count)}"
+        )
+    return [" ".join(parts)]
+
+
+def _beyond(leader: str, rivals: Sequence[str]) -> str:
+    return (
+        f"To tell {leader} from {fmt.listing(rivals)} would take more than {MOST_SEEDS} seeds: a difference, if there is "
+        "one, is small beside the spread between seeds."
+    )
+
+
+def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> list[str]:
+    gain = tables.gain(view, arm)
+    if gain.excludes_zero or gain.n == 0:
+        return []
+    if gain.n < MIN_SEEDS_TO_FORECAST:
+        return _first_seeds(comparison, view)
+    values = [value - view.base[JUDGE] for value in view.at_end(arm, JUDGE).values()]
+    needed = stats.seeds_needed(values, most=MOST_SEEDS)
+    if needed is None:
+        return [f"To tell it from the base would take more than {MOST_SEEDS} seeds."]
+    return [f"About {needed} seeds would likely tell it from the base: {command(comparison, needed)}"]
+
+
+def _first_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Where there are too few to forecast; nothing where as many were asked for and failed."""
+    if view.runs["seed"].nunique() >= SEEDS_TO_BEGIN_WITH:
+        return []
+    return [
+        f"For an answer about the algorithms begin with {SEEDS_TO_BEGIN_WITH} seeds: {command(comparison, SEEDS_TO_BEGIN_WITH)}"
+    ]
+
+
+def command(comparison: ReportInput, seeds: int) -> str:
+    """What adds seeds to this comparison, up to `seeds` in all."""
+    return f"rlhf-compare --resume {shlex.quote(comparison.path.as_posix())} --seeds {seeds}"

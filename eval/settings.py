@@ -1,0 +1,110 @@
+"""Settings as plain data: layers of them, YAML files, and dataclasses built from them, validated."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import yaml
+
+from algos import ALGORITHMS, UserError
+from algos.engine.errors import one_line
+from eval.bounded_yaml import MAX_CHARACTERS, parse_yaml
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+SHARED = ("beta", "learning_rate")
+"""Settings that, named without an algorithm, are meant for all of them."""
+
+
+def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from plain data, validated by pydantic; unknown keys are errors. Raises UserError."""
+    from pydantic import ValidationError
+
+    _refuse_unknown(kind, values, where)
+    try:
+        return _adapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *map(str, first["loc"])]).strip(".")
+        raise UserError(f"{place}: {first['msg']}; got {first['input']!r}.") from None
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
+    hints = get_type_hints(kind)
+    known = [setting.name for setting in fields(kind)]
+    for key, value in values.items():
+        place = f"{where}.{key}".strip(".")
+        if key not in known:
+            raise UserError(
+                f"unknown setting {place!r}{suggestion(str(key), known)}. Known here: {', '.join(known)}."
+            )
+        inner = hints.get(key)
+        if is_dataclass(inner) and isinstance(inner, type) and isinstance(value, Mapping):
+            _refuse_unknown(inner, value, place)
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """`, did you mean 'x'?` where something known is near, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping. Raises UserError where it is missing, not YAML, out of bounds or not a mapping."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            values = parse_yaml(file.read(MAX_CHARACTERS + 1))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. Name a YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML of settings: {one_line(error).rstrip('.')}.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold settings by name; got {type(values).__name__}.")
+    return values
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, later layers over earlier ones. In every layer a shared setting (`beta`,
+    `learning_rate`) stands for all algorithms, and an algorithm may be named at the top (`ppo: …`)."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        values = dict(layer)
+        own = {name: dict(values.pop(name)) for name in ALGORITHMS if isinstance(values.get(name), Mapping)}
+        shared = {name: values.pop(name) for name in SHARED if name in values}
+        if shared or own:
+            nested = {name: {**shared, **own.get(name, {})} for name in ALGORITHMS}
+            values["hyperparameters"] = _merged(nested, values.get("hyperparameters", {}))
+        result = _merged(result, values)
+    return result
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as what YAML and JSON hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {setting.name: plain(getattr(value, setting.name)) for setting in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

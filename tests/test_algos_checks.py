@@ -1,0 +1,154 @@
+"""What must hold before an update, and what is said of step and sample where it does not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tiny import rollouts_of, same_weights, tiny_policy
+from tiny_runs import ALGORITHMS, run
+
+from algos import PPO, REINFORCE, Policy, RunError
+from algos.engine.algorithm import Outputs
+from algos.engine.checks import check_batch, check_reference, check_responses
+from algos.engine.rollouts import Rollouts
+from algos.engine.scoring import score_policy
+
+PROMPTS, RESPONSES = [[1], [2, 1]], [[[1, 0], [2, 2, 0]], [[2, 0], [1, 1, 1]]]
+
+
+def batch(**fields: Any) -> Rollouts:
+    rollouts = rollouts_of(PROMPTS, RESPONSES)
+    return rollouts.__class__(**{**vars(rollouts), **fields})
+
+
+@pytest.mark.parametrize(
+    ("field", "word"),
+    [
+        ("sampler_logps_PGT", "the sampler's log-probability"),
+        ("logps_PGT", "the policy's log-probability"),
+        ("ref_logps_PGT", "the reference's log-probability"),
+        ("values_PGT", "the value"),
+        ("advantages_PGT", "the advantage"),
+        ("returns_PGT", "the return"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_named_with_its_sample(field: str, word: str, value: float) -> None:
+    x_PGT = torch.zeros(2, 2, 3)
+    x_PGT[1, 0, 2] = value  # padding: nobody reads it
+    check_batch(tiny_policy(), batch(**{field: x_PGT}), 4)
+    x_PGT[1, 1, 2] = value
+    with pytest.raises(RunError) as caught:
+        check_batch(tiny_policy(), batch(**{field: x_PGT}), 4)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{word} is not finite in iteration 5: response 1 to the prompt 'b a', 'a a a'."
+    )
+    assert "\n" not in message
+
+
+def test_what_was_left_unscored_is_not_looked_at() -> None:
+    scored_PG = torch.tensor([[True, True], [True, False]])
+    x_PGT = torch.zeros(2, 2, 3)
+    x_PGT[1, 1] = math.nan
+    check_batch(tiny_policy(), batch(advantages_PGT=x_PGT, scored_PG=scored_PG), 0)
+
+
+def test_a_response_without_a_token_is_named() -> None:
+    mask_PGT = batch().mask_PGT.clone()
+    check_responses(tiny_policy(), batch(), 0)
+    mask_PGT[0, 1] = False
+    with pytest.raises(RunError, match="in iteration 1: response 1 to the prompt 'a'"):
+        check_responses(tiny_policy(), batch(mask_PGT=mask_PGT), 0)
+
+
+def test_the_reference_is_what_it_was() -> None:
+    policy = tiny_policy()
+    before = policy.reference_digest()
+    check_reference(policy, before)
+    with policy.reference() as reference, torch.no_grad():
+        next(reference.parameters())[0, 0] += 1e-6
+    with pytest.raises(RunError, match="the reference changed during training"):
+        check_reference(policy, before)
+
+
+# In training ---------------------------------------------------------------------------------------------
+
+
+def broken_later(policy: Policy, after: int, change: Any) -> None:
+    """From the so-manieth forward of the policy on, its logits are changed."""
+    calls = [0]
+
+    def hook(_: Any, __: Any, ___: Any, output: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > after:
+            output.logits = change(output.logits)
+        return output
+
+    policy.model.register_forward_hook(hook, with_kwargs=True)
+
+
+@pytest.mark.parametrize(("name", "forwards"), [("reinforce", 14), ("ppo", 14), ("dpo", 4)])
+def test_logits_that_turn_to_nan_end_the_run_before_an_update(name: str, forwards: int) -> None:
+    """In whatever forward of the first two iterations they do."""
+    for after in range(forwards):
+        policy = tiny_policy()
+        broken_later(policy, after, lambda logits: logits * math.nan)
+        with pytest.raises(
+            RunError, match=r"iteration|before the first update|at the first update"
+        ) as caught:
+            run(ALGORITHMS[name], policy)
+        assert "\n" not in str(caught.value)
+        assert all(bool(p.isfinite().all()) for p in policy.model.parameters())
+
+
+def test_an_infinite_log_probability_is_not_hidden_by_the_clamp() -> None:
+    """The ratio is clamped to e^±20, so the loss stays finite where a token has become impossible."""
+
+    class Impossible(PPO):
+        def loss(self, outputs: Outputs, prepared: Rollouts) -> Any:
+            loss, metrics = super().loss(outputs, prepared)
+            assert bool(torch.isfinite(loss))
+            return loss, metrics
+
+    policy = tiny_policy()
+
+    def without_b(logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor([2]), -torch.inf)
+
+    # The sampler's and the first training forward are as they were; those of the update are not.
+    broken_later(policy, 7, without_b)
+    with pytest.raises(RunError, match=r"log-probability is not finite at update 2 \(iteration 1\)"):
+        run(Impossible(ppo_epochs=3), policy)
+
+
+def test_the_gradient_is_named_by_its_parameter() -> None:
+    class Broken(REINFORCE):
+        def loss(self, outputs: Outputs, prepared: Rollouts) -> Any:
+            loss, metrics = super().loss(outputs, prepared)
+            outputs.logps_PGT.register_hook(lambda gradient: gradient * torch.inf)
+            return loss, metrics
+
+    policy = tiny_policy()
+    with pytest.raises(
+        RunError,
+        match=r"the gradient's norm is nan \(first in transformer\.wte\.weight\) at update 1 \(iteration 1\)",
+    ):
+        run(Broken(), policy)
+    assert same_weights(policy, tiny_policy())
+
+
+def test_a_reference_that_moves_ends_the_run() -> None:
+    policy = tiny_policy()
+
+    def hook(state: Any, progress: float) -> None:
+        if progress >= 1:
+            with policy.reference() as reference, torch.no_grad():
+                reference.lm_head.weight[0, 0] += 1
+
+    with pytest.raises(RunError, match="the reference changed"):
+        run(ALGORITHMS["reinforce"], policy, hook=hook)
+    assert bool(score_policy(policy, batch(), 1.0)[0].isfinite().all())

@@ -1,0 +1,295 @@
+"""Memory that runs out is met with smaller portions, and nothing else changes; activations can be computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import gpt2, llama, rollouts_of, same_weights, tiny_policy, word_tokenizer
+from tiny_runs import ALGORITHMS, run
+
+from algos import Policy, RunError, Sampling, UserError, sample
+from algos.engine import memory, sampling, scoring, trainer
+from algos.engine.decoding import Stepper
+from algos.engine.forward import forward
+from algos.engine.loading import compute_dtype
+from algos.engine.memory import Portions, out_of_memory, recomputable
+from algos.engine.scoring import score_policy, score_reference
+
+CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+FULL: dict[str, Callable[[], BaseException]] = {
+    "gpu": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cpu": lambda: RuntimeError(CPU),
+}
+
+
+@pytest.fixture(params=FULL)
+def full(request: pytest.FixtureRequest) -> Callable[[], BaseException]:
+    return FULL[request.param]
+
+
+class Small:
+    """A forward pass that holds so many prompts; beyond, memory is full. Remembers what it was given."""
+
+    def __init__(self, room: int, full: Callable[[], BaseException], spare: int = 0) -> None:
+        self.room, self.full, self.spare, self.seen = room, full, spare, list[int]()
+
+    def __call__(self, model: Any, part: Any, *arguments: Any) -> Any:
+        self.seen.append(part.P)
+        outputs = forward(model, part, *arguments)
+        if self.room < part.P:
+            self.spare -= 1
+            if self.spare < 0:
+                raise self.full()
+        return outputs
+
+
+# Training ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_step_that_does_not_fit_is_that_of_a_smaller_micro_batch(
+    name: str, full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, though its first attempt had left gradients behind."""
+    asked, found, algorithm = tiny_policy(), tiny_policy(), ALGORITHMS[name]
+    if name == "ppo":
+        algorithm = replace(algorithm, minibatches=1)
+    expected = run(algorithm, asked, micro_batch=1).rows
+    small = Small(1, full, spare=1)
+    monkeypatch.setattr(trainer, "forward", small)
+    rows = run(algorithm, found, micro_batch=2).rows
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in expected]
+    assert same_weights(found, asked)
+    # One part of two went through and one did not; from then on none is larger than one.
+    assert small.seen[:2] == [2, 2]
+    assert set(small.seen[2:]) == {1}
+
+
+def test_halves_until_it_fits(full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small(1, full)
+    monkeypatch.setattr(trainer, "forward", small)
+    run(ALGORITHMS["reinforce"], budget="2iterations", micro_batch=100)
+    assert small.seen == [4, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_step_that_fits_in_no_part_says_what_helps(
+    full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "forward", Small(0, full))
+    policy = tiny_policy()
+    with pytest.raises(RunError, match="out of memory in training") as caught:
+        run(ALGORITHMS["ppo"], policy)
+    for remedy in ("--gradient-checkpointing", "--lora", "--max-new-tokens"):
+        assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert same_weights(policy, tiny_policy())
+
+
+def test_no_room_for_the_optimizer_says_what_helps(
+    full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: Any) -> None:
+        raise full()
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(RunError, match=r"out of memory in the optimizer's step.*--lora"):
+        run(ALGORITHMS["ppo"])
+
+
+def test_other_errors_are_not_taken_for_full_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small(0, lambda: RuntimeError("shapes do not match"))
+    monkeypatch.setattr(trainer, "forward", small)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(ALGORITHMS["reinforce"], micro_batch=4)
+    assert small.seen == [4]
+
+
+def test_what_full_memory_looks_like() -> None:
+    assert all(out_of_memory(make()) for make in FULL.values())
+    assert out_of_memory(torch.OutOfMemoryError("no words that anyone would know"))
+    assert not out_of_memory(RuntimeError("out of luck"))
+    assert not out_of_memory(ValueError(CPU))
+
+
+def test_memory_is_freed_before_the_next_attempt() -> None:
+    """A failed attempt's tensors hang on its traceback."""
+    alive: list[bool] = []
+
+    class Tensor:
+        def __del__(self) -> None:
+            alive.append(False)
+
+    def attempt(size: int) -> int:
+        held = Tensor()
+        if size > 1:
+            raise RuntimeError(CPU)
+        assert len(alive) == 2, "the failed attempts are still in memory"
+        return size if held else 0
+
+    assert Portions().run("training", 4, attempt, "") == 1
+
+
+# Without gradient ------------------------------------------------------------------------------------
+
+
+def test_scoring_in_smaller_parts_is_the_same(
+    full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tiny_policy(double=True)
+    rollouts = rollouts_of([[1], [2, 1], [1, 1, 2]], [[[1, 2, 0]], [[2]], [[2, 2]]])
+    expected = [score_policy(policy, rollouts, 1.0)[0], score_reference(policy, rollouts, 1.0)]
+    small = Small(1, full)
+    monkeypatch.setattr(scoring, "forward", small)
+    found = [score_policy(policy, rollouts, 1.0)[0], score_reference(policy, rollouts, 1.0)]
+    assert small.seen == [3, 1, 1, 1, 1, 1, 1]  # the reference begins with what fitted the policy
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours[rollouts.mask_PGT], theirs[rollouts.mask_PGT])
+    monkeypatch.setattr(scoring, "forward", Small(0, full))
+    with pytest.raises(RunError, match=r"out of memory in scoring.*--max-new-tokens"):
+        score_policy(policy, rollouts, 1.0)
+
+
+def test_sampling_fewer_rows_at_once_is_the_same(
+    full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to one response at a time: a group may be larger than what fits."""
+    settings, prompts = Sampling(max_new_tokens=6, group_size=4, greedy_prefix=1), [[1], [2, 1, 2], [1, 2]]
+    expected = sample(tiny_policy(), prompts, settings, 3)
+    whole, room, seen = Stepper.step, [0], list[int]()
+
+    def step(self: Stepper, token_B: torch.Tensor) -> torch.Tensor:
+        seen.append(len(token_B))
+        if len(token_B) > room[0]:
+            raise full()
+        return whole(self, token_B)
+
+    monkeypatch.setattr(Stepper, "step", step)
+    for room[0] in (5, 1):
+        found = sample(tiny_policy(), prompts, settings, 3)
+        assert torch.equal(found.response_ids_PGT, expected.response_ids_PGT)
+        assert torch.equal(found.mask_PGT, expected.mask_PGT)
+        assert torch.equal(found.ended_PG, expected.ended_PG)
+        assert found.fixed_PGT is not None
+        assert torch.equal(found.fixed_PGT, expected.fixed_PGT)
+        torch.testing.assert_close(found.sampler_logps_PGT, expected.sampler_logps_PGT)
+    assert min(seen) == 1
+    room[0] = 0
+    with pytest.raises(RunError, match=r"out of memory in sampling.*--max-new-tokens"):
+        sample(tiny_policy(), prompts, settings, 3)
+
+
+def test_rows_at_once_are_bounded_and_cover_everything() -> None:
+    for P, G, rows in ((5, 4, 8), (5, 4, 9), (3, 4, 3), (3, 4, 1), (1, 1, 256), (2, 7, 256)):
+        seen = torch.zeros(P, G)
+        for part in sampling._portions(P, G, rows):
+            assert seen[part].numel() <= max(rows, 1)
+            seen[part] += 1
+        assert bool((seen == 1).all())
+
+
+def test_no_room_for_the_model_says_what_helps(
+    full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    tiny_policy().save(tmp_path)
+
+    def deepcopy(_: Any) -> None:
+        raise full()
+
+    monkeypatch.setattr("algos.engine.policy.copy", SimpleNamespace(deepcopy=deepcopy))
+    with pytest.raises(UserError, match=r"not enough memory for .* and its frozen reference.*--lora"):
+        Policy.load(tmp_path, device="cpu")
+
+
+# Gradient checkpointing -------------------------------------------------------------------------------
+
+
+def checkpointed(on: bool, dropout: float = 0.0) -> Policy:
+    tokenizer = word_tokenizer("a b")
+    model = gpt2(len(tokenizer), dropout=dropout)
+    return Policy(model, tokenizer, dtype="fp32", gradient_checkpointing=on)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_run_with_gradient_checkpointing_is_the_run_without(name: str, dropout: float) -> None:
+    """Dropout stays off: transformers' own switch works in training mode alone."""
+    plain, again = checkpointed(False), checkpointed(True, dropout)
+    run(ALGORITHMS[name], plain)
+    run(ALGORITHMS[name], again)
+    for p, q in zip(plain.model.parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert not same_weights(again, checkpointed(False))
+
+
+def test_layers_are_as_they_were_behind_the_block() -> None:
+    policy = checkpointed(True)
+    with policy.for_backward(None):
+        assert all("forward" in vars(layer) for layer in recomputable(policy.model))
+    assert not any("forward" in vars(layer) for layer in recomputable(policy.model))
+    with pytest.raises(KeyError), policy.for_backward():
+        raise KeyError
+    assert not any("forward" in vars(layer) for layer in recomputable(policy.model))
+
+
+def stored_bytes(policy: Policy) -> int:
+    """What a forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    rollouts = rollouts_of([[1] * 12] * 8, [[[2] * 12]] * 8)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), policy.for_backward():
+        forward(policy.model, rollouts, 1.0, policy.dtype)
+    return sum(kept.values()) - sum(p.untyped_storage().nbytes() for p in policy.model.parameters())
+
+
+def test_gradient_checkpointing_keeps_less() -> None:
+    tokenizer = word_tokenizer("a b")
+    plain, less = (
+        stored_bytes(Policy(llama(len(tokenizer), width=64), tokenizer, gradient_checkpointing=on))
+        for on in (False, True)
+    )
+    assert less < plain / 3
+
+
+def test_gradient_checkpointing_costs_another_forward() -> None:
+    plain, again = checkpointed(False), checkpointed(True)
+    assert (plain.backward_factor, again.backward_factor) == (6, 8)
+    cost = [run(ALGORITHMS["ppo-separate"], p, budget="1iterations").rows[-1] for p in (plain, again)]
+    # Policy and critic, each with one more forward pass over every token of four passes.
+    prompts = sum(len(text.split()) for text in ("a", "b a b", "a b", "b")) * 4
+    tokens = 4 * prompts + cost[0]["trained_tokens"]
+    trunk = sum(p.numel() for p in plain.model.transformer.parameters())
+    assert cost[1]["flops"] - cost[0]["flops"] == pytest.approx(2 * (plain.size + trunk) * tokens)
+
+
+def test_a_model_without_layers_to_recompute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "recomputable", lambda _: [])
+    with pytest.raises(
+        UserError, match="GPT2Model has no layers that gradient checkpointing could recompute"
+    ):
+        checkpointed(True)
+
+
+# Precision --------------------------------------------------------------------------------------------
+
+
+def test_auto_is_bf16_only_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for has in (True, False):
+        # Without `including_emulation=False` torch says yes of every GPU that can imitate it.
+        def supported(has: bool = has, including_emulation: bool = True) -> bool:
+            return has or including_emulation
+
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+        assert compute_dtype("auto", gpu) == (torch.bfloat16 if has else torch.float32)
+    assert compute_dtype("auto", cpu) == torch.float32
+    assert compute_dtype("bf16", cpu) == torch.bfloat16
+    assert compute_dtype("fp32", gpu) == torch.float32

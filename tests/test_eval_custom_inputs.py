@@ -1,0 +1,177 @@
+"""The user's files against the user's model: every row has an end that is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import SmallWorld
+
+from algos import Policy, UserError
+from eval.data import Accounting
+from eval.experiment import Experiment
+from eval.tasks.custom.inputs import Inputs, read_inputs
+
+WORDS = ("red", "green", "blue", "good", "bad", "dog", "cat")
+
+
+@pytest.fixture(scope="module")
+def base(small: SmallWorld) -> Policy:
+    """32 positions, a token a word."""
+    return Policy.load(small.model)
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def read(base: Policy, **settings: Any) -> Inputs:
+    asked = {
+        "task": "custom",
+        "model": "unused",
+        "reward": "unused",
+        "sampling": {"max_new_tokens": 8},
+        **settings,
+    }
+    inputs = read_inputs(Experiment.from_dict(asked), base)
+    for account in inputs.accounts:
+        assert_adds_up(account)
+    return inputs
+
+
+def assert_adds_up(account: Accounting) -> None:
+    dropped = sum(tally.rows for tally in account.dropped.values())
+    assert account.read == dropped + account.kept
+    assert account.kept == sum(account.uses.values())
+
+
+def pairs_of(count: int) -> list[dict[str, str]]:
+    return [
+        {
+            "prompt": f"{'the ' * (i % 5)}{WORDS[i % 7]} {'a ' * (i // 7)}",
+            "chosen": " good",
+            "rejected": " bad",
+        }
+        for i in range(count)
+    ]
+
+
+def test_rows_that_do_not_fit_are_told_and_counted(base: Policy, tmp_path: Path) -> None:
+    rows = pairs_of(100)
+    rows[3] = {"prompt": "red " * 40, "chosen": " good", "rejected": " bad"}  # no room for a response
+    rows[4] = {"prompt": "blue " * 20, "chosen": " good" * 20, "rejected": " bad"}  # cut at the last position
+    rows[5] = {
+        "prompt": "blue " * 28,
+        "chosen": " good",
+        "rejected": " bad",
+    }  # fits, but not with 8 new tokens
+    rows[6] = {"prompt": "cat", "chosen": " good" * 12, "rejected": " bad"}  # cut at 8 tokens
+    rows[7] = {"prompt": "green " * 28, "chosen": " a a a a b", "rejected": " a a a a c"}  # the same once cut
+    path = write(tmp_path / "pairs.jsonl", rows)
+    inputs = read(base, pairs=path)
+    of_pairs, of_prompts = inputs.accounts
+    assert {name: tally.lines for name, tally in of_pairs.dropped.items()} == {
+        "prompt too long": [4],
+        "identical once truncated": [8],
+    }
+    noted = {name: tally.lines for name, tally in of_pairs.noted.items()}
+    assert (noted["longer than the model"], noted["response truncated"]) == ([5], [5, 7])
+    assert {name: tally.lines for name, tally in of_prompts.dropped.items()} == {"prompt too long": [6]}
+    assert inputs.notes[0].startswith(f"{path}: 3 of 100 rows do not fit the model's 32 tokens;")
+    assert "1 of 98 rows do not fit the model's 32 tokens with 8 new ones" in inputs.notes[1]
+    assert len(inputs.train_pairs) == of_pairs.uses["training"]
+    assert len(inputs.heldout_pairs) == of_pairs.uses["test"]
+
+
+def test_what_is_kept_is_what_training_takes(base: Policy, tmp_path: Path) -> None:
+    """Nothing is left out after the account is closed."""
+    from algos.engine.pairs import encode_pairs
+    from algos.engine.prompts import encode_prompts
+
+    rows = pairs_of(60) + [
+        {"prompt": "red " * n, "chosen": " good " * n, "rejected": " bad"} for n in range(1, 40)
+    ]
+    inputs = read(base, pairs=write(tmp_path / "pairs.jsonl", rows))
+    assert len(encode_pairs(base, inputs.train_pairs, 8)[0]) == len(inputs.train_pairs)
+    assert len(encode_prompts(base, inputs.train_prompts, 8)[0]) == len(inputs.train_prompts)
+    assert len(encode_prompts(base, inputs.test_prompts, 8)[0]) == len(inputs.test_prompts)
+
+
+def test_long_prompts_are_cut_on_the_left_where_asked(base: Policy, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"]} for row in pairs_of(60)] + [{"prompt": "red " * 40}]
+    path = write(tmp_path / "prompts.jsonl", rows)
+    assert read(base, prompts=path).accounts[0].dropped["prompt too long"].lines == [61]
+    cut = read(base, prompts=path, truncate_prompts="left").accounts[0]
+    assert (cut.dropped, cut.noted["prompt truncated"].lines) == ({}, [61])
+
+
+def test_test_prompts_leave_training(base: Policy, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"]} for row in pairs_of(60)]
+    test = write(
+        tmp_path / "test.jsonl",
+        [{"prompt": row["prompt"].upper()} for row in rows[:7]] + [{"prompt": "dog dog"}],
+    )
+    inputs = read(base, prompts=write(tmp_path / "prompts.jsonl", rows), test_prompts=test)
+    of_prompts, of_test = inputs.accounts
+    assert of_prompts.dropped["also a test prompt"].lines == [1, 2, 3, 4, 5, 6, 7]
+    assert of_test.uses == {"test": 8}
+    assert [row["prompt"] for row in inputs.train_prompts] == [
+        row["prompt"] for row in rows[7:] if row not in inputs.validation_prompts
+    ]
+
+
+def test_evaluation_on_a_part_of_the_test_prompts_is_said(base: Policy, small: SmallWorld) -> None:
+    inputs = read(base, prompts=small.prompts, eval={"prompts": 2})
+    assert len(inputs.test_prompts) == 2
+    assert inputs.notes == [f"Evaluation uses the first 2 of {inputs.accounts[0].uses['test']} test prompts."]
+
+
+def test_tuning_needs_validation_prompts(base: Policy, tmp_path: Path) -> None:
+    from eval.data import split_of
+
+    rows = [{"prompt": row["prompt"]} for row in pairs_of(60) if split_of(row["prompt"]) != "validation"]
+    path = write(tmp_path / "prompts.jsonl", rows)
+    read(base, prompts=path)
+    with pytest.raises(UserError, match="fell into validation"):
+        read(base, prompts=path, tune=2)
+
+
+def test_a_template_that_refuses_a_row_makes_it_a_bad_row(small: SmallWorld, tmp_path: Path) -> None:
+    policy = Policy.load(small.model)
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ m.content }} {% endfor %}"
+    )
+    rows = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in pairs_of(60)]
+    rows[1]["prompt"].insert(0, {"role": "system", "content": "red"})
+    path = write(tmp_path / "prompts.jsonl", rows)
+    with pytest.raises(UserError, match=r"1 of 60 rows cannot be used: .*prompts\.jsonl:2 .*no system role"):
+        read(policy, prompts=path)
+    account = read(policy, prompts=path, on_bad_row="skip").accounts[0]
+    assert account.dropped["refused by the chat template"].lines == [2]
+
+
+def test_nothing_that_fits_is_an_error_with_the_remedy(base: Policy, tmp_path: Path) -> None:
+    path = write(tmp_path / "prompts.jsonl", [{"prompt": "red " * n} for n in range(30, 90)])
+    with pytest.raises(
+        UserError, match=r"nothing that fits the model is left\..* 60 × prompt too long .*--max-new-tokens"
+    ):
+        read(base, prompts=path)
+
+
+def test_real_dialogues_are_all_accounted_for(shared_data: Path) -> None:
+    """165 of the 600 are longer than the stories model's 512 tokens."""
+    policy, pairs = Policy.load(shared_data / "stories260k"), str(shared_data / "hh_pairs.jsonl")
+    inputs = read(policy, pairs=pairs, sampling={"max_new_tokens": 48})
+    account = inputs.accounts[0]
+    assert "165 of 600 rows do not fit the model's 512 tokens" in inputs.notes[0]
+    too_long = account.dropped["prompt too long"].rows + account.dropped["identical once truncated"].rows
+    assert too_long + account.noted["longer than the model"].rows == 165
+    assert (
+        account.kept
+        == len(inputs.train_pairs) + len(inputs.heldout_pairs) + account.uses["validation"]
+        == 510
+    )

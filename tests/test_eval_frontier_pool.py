@@ -1,0 +1,154 @@
+"""The pool of samples: what is drawn, that every policy scores every response, and that workers change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_world import SmallWorld
+
+from algos import Policy, RunError
+from algos.engine.text import encode
+from eval.frontier.pool import Pool
+from eval.frontier.sampling import Plan, update_pool
+from eval.launch import Job
+from eval.parts import Frontier
+from eval.store import Store
+from run_compare import main
+
+
+def quiet(job: Job, fraction: float, words: str) -> None:
+    """Progress that nobody watches."""
+
+
+def a_pool(prompts: int = 2) -> Pool:
+    random = np.random.default_rng(0)
+    rewards = {name: random.normal(size=(prompts, 5)) for name in ("proxy", "judge")}
+    return Pool(("base", "ppo"), (0, 3), (3, 2), random.normal(size=(2, prompts, 5)), rewards)
+
+
+@pytest.fixture(scope="module")
+def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small comparison whose frontier was drawn by one process."""
+    out = tmp_path_factory.mktemp("pool") / "one"
+    assert main(small.arguments(out)) == 0
+    return out
+
+
+def test_a_pool_is_what_was_saved(tmp_path: Path) -> None:
+    pool = a_pool()
+    pool.save(tmp_path / "frontier")
+    again = Pool.load(tmp_path / "frontier")
+    assert again is not None
+    assert again.description == pool.description
+    np.testing.assert_array_equal(again.logps_KPM, pool.logps_KPM)
+    np.testing.assert_array_equal(again.rewards["judge"], pool.rewards["judge"])
+    assert Pool.load(tmp_path / "nothing") is None
+
+
+def test_parts_are_joined_by_prompt() -> None:
+    first, second = a_pool(2), a_pool(3)
+    joined = Pool.joined([first, second])
+    assert joined.logps_KPM.shape == (2, 5, 5)
+    np.testing.assert_array_equal(joined.logps_KPM[:, 2:], second.logps_KPM)
+    np.testing.assert_array_equal(joined.rewards["proxy"][:2], first.rewards["proxy"])
+
+
+def test_a_sampler_has_its_own_places() -> None:
+    pool = a_pool()
+    assert (pool.of("base"), pool.of("ppo")) == (slice(0, 3), slice(3, 5))
+
+
+def test_counts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        replace(a_pool(), counts=(3, 3))
+
+
+def test_every_arm_answers_by_its_lowest_finished_seed(finished: Path) -> None:
+    pool = Store.open(finished).pool
+    assert pool is not None
+    assert pool.samplers == ("base", "reinforce", "ppo", "dpo")
+    assert pool.seeds == (0, 0, 0, 0)
+    assert pool.counts == (40, 40, 40, 40)
+    assert pool.logps_KPM.shape == (4, 4, 160)
+    for place, sampler in enumerate(pool.samplers[1:], start=1):  # samples of a policy are likelier under it
+        own = pool.of(sampler)
+        assert (pool.logps_KPM[place, :, own] - pool.logps_KPM[0, :, own]).mean() > 0
+
+
+def test_with_many_arms_each_draws_less(finished: Path) -> None:
+    store = Store.open(finished)
+    store.asked = replace(store.asked, frontier=Frontier(prompts=4, samples=40))
+    runs = store.all_runs
+    arms = [f"reinforce-{i}" for i in range(12)]
+    store.__class__ = type("Many", (Store,), {"all_runs": property(lambda _: [replace(r, arm=a) for a in arms for r in runs[:1]])})  # fmt: skip
+    plan = Plan.of(store)
+    assert plan is not None
+    assert plan.counts == (40, *[10] * 12)
+
+
+def test_log_probabilities_are_those_of_the_policies(finished: Path) -> None:
+    """Scored once more, token by token, for the base's first response to the first prompt."""
+    import torch
+
+    from algos import Sampling, sample
+    from algos.engine.seeding import derive
+
+    store = Store.open(finished)
+    pool, materials = store.pool, store.materials(0)
+    assert pool is not None
+    base = Policy.load(materials.model)
+    trained = Policy.load(str(store.run("ppo", 0).folder / "policy"))
+    prompt = encode(base.tokenizer, materials.test_prompts[0]["prompt"])
+    drawn = sample(
+        base, [prompt], Sampling(max_new_tokens=6), derive(0, "frontier", "base", 0), group_size=40
+    )
+    ids = drawn.response_ids_PGT[0, 0][drawn.mask_PGT[0, 0]].tolist()
+    for place, policy in ((0, base), (2, trained)):
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        expected = sum(float(logits[len(prompt) - 1 + t, token]) for t, token in enumerate(ids))
+        assert pool.logps_KPM[place, 0, 0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
+    store = Store.open(finished)
+    alone = store.pool
+    (store.path / "frontier").rename(tmp_path / "aside")
+    update_pool(store, 2, quiet)
+    together = store.pool
+    assert alone is not None
+    assert together is not None
+    np.testing.assert_array_equal(alone.logps_KPM, together.logps_KPM)
+    np.testing.assert_array_equal(alone.rewards["proxy"], together.rewards["proxy"])
+    assert not list(store.path.glob("frontier.part-*"))
+
+
+def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:
+    store = Store.open(finished)
+    before = (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns
+    update_pool(store, 1, quiet)
+    assert (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns == before
+
+
+def test_it_can_be_switched_off(small: SmallWorld, tmp_path: Path) -> None:
+    out = tmp_path / "off"
+    arguments = small.arguments(out, "--frontier.samples", "0", "--algos", "reinforce", "--seeds", "1")
+    assert main(arguments) == 0
+    assert Store.open(out).pool is None
+    assert "It was switched off" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_reward_that_fails_leaves_the_report(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(store: Store, workers: int, update: object) -> None:
+        raise RunError("the reward gave up")
+
+    monkeypatch.setattr("eval.comparison.update_pool", fails)
+    out = tmp_path / "without"
+    assert main(small.arguments(out, "--algos", "reinforce", "--seeds", "1")) == 0
+    assert "no frontier: the reward gave up" in capsys.readouterr().err
+    assert (out / "report.html").is_file()

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_world import World, with_ends, with_paths, world
+from small_world import small_world
+
+from algos import Sampling
+from eval.experiment import Experiment
+from eval.report import caveats, validity
+from eval.report.caveats import Caveat
+from eval.report.frames import evaluations
+from eval.tasks import materials_of
+from eval.workshop import Workshop
+
+
+def said(caveat: Caveat, made: World) -> str:
+    return " ".join(caveat(made, evaluations(made)))
+
+
+def with_facts(made: World, **facts: Any) -> World:
+    return dataclasses.replace(made, facts={**made.facts, **facts})
+
+
+def with_settings(made: World, arm: str, **settings: Any) -> World:
+    arms = {**made.facts["arms"]}
+    arms[arm] = {**arms[arm], "settings": {**arms[arm]["settings"], **settings}}
+    return with_facts(made, arms=arms)
+
+
+@pytest.fixture
+def clean() -> World:
+    return with_facts(world(Path("x"), seeds=5), notes=[])
+
+
+def test_nothing_is_said_where_nothing_is_amiss(clean: World) -> None:
+    assert caveats.all_of(clean, evaluations(clean)) == []
+
+
+def test_what_the_task_wants_said_comes_last(clean: World) -> None:
+    made = with_facts(world(Path("x"), failed=[("ppo", 1)]), notes=["Mind the gap."])
+    found = caveats.all_of(made, evaluations(made))
+    assert found[0].startswith("1 of 9 runs failed")
+    assert found[-1] == "Mind the gap."
+
+
+# Runs and seeds ----------------------------------------------------------------------------------------
+
+
+def test_failed_and_missing_runs(clean: World) -> None:
+    made = world(Path("x"), failed=[("ppo", 1)])
+    runs = made.runs.copy()
+    runs.loc[(runs["arm"] == "dpo") & (runs["seed"] == 2), "status"] = "missing"
+    text = said(caveats.unfinished, dataclasses.replace(made, runs=runs))
+    assert "1 of 9 runs failed (ppo seed 1). Means describe the runs that finished" in text
+    assert "1 of 9 runs is still missing" in text
+    assert said(caveats.unfinished, clean) == ""
+
+
+def test_a_diverged_run_is_told_with_its_reason(clean: World) -> None:
+    reason = "iteration 12 (update 40): its KL to the base is 7.1 nats a token (above 5)"
+    runs = clean.runs.assign(diverged=["", reason, *[""] * (len(clean.runs) - 2)])
+    text = said(caveats.diverged, dataclasses.replace(clean, runs=runs))
+    assert text == f"reinforce seed 1 diverged at {reason}."
+    all_ = caveats.diverged(
+        clean, evaluations(dataclasses.replace(clean, runs=clean.runs.assign(diverged=reason)))
+    )
+    assert len(all_) == caveats.SHOWN + 1
+    assert all_[-1] == "So did 12 more."
+    assert said(caveats.diverged, dataclasses.replace(clean, runs=clean.runs.assign(diverged=""))) == ""
+
+
+def test_a_seed_far_from_the_others() -> None:
+    near = [0.70, 0.71, 0.69, 0.705, 0.695]
+    assert said(caveats.outlying, with_ends({"ppo": near})) == ""
+    text = said(caveats.outlying, with_ends({"ppo": [*near[:4], 0.2], "dpo": near}))
+    assert "ppo seed 4 (0.200, the others 0.690 to 0.710)" in text
+    assert "dpo" not in text
+
+
+def test_identical_seeds() -> None:
+    text = said(caveats.identical, with_ends({"reinforce": [0.7, 0.7, 0.7], "ppo": [0.6, 0.62, 0.61]}))
+    assert "All seeds of reinforce gave the same judge reward" in text
+    assert "ppo" not in text
+    assert said(caveats.identical, with_ends({"reinforce": [0.7], "ppo": [0.7]})) == ""
+
+
+@pytest.mark.parametrize(("seeds", "words"), [(1, ""), (2, "With 2 seeds"), (4, "With 4 seeds"), (5, "")])
+def test_few_seeds(seeds: int, words: str) -> None:
+    text = said(caveats.few_seeds, world(Path("x"), seeds=seeds))
+    assert words in text
+    assert bool(words) == bool(text)
+
+
+def test_the_middle_half_may_name_another_leader() -> None:
+    steady = [0.60, 0.60, 0.62, 0.62, 0.62, 0.62, 0.64, 0.64]
+    lucky = [0.55] * 6 + [0.99] * 2
+    text = said(caveats.middle_half, with_ends({"lucky": lucky, "steady": steady}))
+    assert "steady leads at the end of training with 0.620, before lucky with 0.550" in text
+    assert said(caveats.middle_half, with_ends({"lucky": [0.9] * 7 + [0.8], "steady": steady})) == ""
+    assert (
+        said(caveats.middle_half, with_ends({"lucky": lucky[1:], "steady": steady[1:]})) == ""
+    )  # seven seeds
+
+
+# Judge, reward and labels ------------------------------------------------------------------------------
+
+
+def by_length(slope: float, quality: float, longer: float, prompts: int = 64) -> World:
+    """Responses scored 0.4 + slope·(length − 12) + noise; the arm's are `longer` by so many tokens and better besides."""
+    generator = np.random.default_rng(1)
+    topics = 0.1 * generator.normal(size=prompts)
+    rows = []
+    for arm, seeds in (("base", 1), ("ppo", 3)):
+        for seed in range(seeds):
+            moved, gained = (longer, quality) if arm == "ppo" else (0.0, 0.0)
+            lengths = generator.normal(12 + moved, 3, prompts).round()
+            noise = 0.1 * generator.normal(size=prompts)
+            judged = 0.4 + slope * (lengths - 12) + gained + topics + noise
+            rows += [
+                {"arm": arm, "seed": seed, "prompt_id": i, "length": lengths[i], "judge": judged[i]}
+                for i in range(prompts)
+            ]
+    return dataclasses.replace(world(Path("x"), {"ppo": "ppo"}), samples=pd.DataFrame(rows))
+
+
+def test_a_gain_that_length_explains() -> None:
+    text = said(validity.length, by_length(slope=0.03, quality=0.0, longer=5))
+    assert "ppo's responses grew from 11.9 to 17.0 tokens" in text
+    assert "a token, which alone would account for" in text
+    shorter = said(validity.length, by_length(slope=-0.03, quality=0.02, longer=-5))
+    assert "ppo's responses shrank from" in shorter
+    assert "gives −0.0" in shorter
+
+
+@pytest.mark.parametrize(
+    ("slope", "quality", "longer"),
+    [
+        (0.0, 0.2, 5),  # the judge is blind to length
+        (0.03, 0.5, 5),  # the gain is far larger
+        (0.03, 0.2, 0.5),  # the length hardly changed
+        (0.03, 0.0, -5),  # shorter and worse: no gain to explain
+        (-0.03, 0.4, 5),  # longer and better although the judge prefers short ones
+    ],
+)
+def test_a_gain_that_length_does_not_explain(slope: float, quality: float, longer: float) -> None:
+    assert said(validity.length, by_length(slope, quality, longer)) == ""
+
+
+def test_too_few_responses_say_nothing_of_length() -> None:
+    assert said(validity.length, by_length(0.03, 0.0, 5, prompts=15)) == ""
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "pairs", "fires"),
+    [
+        (0.75, 200, False),
+        (0.53, 2000, True),
+        (0.62, 60, True),
+        (0.62, 400, False),
+        (1.0, 2, True),
+        (1.0, 10, False),
+    ],
+)
+def test_a_reward_model_near_chance(clean: World, accuracy: float, pairs: int, fires: bool) -> None:
+    about = {"accuracy": accuracy, "heldout_pairs": pairs}
+    text = said(validity.learned_models, with_facts(clean, reward_model=about))
+    assert bool(text) == fires
+    judged = said(validity.learned_models, with_facts(clean, reward_model={}, judge_model=about))
+    assert judged.startswith("The judge, a model learned from pairs, orders") == fires
+
+
+def test_the_interval_of_the_accuracy_is_wilsons(clean: World) -> None:
+    made = with_facts(clean, reward_model={"accuracy": 0.5, "heldout_pairs": 100})
+    assert "0.50 of 100 held-out pairs right (95% interval 0.40 to 0.60;" in said(
+        validity.learned_models, made
+    )
+
+
+def test_judge_and_reward_are_the_same(clean: World) -> None:
+    assert "Name another judge with --judge" in said(
+        validity.same_scorer, with_facts(clean, judge_is_reward=True)
+    )
+    assert said(validity.same_scorer, clean) == ""
+
+
+def test_labels_under_which_beta_is_not_the_objectives(clean: World) -> None:
+    made = with_facts(clean, beta_is_objective=False, labels="were written by people")
+    assert said(validity.labels, made).startswith("dpo: the labels of its pairs were written by people, so β")
+    assert said(validity.labels, clean) == ""
+    only = with_facts(world(Path("x"), {"reinforce": "reinforce", "ppo": "ppo"}), beta_is_objective=False)
+    assert said(validity.labels, only) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"on_policy": True}, "the best and the worst of each group"),
+        ({"loss_type": "ipo"}, "an optimum of its own"),
+        ({"reference_free": True}, "an optimum of its own"),
+        ({"label_smoothing": 0.1}, "smoothed"),
+        ({"loss_type": "sigmoid", "label_smoothing": 0.0, "on_policy": False}, ""),
+    ],
+)
+def test_losses_whose_beta_is_their_own(clean: World, settings: dict[str, Any], reason: str) -> None:
+    text = said(validity.labels, with_settings(clean, "dpo", **settings))
+    assert reason in text
+    assert bool(reason) == bool(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "same", "objective", "labels"),
+    [
+        ({"reward": "score"}, True, True, "were drawn from the training reward at scale 1"),
+        ({"reward": "score", "judge": "score"}, True, True, "were drawn from the training reward at scale 1"),
+        ({"reward": "score", "judge": "strict", "label_scale": 2.0}, False, False, "were drawn from the training reward at scale 2"),
+        ({"reward": "score", "judge": "strict", "pairs": True}, False, False, "were not drawn from the training reward"),
+    ],
+)  # fmt: skip
+def test_a_users_task_knows_what_its_labels_and_judge_are(
+    tmp_path: Path, settings: dict[str, Any], same: bool, objective: bool, labels: str
+) -> None:
+    small = small_world(tmp_path / "small")
+    paths = {name: small.reward(settings[name]) for name in ("reward", "judge") if name in settings}
+    experiment = Experiment(
+        task="custom", model=small.model, prompts=small.prompts, sampled_pairs=8, **paths,
+        pairs=small.pairs if settings.get("pairs") else None, label_scale=settings.get("label_scale", 1.0),
+        sampling=Sampling(max_new_tokens=6),
+    )  # fmt: skip
+    facts = materials_of(experiment, Workshop(tmp_path / "cache"), 0).facts
+    assert (facts["judge_is_reward"], facts["beta_is_objective"], facts["labels"]) == (
+        same,
+        objective,
+        labels,
+    )
+
+
+# How it was run ----------------------------------------------------------------------------------------
+
+
+def with_events(made: World, ends: list[float], updates: int = 1) -> World:
+    """Runs of ppo whose iterations ended at these fractions of the run."""
+    rows = [
+        {"arm": "ppo", "seed": seed, "iteration": i + 1, "updates": updates * (i + 1), "fraction": end}
+        for seed in range(2)
+        for i, end in enumerate(ends)
+    ]
+    return dataclasses.replace(made, events=pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("warmup", "ends", "fires"),
+    [
+        (0.1, [1.0], True),  # the only iteration began at 0
+        (0.1, [0.5, 1.0], True),  # one of two began before 0.1
+        (0.1, [0.34, 0.67, 1.0], False),
+        (0.1, [0.02, 0.04, 0.06], True),  # ended (failed) within the warm-up
+        (0.5, [0.25, 0.5, 0.75, 1.0], True),
+        (0.4, [0.25, 0.5, 0.75, 1.0], True),
+        (0.2, [0.25, 0.5, 0.75, 1.0], False),
+        (0.0, [1.0], False),
+    ],
+)
+def test_a_budget_that_ended_in_warm_up(warmup: float, ends: list[float], fires: bool) -> None:
+    made = with_settings(with_events(world(Path("x")), ends, updates=4), "ppo", warmup=warmup)
+    text = said(caveats.warm_up, made)
+    assert bool(text) == fires
+    assert not fires or text.startswith("ppo spent half or more")
+
+
+def test_an_arm_that_stopped_by_itself(clean: World) -> None:
+    runs = clean.runs.copy()
+    runs.loc[runs["arm"] == "dpo", "fraction"] = 0.68
+    made = with_settings(dataclasses.replace(clean, runs=runs), "dpo", epochs=3)
+    assert (
+        said(caveats.unused_budget, made)
+        == "dpo had no use for more than 68% of its budget (it ends after 3 epochs)."
+    )
+    assert said(caveats.unused_budget, clean) == ""
+
+
+def test_readings_before_the_first_evaluation(clean: World) -> None:
+    early = [(1.0, 0.0, 0.4), (9.0, 3.0, 0.9)]
+    whole = [(1.0, 0.0, 0.4), (2.0, 1.0, 0.5), (5.0, 2.0, 0.6)]
+    text = said(caveats.rough_readings, with_paths({"early": [early], "whole": [whole]}))
+    assert "at equal total cost early; at matched KL early" in text
+    assert said(caveats.rough_readings, clean) == ""

@@ -1,0 +1,152 @@
+"""The frontier in the report: where arms stand, what is said of them, and what is flagged as impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frontier_world import FrontierWorld
+from report_world import World, world
+
+from eval.frontier.pool import Pool
+from eval.report import frames, frontier, overoptimized, theme
+from eval.report.document import Picture, Section, Table, Text
+from eval.report.inputs import PROXY
+from eval.report.reachable import Reachable, objective_beta, reachable
+
+BETA = 0.5  # of the spread of the rewards
+
+
+@pytest.fixture(scope="module")
+def space() -> FrontierWorld:
+    return FrontierWorld.random(0)
+
+
+@pytest.fixture(scope="module")
+def drawn(space: FrontierWorld) -> Pool:
+    """`reinforce` is the best possible policy at its β, the others follow other rewards."""
+    best = space.optimum(BETA * space.spread)[0]
+    logps_KPM, counts, rewards_PM = space.sampled([space.ref_PS, best, *space.arms(0)[1:]], 400, 0)
+    rewards = {"proxy": rewards_PM, "judge": rewards_PM}
+    return Pool(("base", "reinforce", "ppo", "dpo"), (0, 0, 0, 0), counts, logps_KPM, rewards)
+
+
+@pytest.fixture
+def comparison(drawn: Pool, space: FrontierWorld, tmp_path: Path) -> World:
+    made = replace(world(tmp_path), pool=drawn)
+    made.experiment["objective_beta"] = BETA * space.spread
+    return made
+
+
+@pytest.fixture
+def best(comparison: World) -> dict[str, Reachable]:
+    return reachable(comparison)
+
+
+@pytest.fixture(autouse=True)
+def _drawing() -> Iterator[None]:
+    with theme.drawing():
+        yield
+
+
+def section_of(comparison: World) -> Section:
+    view = frames.evaluations(comparison)
+    return frontier.section(comparison, view, theme.styles(view.arms), reachable(comparison))
+
+
+def test_the_best_possible_policy_leaves_nothing(best: dict[str, Reachable]) -> None:
+    point = best[PROXY].arms["reinforce"]
+    assert abs(point.left.mean) < 0.02 * point.reward
+    assert abs(point.regret.mean) < 0.02 * point.reward
+    assert best[PROXY].share("reinforce") == pytest.approx(1, abs=0.02)
+    assert point.inside
+
+
+def test_others_leave_what_the_exact_frontier_says(best: dict[str, Reachable], space: FrontierWorld) -> None:
+    for arm, policy in zip(("ppo", "dpo"), space.arms(0)[1:], strict=True):
+        gain = (space.mean(policy) - space.mean(space.ref_PS)).mean()
+        possible = float(space.gain_at(space.kl(policy).mean()))
+        assert best[PROXY].share(arm) == pytest.approx(gain / possible, abs=0.04)
+
+
+def test_sentences_rank_the_arms(best: dict[str, Reachable]) -> None:
+    (sentence,) = frontier.sentences(best)
+    assert sentence.index("reinforce") < sentence.index("ppo") < sentence.index("dpo")
+    assert frontier.sentences({}) == []
+
+
+def test_an_arm_above_the_frontier_is_flagged(comparison: World, drawn: Pool) -> None:
+    assert not any("above" in sentence for sentence in frontier.caveats(comparison, reachable(comparison)))
+    own = drawn.of("dpo")
+    logps = drawn.logps_KPM.copy()
+    logps[3, :, own] = logps[0, :, own] + 1e-3  # a KL of nearly 0, with the reward of a trained policy
+    cheating = replace(comparison, pool=replace(drawn, logps_KPM=logps))
+    found = frontier.caveats(cheating, reachable(cheating))
+    assert any("dpo lies above the frontier" in sentence for sentence in found)
+
+
+def test_samples_that_do_not_fit_their_probabilities_are_flagged(comparison: World, drawn: Pool) -> None:
+    assert not any("not drawn from" in sentence for sentence in frontier.caveats(comparison, {}))
+    hotter = replace(drawn, logps_KPM=1.5 * drawn.logps_KPM)  # scored at temperature 2/3
+    made = replace(comparison, pool=hotter)
+    assert any("not drawn from" in sentence for sentence in frontier.caveats(made, {}))
+
+
+def test_an_arm_beyond_the_solid_part_is_named(comparison: World, space: FrontierWorld) -> None:
+    far = space.optimum(0.01 * space.spread, np.random.default_rng(5).normal(size=space.ref_PS.shape))[0]
+    logps_KPM, counts, rewards_PM = space.sampled([space.ref_PS, far], 60, 0)
+    pool = Pool(("base", "ppo"), (0, 0), counts, logps_KPM, {"proxy": rewards_PM, "judge": rewards_PM})
+    made = replace(comparison, pool=pool)
+    found = frontier.caveats(made, reachable(made))
+    assert any("ppo went further" in sentence for sentence in found)
+
+
+def test_objective_beta_is_declared_or_shared(comparison: World) -> None:
+    made = replace(comparison, experiment={})
+    arms = {
+        "reinforce": {"source": "prompts", "settings": {"beta": 0.1}},
+        "dpo": {"source": "pairs", "settings": {"beta": 0.3}},
+    }
+    made.facts.update(arms=arms, beta_is_objective=False)
+    assert objective_beta(made) == 0.1  # DPO's β is not the objective's here
+    made.facts.update(beta_is_objective=True)
+    assert objective_beta(made) is None
+    assert objective_beta(replace(made, experiment={"objective_beta": 0.2})) == 0.2
+
+
+def test_the_section_has_figure_tables_and_how_to_read_them(comparison: World) -> None:
+    made = section_of(comparison)
+    assert [block.stem for block in made.blocks if isinstance(block, Picture)] == ["reward-kl"]
+    tables = [block for block in made.blocks if isinstance(block, Table)]
+    assert [row[0].arm for row in tables[0].rows] == ["reinforce", "ppo", "dpo"]
+    assert tables[0].columns[-1].label.startswith("regret at β")
+
+
+def test_without_samples_the_paths_are_drawn_alone(comparison: World) -> None:
+    made = section_of(replace(comparison, pool=None))
+    assert any(isinstance(block, Picture) for block in made.blocks)
+    assert any(isinstance(block, Text) and "No samples" in block.text for block in made.blocks)
+
+
+def test_many_arms_have_a_curve_an_algorithm(tmp_path: Path) -> None:
+    arms = {f"{name}-{i}": name for name in ("reinforce", "ppo", "dpo") for i in range(4)}
+    made = section_of(world(tmp_path, arms))
+    pictures = [block for block in made.blocks if isinstance(block, Picture)]
+    assert [picture.stem for picture in pictures] == ["frontier", "reward-kl"]
+    colours = {
+        line.get_color() for line in pictures[0].figure.axes[0].get_lines() if len(line.get_xdata()) == 4
+    }
+    assert len(colours) >= 3
+
+
+def test_peaks_are_told_seed_by_seed(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    view = frames.evaluations(made)
+    found = overoptimized.fits(view.paths, view.base, "reward/judge")
+    assert {arm: sorted(seeds) for arm, seeds in found.items()} == {arm: [0, 1, 2] for arm in view.arms}
+    drawn = overoptimized.section(view, theme.styles(view.arms))
+    table = next(block for block in drawn.blocks if isinstance(block, Table))
+    assert [row[1].text for row in table.rows] == ["3", "3", "3"]

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_world import ARMS, POINTS, World, with_ends, with_paths, world
+
+from eval import stats
+from eval.report import conditions, verdict, versus
+from eval.report.document import Table, Text
+from eval.report.frames import evaluations
+from eval.report.standings import standings
+
+CLEAR = {"reinforce": [0.90, 0.91, 0.92, 0.90, 0.91], "ppo": [0.60, 0.62, 0.61, 0.61, 0.6]}
+UNCLEAR = {"reinforce": [0.9, 0.4, 0.6], "ppo": [0.6, 0.7, 0.5]}
+OWN = {"beta_is_objective": False, "labels": "were written by people"}
+
+
+def said(made: World) -> str:
+    return " ".join(verdict.sentences(made))
+
+
+def with_facts(made: World, **facts: Any) -> World:
+    return dataclasses.replace(made, facts={**made.facts, **facts})
+
+
+def twelve(seeds: int) -> World:
+    generator = np.random.default_rng(0)
+    names = [f"{arm}-b{beta}" for beta in (0.02, 0.05, 0.1, 0.3) for arm in ARMS]
+    scores = {
+        name: list(0.5 + 0.02 * i + 0.03 * generator.normal(size=seeds)) for i, name in enumerate(names)
+    }
+    return with_ends(scores)
+
+
+WORLDS: dict[str, Callable[[], World]] = {
+    "one arm, one seed": lambda: world(Path("reports/x"), {"ppo": "ppo"}, 1),
+    "one arm": lambda: with_ends({"ppo": [0.52, 0.47, 0.55]}),
+    "two arms, one seed": lambda: with_ends({"ppo": [0.5], "dpo": [0.7]}),
+    "two arms, two seeds": lambda: with_ends({"ppo": [0.52, 0.6], "dpo": [0.7, 0.71]}),
+    "three arms": lambda: world(Path("reports/x")),
+    "three arms, β apart": lambda: with_facts(world(Path("reports/x")), **OWN),
+    "three arms, ten seeds": lambda: world(Path("reports/x"), seeds=10),
+    "twelve arms": lambda: twelve(3),
+    "twelve arms, ten seeds": lambda: twelve(10),
+    "twelve arms, one seed": lambda: twelve(1),
+    "some failed": lambda: world(Path("x"), failed=[("ppo", 1), ("dpo", 0), ("dpo", 2)]),
+    "no common seed": lambda: world(Path("x"), {"ppo": "ppo", "dpo": "dpo"}, 2, failed=[("ppo", 1), ("dpo", 0)]),
+    "all failed": lambda: world(Path("x"), seeds=1, failed=[(arm, 0) for arm in ARMS]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_verdict_is_short_and_whole_whatever_the_world(name: str) -> None:
+    found = verdict.sentences(WORLDS[name]())
+    assert 1 <= len(found) <= 6
+    for sentence in found:
+        assert len(sentence) < 420, sentence
+        assert re.search(r"\.$|--seeds \d+$", sentence), sentence
+        assert not re.search(r"\bnan\b|  | ,|\(\)", sentence), sentence
+
+
+# Who is ahead ------------------------------------------------------------------------------------------
+
+
+def test_one_seed_claims_nothing() -> None:
+    text = said(with_ends({"reinforce": [0.9], "ppo": [0.2]}))
+    assert "nothing is claimed" in text
+    assert "reinforce 0.900 and ppo 0.200, the base 0.500" in text
+    assert not any(word in text for word in ("ahead", "above", "below", "told apart"))
+    assert "--resume reports/x --seeds 5" in text
+
+
+def test_a_clear_difference_is_said_with_its_interval() -> None:
+    text = said(with_ends(CLEAR))
+    estimate = stats.paired_difference(CLEAR["reinforce"], CLEAR["ppo"]).estimate
+    interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+    assert f"reinforce has the highest judge reward, 0.908, ahead of ppo by +0.300 {interval}." in text
+    assert "Both arms end above the untouched base (judge reward 0.500)" in text
+    assert "would likely tell" not in text
+
+
+def test_an_unclear_difference_is_said_to_be_unclear() -> None:
+    text = said(with_ends(UNCLEAR, base=0.1))
+    assert "cannot be told apart from ppo (+0.033" in text
+    assert "with 3 seeds" in text
+    assert "ahead" not in text
+
+
+def test_holm_and_not_the_single_interval_decides() -> None:
+    """A difference whose own interval excludes 0 is not claimed where the family of pairs does not bear it."""
+    generator = np.random.default_rng(3)
+    scores = {f"arm{i}": list(0.5 + 0.01 * generator.normal(size=4)) for i in range(7)}
+    scores["best"] = [value + 0.02 + 0.008 * i for i, value in enumerate(scores["arm0"])]
+    made = with_ends(scores)
+    (pair,) = [p for p in standings(evaluations(made)).end.pairs if {p.first, p.second} == {"best", "arm0"}]
+    assert pair.difference.excludes_zero
+    assert pair.p_holm > 0.05
+    assert "ahead of" not in verdict.sentences(made)[0]
+
+
+def test_falling_below_the_base_is_said() -> None:
+    text = said(with_ends({"reinforce": [0.30, 0.31, 0.32], "ppo": [0.9, 0.91, 0.92]}))
+    assert "1 of 2 arms ends above the untouched base" in text
+    assert "1 ends below it" in text
+
+
+def test_nothing_finished() -> None:
+    assert "No run has reached its end" in said(WORLDS["all failed"]())
+    made = world(Path("x"))
+    unjudged = dataclasses.replace(made, results=made.results[made.results["metric"] != "reward/judge"])
+    assert said(unjudged) == "No finished run was judged, so there is nothing to compare yet."
+
+
+def test_no_pair_finished_the_same_seed() -> None:
+    made = world(
+        Path("x"), {"ppo": "ppo", "dpo": "dpo"}, 4, failed=[("ppo", 1), ("ppo", 0), ("dpo", 2), ("dpo", 3)]
+    )
+    assert "No two arms finished the same seed" in said(made)
+
+
+# The three comparisons ---------------------------------------------------------------------------------
+
+
+def at_kls(level: float, noise: float, last: float) -> list[tuple[float, float, float]]:
+    points = [(0.0, 0.4), (0.5, level - 0.1 + noise), (1.5, level + noise), (last, level + 0.01 + noise)]
+    return [(float(i), kl, judge) for i, (kl, judge) in enumerate(points)]
+
+
+def three_paths() -> World:
+    noises = (0.0, 0.01, -0.01, 0.005, -0.004)
+    levels = {"reinforce": (0.7, 3.0), "dpo": (0.6, 2.0)}
+    return with_paths(
+        {
+            arm: [at_kls(level, noise * (1 + i), last) for noise in noises]
+            for i, (arm, (level, last)) in enumerate(levels.items())
+        }
+    )
+
+
+def test_matched_kl_leads_where_beta_is_not_the_objectives() -> None:
+    first, second, *_ = verdict.sentences(with_facts(three_paths(), **OWN))
+    assert first.startswith(
+        "At matched KL (the same distance from the base, wherever in training an arm passed it) reinforce is highest, "
+    )
+    assert "at 2.0 nats" in first
+    assert "the β of dpo is not the coefficient of the objective" in first
+    assert second.startswith("The same holds")
+    plain = verdict.sentences(three_paths())
+    assert plain[0].startswith("At the end of training reinforce has the highest judge reward, 0.710")
+    assert "β" not in " ".join(plain)
+
+
+def test_own_ends_lead_with_a_warning_where_matched_kl_cannot_be_read() -> None:
+    start, near = (0.0, 0.0, 0.4), [(1.0, 0.5, 0.55), (2.0, 1.0, 0.6)]
+    jumps = [(1.0, 2.5, 0.6), (2.0, 3.0, 0.7)]
+    made = with_paths(
+        {
+            arm: [[start, *((cost, kl, judge + noise) for cost, kl, judge in ends)] for noise in noises]
+            for arm, ends, noises in (("ppo", jumps, (0.0, 0.01, -0.01)), ("dpo", near, (0.003, 0.0, 0.001)))
+        }
+    )
+    first, *rest = verdict.sentences(with_facts(made, **OWN))
+    assert first.startswith("At the end of training ppo")
+    assert "the ends lie at different KL: dpo 1.0 and ppo 3.0 nats" in first
+    (silent,) = [text for text in rest if text.startswith("At matched KL")]
+    assert "nothing can be claimed: ppo passed that point before the first evaluation" in silent
+
+
+def test_the_warning_stands_without_kl() -> None:
+    made = with_facts(world(Path("x")), **OWN)
+    results = made.results[made.results["metric"] != "kl/sequence"]
+    first = verdict.sentences(dataclasses.replace(made, results=results))[0]
+    assert first.endswith(
+        "with 3 seeds. But the β of dpo is not the coefficient of the objective that the other arms maximise."
+    )
+
+
+def test_a_difference_at_equal_cost_is_not_that_at_the_end() -> None:
+    slow = [(1.0, 0.0, 0.4), (3.0, 1.0, 0.5), (9.0, 2.0, 0.9)]
+    fast = [(1.0, 0.0, 0.4), (2.0, 1.0, 0.7), (5.0, 2.0, 0.75)]
+    noise = (0.0, 0.01, -0.01, 0.004)
+    made = with_paths({arm: [[*path[:1], *((c, k, j + d * (1 + i)) for c, k, j in path[1:])] for d in noise]
+                       for i, (arm, path) in enumerate((("slow", slow), ("fast", fast)))})  # fmt: skip
+    text = said(made)
+    assert "At the end of training slow has the highest judge reward, 0.901, ahead of fast" in text
+    assert "At equal total cost (5 FLOPs, the most that all arms reached) fast has the highest" in text
+
+
+def test_costs_are_said() -> None:
+    made = world(Path("x"))
+    results = made.results.copy()
+    dear = (
+        (results["metric"] == "cost/total_flops") & (results["arm"] == "ppo") & (results["point"] == POINTS)
+    )
+    results.loc[dear, "value"] = 7.2e13
+    text = said(dataclasses.replace(made, results=results))
+    assert "reinforce is the cheapest with 2.40×10¹³ FLOPs, ppo the dearest with 3.0 times as much" in text
+
+
+# How many more seeds -----------------------------------------------------------------------------------
+
+
+def test_the_forecast_is_that_of_holms_first_step() -> None:
+    generator = np.random.default_rng(5)
+    scores = {
+        arm: list(level + 0.03 * generator.normal(size=4))
+        for arm, level in (("a", 0.62), ("b", 0.55), ("c", 0.2))
+    }
+    made = with_ends(scores)
+    needed = stats.seeds_needed(np.subtract(scores["a"], scores["b"]), comparisons=3, most=100)
+    assert needed is not None
+    assert needed > 4
+    assert f"About {needed} seeds would likely tell a from b (a rough forecast from 4 seeds;" in said(made)
+    assert said(made).endswith(f"rlhf-compare --resume reports/x --seeds {needed}")
+
+
+def test_seeds_that_failed_are_asked_for_again() -> None:
+    scores = {"a": [0.65, 0.61, 0.7, 0.64, 0.59], "b": [0.6, 0.6, 0.6, 0.6, 0.6]}
+    made = with_ends(scores)
+    runs = made.runs.copy()
+    runs.loc[(runs["arm"] == "b") & (runs["seed"] == 2), "status"] = "failed"
+    needed = stats.seeds_needed([0.05, 0.01, 0.04, -0.01], comparisons=1, most=100)
+    assert needed is not None
+    assert said(dataclasses.replace(made, runs=runs)).endswith(f"--seeds {needed + 1}")
+
+
+def test_a_difference_that_would_take_hundreds_of_seeds_is_called_small() -> None:
+    text = said(with_ends({"a": [0.60, 0.70, 0.65, 0.62], "b": [0.605, 0.69, 0.66, 0.61]}))
+    assert "To tell a from b would take more than 100 seeds" in text
+    assert "--seeds" not in text
+
+
+def test_two_seeds_are_too_few_to_forecast() -> None:
+    text = said(with_ends({"ppo": [0.52, 0.6], "dpo": [0.7, 0.71]}))
+    assert "would likely" not in text
+    assert text.endswith("begin with 5 seeds: rlhf-compare --resume reports/x --seeds 5")
+
+
+def test_the_command_can_be_pasted() -> None:
+    made = dataclasses.replace(with_ends(UNCLEAR), path=Path("my reports/a b"))
+    assert verdict.command(made, 7) == "rlhf-compare --resume 'my reports/a b' --seeds 7"
+
+
+# What the intervals hold for ---------------------------------------------------------------------------
+
+
+def with_samples(made: World, spread: float, prompts: int = 40) -> World:
+    """Prompts on which the arms differ by `spread` (standard deviation), the same for all seeds."""
+    generator = np.random.default_rng(0)
+    effects = spread * generator.normal(size=prompts)
+    rows = [
+        {"arm": arm, "seed": seed, "prompt_id": i, "length": 10, "judge": 0.5 + sign * effects[i] / 2}
+        for arm, sign in (("base", 0), ("reinforce", 1), ("ppo", -1))
+        for seed in range(1 if arm == "base" else 5)
+        for i in range(prompts)
+    ]
+    return dataclasses.replace(made, samples=pd.DataFrame(rows))
+
+
+def held(made: World) -> str:
+    return conditions.sentence(made, standings(evaluations(made)).end)
+
+
+def test_other_prompts_are_mentioned_where_they_matter() -> None:
+    quiet, loud = with_samples(with_ends(CLEAR), 0.001), with_samples(with_ends(CLEAR), 0.5)
+    assert "Other prompts" not in held(quiet)
+    pair = standings(evaluations(loud)).end.pairs[0]
+    effect = conditions.prompt_effect(loud, pair)
+    samples = loud.samples.groupby(["arm", "prompt_id"])["judge"].mean()
+    difference = samples["reinforce"] - samples["ppo"]
+    assert effect.mean == pytest.approx(difference.mean())
+    assert effect.half_width == pytest.approx(1.96 * difference.std() / np.sqrt(40), rel=0.1)
+    assert (
+        f"Other prompts would move the difference between reinforce and ppo by ± {effect.half_width:.3f}"
+        in held(loud)
+    )
+    assert held(loud) == held(loud)
+
+
+def test_few_prompts_say_nothing_of_other_prompts() -> None:
+    assert "Other prompts" not in held(with_samples(with_ends(CLEAR), 0.5, prompts=15))
+
+
+def test_the_data_seed_is_said() -> None:
+    made = with_samples(with_ends(CLEAR), 0.1)
+    assert "data seed 0, which all seeds share" in held(made)
+    assert "these 40 test prompts" in held(made)
+    anew = dataclasses.replace(made, experiment={"replicate_data": True})
+    assert "drawn anew for every seed" in held(anew)
+    assert held(with_ends({"ppo": [0.5], "dpo": [0.6]})) == ""
+
+
+# The section of pairs ----------------------------------------------------------------------------------
+
+
+def tables_of(made: World) -> list[Table]:
+    view = evaluations(made)
+    found = standings(view)
+    section = versus.section(view, found, verdict.leading(made, found))
+    return [block for block in section.blocks if isinstance(block, Table) and "differences" in block.heading]
+
+
+def test_three_tables_the_leading_one_first() -> None:
+    plain, apart = tables_of(three_paths()), tables_of(with_facts(three_paths(), **OWN))
+    titles = ["At each arm's own end", "At equal total cost", "At matched KL"]
+    assert [table.heading.partition(":")[0] for table in plain] == titles
+    assert [table.heading.partition(":")[0] for table in apart] == [titles[2], *titles[:2]]
+    heads = [column.label for column in apart[0].columns]
+    (row,) = [[cell.text for cell in row] for row in apart[0].rows]
+    assert dict(zip(heads, row, strict=True)) | {"p": "", "effect": "", "difference": ""} == {
+        "higher": "reinforce", "lower": "dpo", "difference": "", "p": "", "P(higher is better)": "1.00", "effect": "",
+        "KL": "2.00", "seeds": "5", "at 5%": "told apart",
+    }  # fmt: skip
+
+
+def test_tables_are_folded_where_there_are_many_arms() -> None:
+    assert [bool(table.folded) for table in tables_of(three_paths())] == [False, False, False]
+    four = with_ends({f"arm{i}": [0.5, 0.6, 0.55] for i in range(4)})
+    assert [bool(table.folded) for table in tables_of(four)] == [False, True, True]
+    assert [bool(table.folded) for table in tables_of(twelve(3))] == [True, True, True]
+
+
+def test_a_comparison_that_cannot_be_made_says_why() -> None:
+    still = [(0.0, 0.0, 0.4), (1.0, 0.01, 0.4), (2.0, 0.01, 0.41)]
+    moved = [(0.0, 0.0, 0.4), (1.0, 1.0, 0.5), (2.0, 2.0, 0.6)]
+    made = with_paths({"still": [still, still], "moved": [moved, moved]})
+    view = evaluations(made)
+    found = standings(view)
+    texts = [b for b in versus.section(view, found, found.end).blocks if isinstance(b, Text)]
+    (why,) = [text.text for text in texts if text.label == "At matched KL"]
+    assert "still stayed within 0.05 nats of the base" in why

@@ -1,0 +1,370 @@
+"""Tuning: the tries are the same whatever ran when, on nothing that the comparison uses, and the best is what runs."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import SmallWorld
+
+import eval.tune
+from algos import PPO, UserError
+from eval import tries
+from eval.console import Console
+from eval.experiment import TUNING_SEED, Experiment, extended
+from eval.launch import Job, Update, launch
+from eval.run import execute
+from eval.search import Choices, Range, Space
+from eval.store import Store
+from eval.tasks import materials_of
+from eval.tries import Try, best, next_settings
+from eval.tune import settled, tune
+from eval.workshop import Workshop
+from run_compare import main, parse
+
+SPACE: Space = {
+    "learning_rate": Range(1e-5, 1e-1, log=True),
+    "ppo_epochs": Range(1, 16, log=True),
+    "clip_range": Range(0.1, 0.9),
+    "kl_control": Choices(("fixed", "adaptive")),
+}
+SHORT = (
+    "--budget",
+    "2iterations",
+    "--eval.points",
+    "1",
+    "--frontier.samples",
+    "0",
+    "--dpo.epochs",
+    "2",
+    "--tune-seeds",
+    "1",
+)
+
+
+def tried(number: int, value: float | None, **settings: Any) -> Try:
+    return Try(number, settings, "failed" if value is None else "done", value, "", 0.0, 0.0)
+
+
+# What is tried next ------------------------------------------------------------------------------------
+
+
+def suggested(number: int, history: Sequence[Try] = (), name: str = "ppo") -> dict[str, Any]:
+    return next_settings(PPO(), name, number, SPACE, history)
+
+
+def test_the_first_try_is_the_arm_as_it_is() -> None:
+    assert suggested(1) == {"learning_rate": 1e-5, "ppo_epochs": 4, "clip_range": 0.2, "kl_control": "fixed"}
+
+
+def test_suggestions_lie_in_the_space_and_can_be_read() -> None:
+    for number in range(2, 40):
+        found = suggested(number)
+        assert list(found) == list(SPACE)
+        assert all(found[setting] in values for setting, values in SPACE.items())
+        assert float(f"{found['learning_rate']:.3g}") == found["learning_rate"]
+        assert isinstance(found["ppo_epochs"], int)
+        PPO(**found)
+
+
+def test_a_suggestion_is_a_function_of_arm_number_and_what_came_before() -> None:
+    history = [tried(n, value, **suggested(n)) for n, value in enumerate((0.1, 0.5, None, 0.2, 0.3), 1)]
+    assert suggested(2) == suggested(2, history)  # drawn at random: nothing that ran matters
+    assert suggested(2) != suggested(3)
+    assert suggested(2) != suggested(2, name="other")
+    assert suggested(6, history) == suggested(6, history)
+    other = [*history[:1], replace(history[1], value=0.0), *history[2:]]
+    assert suggested(6, history) != suggested(6, other)
+
+
+def test_it_learns_where_the_good_settings_are() -> None:
+    """A peak at learning rate 1e-3: later suggestions are nearer to it than those of the start."""
+    history: list[Try] = []
+    for number in range(1, 25):
+        settings = suggested(number, history)
+        history.append(tried(number, -((math.log10(settings["learning_rate"]) + 3) ** 2), **settings))
+    distance = [abs(math.log10(t.settings["learning_rate"]) + 3) for t in history]
+    assert sum(distance[-8:]) / 8 < 0.5 * sum(distance[:8]) / 8
+    chosen = best(history)
+    assert chosen is not None
+    assert 3e-4 < chosen.settings["learning_rate"] < 3e-3
+
+
+def test_the_best_is_the_highest_and_of_equal_ones_the_earliest() -> None:
+    made = [tried(1, 0.2), tried(2, None), tried(3, 0.7), tried(4, 0.7), tried(5, 0.1)]
+    assert best(made) == made[2]
+    assert best([tried(1, None)]) is None
+
+
+# What is written into the experiment -------------------------------------------------------------------
+
+
+def test_settling_an_arm_changes_no_other() -> None:
+    """`low` inherits from ppo what it does not name; ppo's tuning must not reach it."""
+    variants = {"low": {"algorithm": "ppo", "beta": 0.01}, "other": {"algorithm": "ppo", "gamma": 0.9}}
+    before = Experiment(algos=("ppo", "low", "dpo", "other"), variants=variants, tune=2, tuned=("other",))
+    start = {name: before.arm(name) for name in before.untuned}
+    chosen = {"ppo": {"clip_range": 0.1, "learning_rate": 1e-4}, "low": {"learning_rate": 1e-5}, "dpo": {}}
+    after = settled(before, start, chosen)
+    assert after.arms == {
+        "ppo": replace(before.arm("ppo"), clip_range=0.1, learning_rate=1e-4),
+        "low": before.arm("low"),
+        "dpo": before.arm("dpo"),
+        "other": before.arm("other"),
+    }
+    assert after.untuned == ()
+    assert Experiment.from_dict(after.to_dict()) == after
+
+
+# Real tries --------------------------------------------------------------------------------------------
+
+
+def prepared(small: SmallWorld, out: Path, *more: str, reward: str = "score") -> Store:
+    """A comparison with its materials, before tuning."""
+    asked = parse(
+        small.arguments(out, *SHORT, "--seeds", "1", "--tune", "3", *more, reward=reward)
+    ).experiment
+    store = Store.create(out, asked)
+    materials_of(asked, Workshop(Path(small.cache)), 0).save(store.path / "materials" / "0")
+    return store
+
+
+def choice(store: Store) -> dict[str, Any]:
+    """What was tried and chosen, without what is measured."""
+    found = store.tuning
+    for about in found["arms"].values():
+        for each in about["tries"]:
+            del each["seconds"]
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def startup() -> Iterator[None]:
+    """The third of three tries depends on those before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tries, "STARTUP", 2)
+        patch.setattr(eval.tune, "STARTUP", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tuned(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tuned") / "one"
+    assert main(small.arguments(out, *SHORT, "--seeds", "1", "--tune", "3", "--algos", "ppo", "dpo")) == 0
+    return out
+
+
+def test_the_chosen_settings_are_what_ran(tuned: Path) -> None:
+    store, found = Store.open(tuned), choice(Store.open(tuned))
+    begun = Store.open(tuned / "tuning").asked
+    assert store.asked.tuned == ("ppo", "dpo")
+    for name, about in found["arms"].items():
+        values = [each["value"] for each in about["tries"]]
+        assert [each["number"] for each in about["tries"]] == [1, 2, 3]
+        assert about["chosen"] == values.index(max(values)) + 1
+        assert about["tries"][0]["settings"] == {s: getattr(begun.arm(name), s) for s in about["space"]}
+        chosen = about["tries"][about["chosen"] - 1]["settings"]
+        assert {s: getattr(store.asked.arm(name), s) for s in chosen} == chosen
+        assert store.facts["arms"][name]["settings"] | chosen == store.facts["arms"][name]["settings"]
+        assert store.asked.search[name] == about["space"]
+    assert all(run.status["status"] == "done" for run in store.all_runs)
+    for option in (["--config", str(tuned / "experiment.yaml")], ["--resume", str(tuned)]):
+        assert parse(option).experiment == store.asked
+    assert store.asked.untuned == ()  # the stored settings repeat the comparison, and do not tune it again
+
+
+def test_nothing_that_the_comparison_uses_is_seen(tuned: Path) -> None:
+    store, tuning = Store.open(tuned), Store.open(tuned / "tuning")
+    materials, shown = store.materials(0), tuning.materials(0)
+    fresh = [row["prompt"] for row in shown.test_prompts]
+    test = {row["prompt"] for row in materials.test_prompts}
+    assert fresh == [row["prompt"] for row in materials.validation_prompts][: len(fresh)]
+    assert not test & set(fresh)
+    assert not set(fresh) & {row["prompt"] for row in [*materials.train_prompts, *materials.pairs]}
+    assert (list(shown.heldout_pairs), list(shown.heldout_texts)) == ([], [])
+    assert {row["prompt"] for run in tuning.all_runs for row in run.read("samples")} == set(fresh)
+    assert {row["prompt"] for run in store.all_runs for row in run.read("samples")} <= test
+    assert {run.seed for run in tuning.all_runs} == {TUNING_SEED}
+    assert {run.seed for run in store.all_runs} == {0}
+
+
+def test_tuning_is_in_no_arms_cost_and_leaves_no_policies(tuned: Path) -> None:
+    store = Store.open(tuned)
+    for run in store.all_runs:
+        assert run.read("rows")[-1]["metrics"]["cost/train_flops"] == run.read("events")[-1]["flops"]
+    for about in store.tuning["arms"].values():
+        assert all(each["flops"] > 0 and each["seconds"] > 0 for each in about["tries"])
+    assert list(tuned.glob("tuning/runs/*/policy")) == []
+    assert {run.status["policy"] for run in Store.open(tuned / "tuning").all_runs} == {""}
+
+
+def test_two_workers_try_the_same(small: SmallWorld, tuned: Path, tmp_path: Path) -> None:
+    store = prepared(small, tmp_path / "two", "--algos", "ppo", "dpo", "--tune", "2")
+    tune(store, 2, Console())
+    one = choice(Store.open(tuned))["arms"]
+    for name, about in choice(store)["arms"].items():
+        assert about["tries"] == one[name]["tries"][:2]
+        assert about["space"] == one[name]["space"]
+
+
+def stops_after(jobs: int) -> Any:
+    """`launch` that is interrupted: so many jobs are done, and the next is begun."""
+    left = [jobs]
+
+    def interrupted(waiting: Sequence[Job], workers: int, update: Update) -> None:
+        for job in waiting:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            launch([job], workers, update)
+
+    return interrupted
+
+
+@pytest.mark.parametrize("done", [1, 5])
+def test_an_interrupted_tuning_goes_on_where_it_was(
+    small: SmallWorld, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    store = prepared(small, tmp_path / "stopped", "--algos", "ppo", "dpo")
+    with monkeypatch.context() as patch:
+        patch.setattr(eval.tune, "launch", stops_after(done))
+        with pytest.raises(KeyboardInterrupt):
+            tune(store, 1, Console())
+    finished = {file: file.stat().st_mtime_ns for file in store.path.glob("tuning/runs/*/rows.jsonl")}
+    assert len(finished) == done
+    assert Store.open(store.path).asked.untuned == ("ppo", "dpo")
+    store.discard()  # as a user's mistake would have it: what has run is kept
+    again = Store.open(store.path)
+    assert parse(["--resume", str(store.path)]).experiment == again.asked
+    tune(again, 1, Console())
+    assert choice(again) == choice(Store.open(tuned))
+    assert again.asked == Store.open(tuned).asked
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+
+
+def test_an_arm_that_is_added_gets_the_same_tries(small: SmallWorld, tuned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(tuned, out)
+    store = Store.open(out)
+    before, policy = choice(store)["arms"], store.asked.arm("ppo")
+    variants = {"calm": {"algorithm": "ppo", "clip_range": 0.05}}
+    store.asked = extended(store.asked, replace(store.asked, algos=("reinforce", "calm"), variants=variants))
+    assert store.asked.untuned == ("reinforce", "calm")
+    tune(store, 1, Console())
+    after = choice(store)["arms"]
+    assert {name: after[name] for name in before} == before
+    assert [len(about["tries"]) for about in after.values()] == [3, 3, 3, 3]
+    # It begins with what ppo began with, not with what tuning made of it.
+    assert after["calm"]["tries"][0]["settings"] == before["ppo"]["tries"][0]["settings"]
+    assert store.asked.arm("calm").clip_range == 0.05
+    assert store.asked.arm("ppo") == policy
+
+
+def test_a_failed_try_is_kept_and_not_chosen(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = prepared(small, tmp_path / "failing", "--algos", "reinforce", "--tune-seeds", "2")
+
+    def sometimes(directory: Path, arm: str, seed: int, report: Any) -> str:
+        status = execute(directory, arm, seed, report)
+        if (arm, seed) == ("reinforce-try-1", TUNING_SEED + 1):
+            run = Store.open(directory).run(arm, seed)
+            run.finish(**run.status | {"status": "failed", "error": "it broke"})
+        return status
+
+    monkeypatch.setattr("eval.run.execute", sometimes)
+    tune(store, 1, Console())
+    (about,) = choice(store)["arms"].values()
+    first, second, third = about["tries"]
+    assert (first["status"], first["value"], first["error"]) == (
+        "failed",
+        None,
+        f"seed {TUNING_SEED + 1}: it broke",
+    )
+    assert first["flops"] > 0
+    assert about["chosen"] == (2 if second["value"] >= third["value"] else 3)
+    tuning = Store.open(store.path / "tuning")
+    ends = [
+        tuning.run("reinforce-try-2", TUNING_SEED + i).read("rows")[-1]["metrics"]["reward/judge"]
+        for i in (0, 1)
+    ]
+    assert second["value"] == pytest.approx(sum(ends) / 2)
+
+
+def test_where_every_try_failed_the_settings_stay(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = prepared(small, tmp_path / "failed", "--algos", "reinforce")
+    before = store.asked.arm("reinforce")
+
+    def fails(directory: Path, arm: str, seed: int, report: Any) -> str:
+        run = Store.open(directory).run(arm, seed)
+        run.begin()
+        run.finish(status="failed", error="no luck", policy="")
+        return "failed"
+
+    monkeypatch.setattr("eval.run.execute", fails)
+    tune(store, 1, Console())
+    (about,) = choice(store)["arms"].values()
+    assert [(each["status"], each["value"], each["flops"]) for each in about["tries"]] == [
+        ("failed", None, 0)
+    ] * 3
+    assert about["chosen"] is None
+    assert store.asked.arm("reinforce") == before
+    assert store.asked.untuned == ()
+    assert "all 3 tries failed; its settings stay as they are" in capsys.readouterr().err
+
+
+def test_without_validation_prompts_there_is_no_tuning(small: SmallWorld, tmp_path: Path) -> None:
+    store = prepared(small, tmp_path / "none")
+    replace(store.materials(0), validation_prompts=[]).save(store.path / "materials" / "0")
+    with pytest.raises(UserError, match="needs validation prompts that fit the model; got none of 0"):
+        tune(store, 1, Console())
+
+
+def test_every_seed_of_tuning_has_data_of_its_own_where_every_seed_has(
+    small: SmallWorld, tmp_path: Path
+) -> None:
+    shared = Experiment(tune=2, data_seed=5)
+    assert [shared.data_seed_of(seed) for seed in shared.tuning_seeds] == [5, 5]
+    assert not replace(shared, tuned=shared.algos).tuning_seeds
+    store = prepared(
+        small, tmp_path / "own", "--algos", "dpo", "--replicate-data", "--tune-seeds", "2", "--tune", "1"
+    )
+    for seed in store.asked.tuning_seeds:
+        materials_of(store.asked, Workshop(Path(small.cache)), seed).save(
+            store.path / "materials" / str(seed)
+        )
+    tune(store, 1, Console())
+    tuning = Store.open(store.path / "tuning")
+    first, second = (list(tuning.materials(TUNING_SEED + i).pairs) for i in (0, 1))
+    assert first != second
+    assert [run.status["status"] for run in tuning.all_runs] == ["done", "done"]
+
+
+@pytest.mark.slow
+def test_on_the_embedded_task(tmp_path: Path) -> None:
+    arguments = ["--tune", "2", "--sweep", "ppo.beta=0.05,0.2", "--algos", "reinforce", "ppo", "--seeds", "1"]
+    arguments += [
+        "--budget",
+        "4iterations",
+        "--eval.points",
+        "1",
+        "--frontier.samples",
+        "0",
+        "--workers",
+        "2",
+    ]
+    out = tmp_path / "reviews"
+    assert main([*arguments, "--cache", str(tmp_path / "cache"), "--out", str(out)]) == 0
+    store = Store.open(out)
+    assert store.asked.tuned == ("reinforce", "ppo-beta-0.05", "ppo-beta-0.2")
+    assert list(store.tuning["arms"]["ppo-beta-0.05"]["space"]) == ["learning_rate", "ppo_epochs"]
+    assert [store.asked.arm(name).beta for name in store.asked.algos[1:]] == [0.05, 0.2]
+    tuning = Store.open(out / "tuning")
+    assert not {r["prompt"] for r in tuning.base_samples} & {r["prompt"] for r in store.base_samples}

@@ -1,0 +1,108 @@
+"""examples/: every command of its README runs as it stands, and its data are what its script writes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import run_compare
+from eval.data import load_pairs
+from eval.experiment import Experiment
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+COMMANDS = re.findall(
+    r"^rlhf-compare (.+)$", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+FORMATS = ("pairs.jsonl", "conversations.json", "dialogues.jsonl", "answers.csv", "pairs.parquet", "saved")
+RENAMED = {"prompt": "question", "chosen": "better", "rejected": "worse"}
+
+
+def script(name: str) -> ModuleType:
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples") / "tiny-model"
+    script("make_tiny_model").main(folder)
+    return folder
+
+
+def data_of(command: str) -> str:
+    arguments = shlex.split(command)
+    flag = "--pairs" if "--pairs" in arguments else "--prompts"
+    return Path(arguments[arguments.index(flag) + 1]).name
+
+
+def test_there_is_a_command_for_every_format() -> None:
+    assert [data_of(command) for command in COMMANDS] == ["prompts.jsonl", *FORMATS]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=data_of)
+def test_every_command_ends_in_a_report_that_accounts_for_sixty_rows(
+    command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command.replace("tiny-model", str(model)))
+    arm = "reinforce" if "--prompts" in arguments else "dpo"
+    small = [
+        "--algos",
+        arm,
+        "--seeds",
+        "1",
+        "--budget",
+        "2iterations",
+        "--eval.points",
+        "1",
+        "--frontier.samples",
+        "0",
+    ]
+    small += ["--reward-model.epochs", "1", "--workers", "1", "--cache", str(model.parent / "cache")]
+    out = tmp_path / "report"
+    assert run_compare.main([*arguments, *small, "--out", str(out)]) == 0
+    facts = json.loads((out / "facts.json").read_text(encoding="utf-8"))
+    for account in facts["data"]:
+        dropped = sum(told["rows"] for told in account["reasons"].values() if told["dropped"])
+        assert account["read"] == dropped + sum(account["uses"].values())
+    assert (facts["data"][0]["read"], facts["data"][0]["kept"]) == (60, 60)
+    assert data_of(command) in (out / "report.md").read_text(encoding="utf-8").replace("\\", "")
+
+
+def test_every_format_holds_the_same_pairs() -> None:
+    found = {}
+    for name in FORMATS:
+        columns = RENAMED if name == "answers.csv" else None
+        rows, _ = load_pairs(str(EXAMPLES / "data" / name), columns)
+        found[name] = [
+            {key: text[0]["content"] if isinstance(text, list) else text for key, text in row.values.items()}
+            for row in rows
+        ]
+    marked = [
+        row | {"prompt": row["prompt"].removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:")}
+        for row in found["dialogues.jsonl"]
+    ]
+    spaced = [
+        row | {side: f" {row[side]}" for side in ("chosen", "rejected")}
+        for row in found["conversations.json"]
+    ]
+    expected = script("make_data").pairs()
+    same = {**found, "dialogues.jsonl": marked, "conversations.json": spaced}
+    assert {name: rows == expected for name, rows in same.items()} == dict.fromkeys(FORMATS, True)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
+def test_every_settings_file_is_valid(name: str) -> None:
+    asked = run_compare.parse(["--config", str(EXAMPLES / name)]).experiment
+    assert asked != Experiment()

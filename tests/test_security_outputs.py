@@ -1,0 +1,270 @@
+"""Hundreds of hostile texts in HTML, Markdown, CSV and on the terminal: each is shown, none does anything."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import cache
+from html.parser import HTMLParser
+from typing import Any
+
+import lxml.html
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from payloads import PAYLOADS
+from rich.console import Console as RichConsole
+
+import run_compare
+from algos import UserError
+from eval.console import Console
+from eval.launch import Job
+from eval.quiet import quiet
+from eval.report import document as parts
+from eval.report import page
+from eval.report.escape import visible
+
+
+def active(is_harmless: Callable[[str], bool]) -> list[str]:
+    """The payloads that did something, spelled out."""
+    return [ascii(payload) for payload in PAYLOADS if not is_harmless(payload)]
+
+
+def document(text: str) -> parts.Document:
+    """A report with `text` in every place that a string can have."""
+    cells = (parts.Cell(text, text), parts.Cell(text, text, arm=text))
+    columns = (parts.Column(text, text), parts.Column(text, text, numeric=False))
+    answers = (parts.Answer(text, text, text, best=True), parts.Answer(text, text, ""))
+    blocks = (
+        parts.Text(text),
+        parts.Text(text, label=text),
+        parts.Bullets((text, text)),
+        parts.Table(columns, (cells, cells), text, text, text),
+        parts.Picture("seeds", None, text, text),  # type: ignore[arg-type]
+        parts.Code(text, "sh"),
+        parts.Code(text, "yaml", text),
+        parts.Answers(text, answers),
+    )
+    return parts.Document(text, text, (parts.Section("a", text, blocks), parts.Section("b", text, blocks)))
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(PAYLOADS) >= 200
+
+
+# HTML
+
+
+class Elements(HTMLParser):
+    """What a browser would make of a page; what its readers see (texts, and two attributes) apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[Any] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        shown = ("alt", "aria-label")
+        self.tags.append((tag, [(name, "" if name in shown else value) for name, value in attrs]))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append(("/", tag))
+
+    def handle_decl(self, decl: str) -> None:
+        self.tags.append(("!", decl))
+
+    def unknown_decl(self, data: str) -> None:
+        self.tags.append(("<![", data))
+
+    def handle_comment(self, data: str) -> None:
+        self.tags.append(("<!--", data))
+
+    def handle_pi(self, data: str) -> None:
+        self.tags.append(("<?", data))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The page of each payload, and of the harmless "x"."""
+    figures = tmp_path_factory.mktemp("figures")
+    (figures / "seeds.svg").write_text("<svg/>", encoding="utf-8")
+    return {text: page.html(document(text), {}, figures) for text in ["x", *PAYLOADS]}
+
+
+def test_html_has_no_element_and_no_attribute_of_a_payload(pages: dict[str, str]) -> None:
+    expected = Elements(pages["x"])
+    places = expected.words.count("x")
+
+    def is_text(payload: str) -> bool:
+        found = Elements(pages[payload])
+        return found.tags == expected.tags and "".join(found.words).count(visible(payload)) >= places
+
+    assert places > 30
+    assert active(is_text) == []
+
+
+def test_another_parser_finds_none_either(pages: dict[str, str]) -> None:
+    expected = list(_libxml(pages["x"]))
+    assert active(lambda payload: list(_libxml(pages[payload])) == expected) == []
+
+
+def _libxml(text: str) -> Iterator[tuple[Any, list[str]]]:
+    for element in lxml.html.document_fromstring(text).iter():
+        yield element.tag, sorted(element.attrib)
+
+
+# Markdown
+
+
+def test_markdown_is_what_it_was_without_the_payload() -> None:
+    expected = _structure(_parsed("x"))
+    assert active(lambda payload: _structure(_parsed(payload)) == expected) == []
+
+
+def test_markdown_has_no_address_or_number_that_a_forge_would_link() -> None:
+    linked = re.compile(r"(https?|ftp|mailto|xmpp):[^\s\u2060]|www\.|@\w|(?<![&(])#\w", re.IGNORECASE)
+
+    def is_text(payload: str) -> bool:
+        inline = [token.content for token in _parsed(payload) if token.type == "inline"]
+        return not any(linked.search(content) for content in inline)
+
+    assert active(is_text) == []
+
+
+@cache
+def _parsed(text: str) -> list[Token]:
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    return reader.parse(page.markdown(document(text)))
+
+
+def _structure(tokens: list[Token]) -> list[Any]:
+    """All but texts: blocks, emphasis, links and images with their targets, HTML."""
+    inner = [child for token in tokens for child in [token, *(token.children or [])]]
+    return [
+        (token.type, token.tag, token.info, {**token.attrs, "alt": ""}, Elements(html).tags)
+        for token in inner
+        if token.type not in ("text", "text_special", "softbreak")
+        for html in [token.content if token.type.startswith("html") else ""]
+    ]
+
+
+# CSV
+
+FORMULA = tuple("=+-@＝＋－＠﹦﹢﹣﹫\t\r")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """results.csv with the payloads as arms and, in another order, as metrics."""
+    folder = tmp_path_factory.mktemp("csv")
+    texts = [
+        text for text in PAYLOADS if "\ud800" not in text
+    ]  # Parquet, written beside it, has no such thing
+    frame = pd.DataFrame({"arm": texts, "=1+1": texts[::-1], "value": range(len(texts))})
+    page._write_results(frame, folder)
+    return (folder / "results.csv").read_bytes().decode("utf-8")
+
+
+def test_csv_has_a_row_a_payload_and_the_numbers_as_they_were(table: str) -> None:
+    rows = list(csv.reader(io.StringIO(table)))
+    assert rows[0] == ["arm", "'=1+1", "value"]
+    assert [int(row[2]) for row in rows[1:]] == list(range(len(rows) - 1))
+    assert len(rows) > 200
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_NONE])
+def test_csv_has_no_formula_however_a_spreadsheet_cuts_it(table: str, delimiter: str, quoting: int) -> None:
+    rows = csv.reader(io.StringIO(table), delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
+    cells = [cell for row in rows for cell in row]
+    assert [cell for cell in cells if cell.strip('" \u00a0\u2003\u3000').startswith(FORMULA)] == []
+
+
+def test_csv_is_one_line_a_row_without_control_characters(table: str) -> None:
+    assert is_quiet(table)
+    assert len(table.splitlines()) == len(list(csv.reader(io.StringIO(table))))
+
+
+# Terminal
+
+
+def is_quiet(text: str) -> bool:
+    """Whether a terminal would do nothing but show it, and nothing of it would be hidden or turned around."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    blank = "\u034f\u115f\u1160\u3164\uffa0\ufe0f\U000e0100"
+    return not any((unicodedata.category(char) in hidden and char != "\n") or char in blank for char in text)
+
+
+def _console(**how: Any) -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    made = Console()
+    made.out = made.progress_to = RichConsole(file=stream, width=400, color_system=None, **how)
+    return made, stream
+
+
+def _on_one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def test_lines_and_tables_on_the_terminal_are_text() -> None:
+    def is_text(payload: str) -> bool:
+        console, stream = _console()
+        console.say(payload)
+        with console.stage(payload):
+            pass
+        console.table(payload, [payload, payload], [[payload, payload]])
+        shown = _on_one_line(visible(payload, keep="")).strip()
+        return is_quiet(stream.getvalue()) and _on_one_line(stream.getvalue()).count(shown) >= 3
+
+    assert active(is_text) == []
+
+
+def test_progress_on_the_terminal_is_text() -> None:
+    def is_text(payload: str) -> bool:
+        console, stream = _console(force_terminal=True)
+        job = Job(payload, lambda report: "", lambda cause: "")
+        with console.runs(1) as progress:
+            progress.update(job, 0.5, payload)
+            progress.bars.refresh()
+            progress.update(job, 1.0, "done")
+        redrawing = re.compile(r"\x1b\[(\?25[lh]|\d*[AK])|\r")  # rich's own
+        shown = visible(payload, keep="") in stream.getvalue()
+        return shown and is_quiet(redrawing.sub("", stream.getvalue()))
+
+    assert active(is_text) == []
+
+
+def test_errors_on_the_terminal_are_one_line_of_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(args: list[str]) -> int:
+        raise UserError(args[0])
+
+    def is_text(payload: str) -> bool:
+        status, said = run_compare.main([payload]), capsys.readouterr().err
+        return status == 2 and is_quiet(said) and said == f"error: {visible(payload, keep='')}\n"
+
+    monkeypatch.setattr(run_compare, "_compare", refuse)
+    assert active(is_text) == []
+
+
+def test_warnings_on_the_terminal_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    def is_text(payload: str) -> bool:
+        record = logging.LogRecord("eval.runs", logging.WARNING, __file__, 1, "%s is gone", (payload,), None)
+        assert logging.lastResort is not None
+        logging.lastResort.handle(record)
+        said = capsys.readouterr().err
+        return is_quiet(said) and said == f"{visible(payload, keep='')} is gone\n"
+
+    quiet()
+    assert active(is_text) == []

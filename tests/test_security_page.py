@@ -1,0 +1,195 @@
+"""A whole comparison of hostile words, and its page in a browser: no script runs, nothing is asked of anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import lxml.etree
+import pandas as pd
+import pytest
+from hostile_world import FAILURE, hostile_comparison
+from payloads import HOST, HTML, PAYLOADS, RAN
+from test_security_outputs import FORMULA, Elements, document, is_quiet
+
+import run_compare
+from eval.report import page
+from eval.report.document import Document, Section
+
+TAGS = {
+    "html", "head", "meta", "title", "style", "body", "div", "header", "h1", "h2", "h3", "p", "nav", "b", "ol", "ul", "li",
+    "a", "main", "section", "table", "thead", "tbody", "tr", "th", "td", "small", "bdi", "details", "summary", "figure",
+    "img", "figcaption", "pre", "code", "span",
+}  # fmt: skip
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+
+@dataclass(frozen=True)
+class Compared:
+    status: int
+    said: str
+    out: Path
+
+    def text(self, name: str) -> str:
+        return (self.out / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """A comparison carried out by the command line, one run of which fails with a hostile message."""
+    arguments, out = hostile_comparison(tmp_path_factory.mktemp("hostile"))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = run_compare.main(arguments)
+    return Compared(status, said.getvalue(), out)
+
+
+def test_the_words_came_through(compared: Compared) -> None:
+    """Or the rest would prove nothing."""
+    assert compared.status == 1, compared.said
+    shown = "".join(Elements(compared.text("report.html")).words)
+    assert sum(payload in shown for payload in HTML) >= 10
+    assert FAILURE[:40] in shown
+    assert "1 of 3 runs failed" in compared.said
+
+
+def test_the_terminal_showed_text(compared: Compared) -> None:
+    assert is_quiet(compared.said)
+
+
+def test_the_page_is_of_the_report_s_own_elements(compared: Compared) -> None:
+    for tag, found in Elements(compared.text("report.html")).tags:
+        if tag in ("/", "!"):
+            continue
+        assert tag in TAGS
+        attributes = dict(found)
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        assert str(attributes.get("src", "data:image/svg+xml;base64,")).startswith(
+            "data:image/svg+xml;base64,"
+        )
+        assert str(attributes.get("href", "#")).startswith("#")
+
+
+def test_figures_hold_no_script_and_no_link_out(compared: Compared) -> None:
+    figures = list((compared.out / "figures").glob("*.svg"))
+    assert figures
+    for figure in figures:
+        for element in lxml.etree.parse(figure).iter():
+            if not isinstance(element.tag, str):
+                continue  # a comment
+            assert lxml.etree.QName(element).localname not in (
+                "script",
+                "foreignObject",
+                "a",
+                "animate",
+                "set",
+            )
+            for name, value in element.attrib.items():
+                local = lxml.etree.QName(name).localname
+                assert not local.startswith("on")
+                assert local != "href" or str(value).startswith(("#", "data:image/png"))
+
+
+def test_tables_hold_no_formula(compared: Compared) -> None:
+    frame = pd.read_csv(compared.out / "results.csv", dtype=str, keep_default_na=False)
+    texts = frame[["arm", "algorithm", "metric"]].to_numpy().ravel()
+    assert not [text for text in texts if text.startswith(FORMULA)]
+
+
+def test_names_of_files_are_the_program_s_own(compared: Compared) -> None:
+    names = {path.name for path in compared.out.rglob("*")}
+    assert [name for name in names if not re.fullmatch(r"\.?[A-Za-z0-9_.-]+", name)] == []
+
+
+# In a browser
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a browser made of a page, and the log of all that it asked for."""
+
+    page: str
+    log: str
+
+    @property
+    def ran(self) -> bool:
+        return f"<title>{RAN}</title>" in self.page
+
+    @property
+    def asked(self) -> bool:
+        return HOST in self.log
+
+
+def visit(file: Path, scratch: Path) -> Visit:
+    assert CHROMIUM is not None
+    log = scratch / f"{file.stem}.log.json"
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+            "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}",
+            "--virtual-time-budget=2000", "--dump-dom", file.resolve().as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return Visit(done.stdout, log.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every payload in every place."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "seeds.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>', encoding="utf-8")
+    sections = tuple(Section("a", text, document(text).sections[0].blocks) for text in PAYLOADS)
+    file = folder / "report.html"
+    file.write_text(page.html(Document("report", "", sections), {}, folder), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browser")
+
+
+@browser
+@pytest.mark.slow
+def test_no_script_of_a_payload_runs_and_nothing_is_asked_for(written: Path, scratch: Path) -> None:
+    seen = visit(written, scratch)
+    assert seen.page.count("<section") == len(PAYLOADS)
+    assert not seen.ran
+    assert not seen.asked
+    assert {tag for tag, _ in Elements(seen.page).tags} <= {*TAGS, "/", "!"}
+
+
+@browser
+@pytest.mark.slow
+def test_nor_in_the_comparison_s_own_report(compared: Compared, scratch: Path, tmp_path: Path) -> None:
+    file = shutil.copy(compared.out / "report.html", tmp_path / "whole.html")
+    seen = visit(file, scratch)
+    assert "</section>" in seen.page
+    assert not seen.ran
+    assert not seen.asked
+
+
+@browser
+@pytest.mark.slow
+@pytest.mark.parametrize("protected", [True, False])
+def test_the_policy_alone_would_hold_them(
+    protected: bool, written: Path, scratch: Path, tmp_path: Path
+) -> None:
+    """Were the escaping lost, the page's Content-Security-Policy would still run and load nothing. Without it the
+    same browser does both, or the tests above would prove nothing."""
+    injected = "".join(
+        text for text in HTML if f"{RAN}</script>" in text or "onerror=" in text or "src=" in text
+    )
+    whole = written.read_text(encoding="utf-8").replace("<main>", f"<main>{injected}", 1)
+    file = tmp_path / f"injected-{protected}.html"
+    file.write_text(whole if protected else re.sub("<meta http-equiv=.*?>", "", whole), encoding="utf-8")
+    seen = visit(file, scratch)
+    assert seen.ran is not protected
+    assert seen.asked is not protected
