@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 PEERS ?= .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-all families lint example parity peers clean
+.PHONY: help setup compare test test-all families faults lint example parity peers clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -29,10 +29,13 @@ test: $(READY) ## The everyday tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 test-all: $(READY) ## Every test, the slow ones too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m 'not parity'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m 'not parity and not faults'
 
 families: $(READY) ## Every family of models through the whole engine; writes the table in docs/models.md
 	OMP_NUM_THREADS=1 FAMILIES_TABLE=docs/models.md $(BIN)/python -m pytest tests/test_algos_families.py -m 'families or not families'
+
+faults: $(READY) ## Kills, failing disks and damaged files, an hour or more; the figures in docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m faults tests/test_eval_resume.py
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ from eval.console import Console  # noqa: E402
 from eval.offline import go_offline, refuse_hub_ids  # noqa: E402
 from eval.report.escape import for_terminal  # noqa: E402
 from eval.store import Store, next_folder  # noqa: E402
+from eval.trackers import require_trackers  # noqa: E402
 
 if TYPE_CHECKING:
     from eval.experiment import Experiment
@@ -86,6 +87,7 @@ def _compare(args: list[str]) -> int:
     if options.dry_run:
         _dry_run(experiment, console)
         return 0
+    require_trackers(experiment.log_with)
     with _opened(options) as store:
         return _carry_out(store, options, console, _command(args))
 
@@ -201,6 +203,7 @@ def _shape(experiment: Experiment) -> tuple[Shape, int | None]:
 
 def _summarise(store: Store, console: Console) -> None:
     from eval.report.tables import summary_text
+    from eval.report.verdict import sentences
 
     short = {
         "reward/judge": "judge",
@@ -215,6 +218,9 @@ def _summarise(store: Store, console: Console) -> None:
     # The costs' intervals are in the report; here they would only widen the table.
     rows = [[*row[:5], *(cell.partition(" ±")[0] for cell in row[5:])] for row in rows]
     console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *short.values()], rows)
+    for sentence in sentences(store):
+        print(f"- {for_terminal(sentence)}")
+    print()
 
 
 if __name__ == "__main__":

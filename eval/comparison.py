@@ -12,6 +12,7 @@ import torch
 from algos import RunError, UserError
 from algos.engine.storage import write_json
 from eval.console import Console
+from eval.data.accounting import summary
 from eval.frontier.sampling import update_pool
 from eval.integrity import changed_versions, check_sources, refuse_other_data
 from eval.judge import wins
@@ -99,6 +100,8 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
                 refuse_other_data(found, made)
                 made.save(folder)
         check_sources(store.path, seed, store.materials(seed))
+    for account in store.materials(seeds[0]).facts.get("data", []):
+        console.say(summary(account))
     return store.materials(seeds[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +16,7 @@ from algos.engine.policy import Precision
 from eval.parts import Evaluation, Frontier, RewardTraining
 from eval.search import Space, corners, space
 from eval.settings import build, plain, suggestion
+from eval.trackers import TrackerName
 
 if TYPE_CHECKING:
     Hyperparameters = Any
@@ -91,6 +93,8 @@ class Experiment:
     """Further attempts after a call of the reward or the judge that raised or took too long."""
     allow_unscored: bool = False
     """Let the reward return None for responses it cannot score: they are left out of baselines and losses."""
+    log_with: tuple[TrackerName, ...] = ()
+    """Also log every run to tensorboard or wandb (kept on this machine unless WANDB_MODE=online); files always."""
     checkpoint_every: float = 60.0
     """Seconds between checkpoints of a run, more where saving takes long; 0: one after every iteration."""
     threads_per_run: int = 1
@@ -133,8 +137,15 @@ class Experiment:
                 "the task reviews brings its own model, data, reward and judge; got some of yours. Use --task custom."
             )
         for name in self.variants:
+            taken = name in (*ALGORITHMS, "base")
+            require(not taken, "a variant's name", "one of its own, not an algorithm's nor base", repr(name))
+            # It becomes a folder's name.
+            fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}", name)
             require(
-                name not in ALGORITHMS, "a variant's name", "one of its own, not an algorithm's", repr(name)
+                bool(fit),
+                "a variant's name",
+                "at most 150 letters, digits, '_', '.' and '-'",
+                repr(name[:60]),
             )
         for name, arm in self.arms.items():
             self._check_group_size(name, arm)
@@ -240,6 +251,7 @@ class Experiment:
 
 
 _CARRIED_OUT = (
+    "log_with",
     "reward_timeout",
     "reward_retries",
     "checkpoint_every",

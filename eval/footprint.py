@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from algos import DPO, LoRA, Policy, Sampling
 from algos.engine.algorithm import Algorithm
@@ -24,6 +20,7 @@ from algos.engine.memory import recomputed
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
 from eval.metrics import of_tokens
+from eval.standins import Peak, stand_ins
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -67,23 +64,24 @@ class Need:
 
 def need_of(algorithm: Algorithm, load: Load) -> Need:
     """What a run of the algorithm needs at its largest moment, every prompt and response as long as can be."""
-    with _stand_ins():
-        from transformers import AutoModelForCausalLM
-
-        whole = AutoModelForCausalLM.from_config(load.config, dtype=torch.float32)
-        size, kind = sum(p.numel() for p in whole.parameters()), algorithm.needs.values
-        own = sum(p.numel() for p in Critic(whole, kind).parameters()) if kind else 0
+    with torch.device("meta"):
+        whole, kind = _whole(load), algorithm.needs.values
+        size = sum(p.numel() for p in whole.parameters())
+        own = whole.get_output_embeddings().weight.shape[-1] + 1 if kind else 0
+        if kind == "separate":
+            own += sum(p.numel() for p in whole.base_model.parameters())
         _, trained = _with_trained(whole, load.lora)
-        standing = {
-            "weights": 4 * (size + (trained if load.lora else 0)),
-            "reference": 0 if load.lora else 4 * size,
-            "value function": 4 * own,
-            "optimizer": 8 * (trained + own),
-            "reward and judge": 4 * load.scorer_parameters,
-        }
-        # Where temporary tensors of the optimizer's step are as large as all weights at once.
-        step = (8 if load.on_gpu else 4) * (trained + own)
+    standing = {
+        "weights": 4 * (size + (trained if load.lora else 0)),
+        "reference": 0 if load.lora else 4 * size,
+        "value function": 4 * own,
+        "optimizer": 8 * (trained + own),
+        "reward and judge": 4 * load.scorer_parameters,
+    }
+    with stand_ins():
         phases = _in_bf16_where_needed(lambda weights: _Phases(algorithm, load, weights).bytes())
+    # Gradients, and on a GPU temporary tensors of the optimizer, which takes all weights at once.
+    step = (8 if load.on_gpu else 4) * (trained + own)
     return Need(standing, phases | {"optimizer step": step})
 
 
@@ -92,26 +90,52 @@ def reward_model_need(load: Load, batch_size: int) -> Need:
 
     def training(weights: torch.dtype) -> dict[str, int]:
         phases = _Phases(DPO(batch_size=batch_size), load, weights)
-        model = Critic(phases.model(), "separate")
-        with _Peak() as peak, precision(torch.device("cpu"), load.dtype):
+        model = phases.critic("separate")
+        with phases.peak(model) as peak, precision(torch.device("cpu"), load.dtype):
             model(phases.rollouts(batch_size, 2), None).sum().backward()
         return {"training": peak.bytes}
 
-    with _stand_ins():
-        from transformers import AutoModelForCausalLM
+    with torch.device("meta"):
+        size = sum(p.numel() for p in _whole(load).parameters())
+    with stand_ins():
+        return Need({"weights": 4 * size, "optimizer": 8 * size}, _in_bf16_where_needed(training))
 
-        whole = AutoModelForCausalLM.from_config(load.config, dtype=torch.float32)
-        size = sum(p.numel() for p in whole.parameters())
-        phases = _in_bf16_where_needed(training)
-    return Need({"weights": 4 * size, "optimizer": 8 * size}, phases)
+
+def _whole(load: Load) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(load.config, dtype=torch.float32)
 
 
 def _in_bf16_where_needed(measure: Callable[[torch.dtype], dict[str, int]]) -> dict[str, int]:
-    """Kernels of experts exist for stand-ins in bf16 alone, where everything is half as large."""
+    """Kernels of experts exist for stand-ins in bf16 alone."""
     try:
         return measure(torch.float32)
     except RuntimeError:
-        return {name: 2 * size for name, size in measure(torch.bfloat16).items()}
+        return measure(torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What sampling and evaluation read of a policy, without its copies. Adapters add little where no
+    gradient is kept, and are left out."""
+
+    model: Any
+    dtype: torch.dtype
+    reference_model: Any = None
+    pad_id: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def inner(self) -> Any:
+        return self.model
+
+    @contextmanager
+    def reference(self) -> Iterator[Any]:
+        yield self.reference_model
 
 
 class _Phases:
@@ -140,15 +164,16 @@ class _Phases:
 
         return AutoModelForCausalLM.from_config(self.load.config.get_text_config(), dtype=self.weights).eval()
 
-    def _policy(self) -> Policy:
-        """Without adapters: they add little where no gradient is kept."""
-        from tokenizers import Tokenizer, models
-        from transformers import PreTrainedTokenizerFast
+    def critic(self, kind: Literal["shared", "separate"]) -> Critic:
+        """Its trunk is made and not copied: stand-ins with buffers cannot be."""
+        model = self.model()
+        critic = Critic(model, "shared")
+        if kind == "separate":
+            critic.shared, critic.trunk = False, model.base_model
+        return critic
 
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0})))
-        policy = Policy(self.model(), tokenizer)
-        policy.dtype = self.load.dtype
-        return policy
+    def peak(self, *models: nn.Module | None) -> Peak:
+        return Peak(*models, widened=self.weights == torch.bfloat16 and self.load.dtype == torch.float32)
 
     def rollouts(self, P: int, G: int) -> Rollouts:
         L, T = self.load.prompt_tokens, self.load.sampling.max_new_tokens
@@ -168,13 +193,13 @@ class _Phases:
     def _training(self) -> int:
         load = self.load
         model, kind = self.model(), self.algorithm.needs.values
-        critic = Critic(model, kind) if kind else None
+        critic = self.critic(kind) if kind else None
         model, _ = _with_trained(model, load.lora)
         minibatch = math.ceil(self.P / self.algorithm.steps_per_pass)
         groups = min(load.micro_batch or self._portion(minibatch, self.G, 0.5), minibatch)
         rollouts = self.rollouts(groups, self.G)
         again = recomputed(model, critic) if load.gradient_checkpointing else nullcontext()
-        with _Peak() as peak, again:
+        with self.peak(model, critic) as peak, again:
             outputs = forward(model, rollouts, load.sampling.temperature, load.dtype, critic)
             loss = outputs.logps_PGT.sum()
             (loss if outputs.values_PGT is None else loss + outputs.values_PGT.sum()).backward()
@@ -182,23 +207,23 @@ class _Phases:
 
     def _scoring(self) -> int:
         model, rollouts = self.model(), self.rollouts(self._portion(self.P, self.G, 1), self.G)
-        with torch.no_grad(), _Peak() as peak:
+        with torch.no_grad(), self.peak(model) as peak:
             forward(model, rollouts, 1.0, self.load.dtype)
         return peak.bytes
 
     def _evaluation(self) -> int:
-        policy = self._policy()
+        read = _Read(self.model(), self.load.dtype, self.model())
         rollouts = self.rollouts(self._portion(self.load.evaluated_at_once, 1, 0.5), 1)
-        with torch.no_grad(), _Peak() as peak:
-            of_tokens(policy, rollouts)
+        with torch.no_grad(), self.peak(read.model, read.reference_model) as peak:
+            of_tokens(cast(Policy, read), rollouts)
         return peak.bytes
 
     def _sampling(self) -> int:
         """The last step, when the cache is longest."""
-        policy, sampling, rows = self._policy(), self.load.sampling, self.rows
+        read, sampling, rows = _Read(self.model(), self.load.dtype), self.load.sampling, self.rows
         text = [0] * (self.load.prompt_tokens + sampling.max_new_tokens - 1)
-        with torch.no_grad(), _Peak() as peak:
-            stepper = Stepper(policy, [text], rows)
+        with torch.no_grad(), self.peak(read.model) as peak:
+            stepper = Stepper(cast(Policy, read), [text], rows)
             stepper.prefill()
             logits_BV = stepper.step(torch.zeros(rows, dtype=torch.long))
             logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
@@ -225,51 +250,3 @@ def _with_trained(model: Any, lora: LoRA | None) -> tuple[Any, int]:
             trained += down.weight.numel() + up.weight.numel()
             layer.register_forward_hook(lambda _, inputs, out, down=down, up=up: out + up(down(inputs[0])))
     return model, trained
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Tensors made inside have shapes and no data."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    class Mode(FakeTensorMode):
-        def __deepcopy__(self, _: Any) -> Mode:
-            return self  # copies of a model's tensors belong to the same block
-
-    log = logging.getLogger("torch._subclasses.fake_tensor")  # says at length what is raised anyway
-    before, log.disabled = log.disabled, True
-    try:
-        with Mode():
-            yield
-    finally:
-        log.disabled = before
-
-
-class _Peak(TorchDispatchMode):
-    """The most bytes that tensors made inside the block held at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self._held = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor):
-                self._hold(tensor.untyped_storage())
-        return out
-
-    def _hold(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self._held += size
-            self.bytes = max(self.bytes, self._held)
-            weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self._held -= size

@@ -180,6 +180,12 @@ _TRAINING = [
     ),
     Metric("reward_std/train", "spread of the reward", "reward", "its standard deviation over the batch"),
     Metric(
+        "unscored/train",
+        "left unscored",
+        "share",
+        "responses of the batch that the reward left unscored; only where there are any",
+    ),
+    Metric(
         "kl/train",
         "KL to reference, k1",
         "nats",

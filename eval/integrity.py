@@ -20,10 +20,14 @@ from eval.lock import LOCKS
 from eval.runs import Run
 from eval.tasks.custom.identity import model_identity
 from eval.tasks.materials import Materials, Scorer
+from eval.workshop import content_hash
 
 INDEX = "index.json"
 _FILES = ("facts.json", "environment.json", "matches.json", "sources.json", "tuning/choice.json")
 _DIRECTORIES = ("base", "frontier")
+_UNIT = re.compile(r"materials/[a-z0-9][\w.-]*|runs/[a-z0-9][\w.-]*-s[0-9]+", re.ASCII | re.IGNORECASE)
+_LOADED = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
+"""What models and tokenizers are made of; a README beside them may change."""
 _AGAIN = "Remove {unit} and go on with --resume {path}: it is made again."
 _LOST = (
     "Put it back from a copy: without it the comparison cannot go on, and has to be started again with --out."
@@ -109,9 +113,14 @@ class Integrity:
 
     def _known(self) -> set[str]:
         try:
-            return set(read_json(self.path / INDEX)["written"])
+            written: Any = read_json(self.path / INDEX).get("written")
         except DamagedFile as error:
             raise DamagedFile(f"{error} {_LOST}") from error
+        for unit in written if isinstance(written, list) else [written]:
+            # The index may be a stranger's: a path of his would be read, and told to be removed.
+            if unit not in (*_FILES, *_DIRECTORIES) and not _UNIT.fullmatch(str(unit)):
+                raise DamagedFile(f"{self.path / INDEX} names {unit!a}, which no comparison writes. {_LOST}")
+        return set(written)
 
     def _write(self, units: Iterable[str]) -> None:
         write_json(self.path / INDEX, {"written": sorted(units)})
@@ -199,7 +208,9 @@ def _identity(name: str, source: str | Scorer) -> list[str]:
     where = source.where if isinstance(source, Scorer) else source
     file, is_function, _ = where.rpartition(":") if ".py:" in where else (where, "", "")
     try:
-        return [where, file_hash(Path(file)) if is_function else model_identity(where)]
+        if is_function:
+            return [where, file_hash(Path(file))]
+        return [where, content_hash(Path(where), _LOADED) if Path(where).is_dir() else model_identity(where)]
     except (OSError, ValueError) as error:
         raise UserError(
             f"the {name} {where} cannot be found: {one_line(error)} Put it back, or start another comparison."

@@ -18,7 +18,7 @@ from algos.engine.errors import without_secrets
 
 PACKAGES = (
     "rlhf-compare", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors",
-    "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "sacrebleu", "pydantic", "tyro",
+    "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "sacrebleu", "pydantic", "tyro", "optuna",
 )  # fmt: skip
 
 

@@ -16,8 +16,10 @@ from eval.launch import Report
 from eval.measure import PeakMemory
 from eval.metrics import Evaluator
 from eval.runs import Run
-from eval.store import COUNTS, Store
+from eval.store import Store
 from eval.tasks.materials import Materials
+from eval.tidy import COUNTS
+from eval.trackers import Trackers
 
 
 class Stopped(Exception):
@@ -53,7 +55,9 @@ class Recorder:
         extra: dict[str, float],
         report: Report,
         standing: Standing,
+        trackers: Trackers,
     ) -> None:
+        self.trackers = trackers
         self.run, self.evaluator, self.report, self.standing = run, evaluator, report, standing
         self.base = store.base_metrics
         self.points = store.asked.eval.points
@@ -73,7 +77,9 @@ class Recorder:
         if not self.begun:
             self._begin(state)
             return
-        self.run.append("events", event(state.history[-1]))
+        row = event(state.history[-1])
+        self.run.append("events", row)
+        self.trackers.log(row, state.iteration)
         self._watch(state, divergence(state.history[-1], state.history[0], TRAINING))
         due = self.points if progress >= 1 else math.floor(math.sqrt(progress) * self.points + 1e-9)
         if due > self.point:
@@ -87,6 +93,8 @@ class Recorder:
     def _begin(self, state: TrainState) -> None:
         """The first row; or, where training goes on from a checkpoint, what stood when it was made."""
         self.begun = True
+        about = {"arm": self.run.arm, "seed": self.run.seed, **self.standing.effective}
+        self.trackers.start(about, state.iteration)
         if state.iteration == 0:
             self._write_row(state.meter, self.base)
             return
@@ -96,6 +104,7 @@ class Recorder:
 
     def _evaluate(self, state: TrainState, point: int) -> None:
         evaluated = self.evaluator()
+        self.trackers.log(evaluated.metrics, state.iteration)
         self._watch(state, divergence(evaluated.metrics, self.base, EVALUATION))
         self.point = point
         self._write_row(state.meter, evaluated.metrics)

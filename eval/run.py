@@ -15,12 +15,14 @@ from algos import Policy, RunError, UserError, train
 from algos.engine.algorithm import Algorithm
 from algos.engine.errors import one_line
 from algos.engine.storage import DamagedFile, atomic_directory
+from eval.card import write_card
 from eval.experiment import Experiment
 from eval.launch import Report
 from eval.metrics import Evaluator
 from eval.recorder import Recorder, Standing, Stopped, costs_before
 from eval.store import Run, Store
 from eval.tasks.materials import Materials
+from eval.trackers import Trackers
 
 
 def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
@@ -112,29 +114,31 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
     )
     standing.effective = _effective(experiment, algorithm, policy)
     evaluator = Evaluator(policy, materials, experiment, store.base_samples)
-    recorder = Recorder(store, run, evaluator, costs_before(algorithm, materials), report, standing)
     recorded = algorithm.needs.source == "pairs"
-    history = train(
-        algorithm,
-        policy,
-        prompts=None if recorded else materials.train_prompts,
-        pairs=materials.pairs if recorded else None,
-        reward=evaluator.reward,
-        sampling=experiment.sampling,
-        budget=experiment.budget,
-        seed=run.seed,
-        truncate_prompts=experiment.truncate_prompts,
-        checkpoint=run.checkpoints,
-        reference_cache=store.path / "materials",
-        micro_batch=experiment.micro_batch or None,
-        hook=recorder,
-    )
+    with Trackers(experiment.log_with, store.path, run.folder.name) as trackers:
+        extra = costs_before(algorithm, materials)
+        history = train(
+            algorithm,
+            policy,
+            prompts=None if recorded else materials.train_prompts,
+            pairs=materials.pairs if recorded else None,
+            reward=evaluator.reward,
+            sampling=experiment.sampling,
+            budget=experiment.budget,
+            seed=run.seed,
+            truncate_prompts=experiment.truncate_prompts,
+            checkpoint=run.checkpoints,
+            reference_cache=store.path / "materials",
+            micro_batch=experiment.micro_batch or None,
+            hook=Recorder(store, run, evaluator, extra, report, standing, trackers),
+        )
     standing.effective["left out"] = history.counts
     with atomic_directory(run.folder / "policy") as temporary:
         try:
             policy.save(temporary)
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(one_line(error)) from error
+        write_card(store, run, temporary)
 
 
 def _effective(experiment: Experiment, algorithm: Algorithm, policy: Policy) -> dict[str, Any]:

@@ -13,8 +13,6 @@ results.parquet  results.csv  figures/  report.md  report.html
 from __future__ import annotations
 
 import logging
-import math
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +33,7 @@ from algos.engine.storage import (
     write_json,
     write_text,
 )
+from eval import tidy
 from eval.artefacts import refuse_code_inside, refuse_links
 from eval.experiment import Experiment
 from eval.integrity import Integrity, check_sealed, refuse_taken, sealed
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
     from eval.tasks.materials import Materials
 
 logger = logging.getLogger(__name__)
-
-COUNTS = ("updates", "completions", "tokens", "flops", "seconds")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Store:
@@ -90,6 +86,7 @@ class Store:
         """`create`, and the block in which this process, and no other, writes the comparison."""
         refuse_taken(path)  # before anything is put there
         with held(path, "comparison"), _disk_told(path):
+            clear_leftovers(path)
             yield cls.create(path, experiment)
 
     @classmethod
@@ -104,7 +101,7 @@ class Store:
         with held(path, "comparison"), _disk_told(path):
             clear_leftovers(path)
             store = cls.open(path)
-            for unit in store.integrity.check():
+            for unit in store.gone():
                 logger.warning("%s was written but is gone: it is made again.", path / unit)
             for run in store.all_runs:
                 run.tidy()
@@ -114,12 +111,19 @@ class Store:
     def reading(cls, path: Path) -> Store:
         """`open`, where all that was written is there and is what was written. Raises DamagedFile."""
         store = cls.open(path)
-        for unit in store.integrity.check():
+        for unit in store.gone():
             if not unit.startswith("runs/"):  # a run that was removed is missing, and the report says so
                 raise DamagedFile(
                     f"{path / unit} was written but is gone. Go on with --resume {path}: it is made again."
                 )
         return store
+
+    def gone(self) -> list[str]:
+        """What was written and has been removed whole. Raises DamagedFile for a file that is not what was written."""
+        tuning = self.path / "tuning"
+        if (tuning / "experiment.yaml").is_file():
+            Store.open(tuning).integrity.check()
+        return self.integrity.check()
 
     def discard(self) -> None:
         """Removes a comparison that was created but in which nothing has run."""
@@ -144,10 +148,6 @@ class Store:
         return found
 
     def run(self, arm: str, seed: int) -> Run:
-        if not _NAME.fullmatch(arm):
-            raise UserError(
-                f"an arm's name is letters, digits, '_', '.' and '-'; got {arm!r}. Rename the variant."
-            )
         return Run(arm, seed, self.path / "runs" / f"{arm}-s{seed}")
 
     def _run_named(self, folder: str) -> Run:
@@ -189,85 +189,20 @@ class Store:
             write_json(temporary / "metrics.json", finite(metrics))
 
     @cached_property
-    def _algorithms(self) -> dict[str, str]:
-        return {name: arm.name for name, arm in self.asked.arms.items()}
-
-    @cached_property
     def results(self) -> pd.DataFrame:
-        """Tidy: one value a row."""
-        import pandas as pd
-
-        rows = [
-            {
-                "arm": "base",
-                "algorithm": "base",
-                "seed": 0,
-                "point": 0,
-                **dict.fromkeys(COUNTS, 0),
-                "metric": name,
-                "value": value,
-            }
-            for name, value in self.base_metrics.items()
-        ]
-        matches = self._json("matches.json")
-        for run in self.all_runs:
-            key = {"arm": run.arm, "algorithm": self._algorithms[run.arm], "seed": run.seed}
-            points = run.read("rows")
-            for row in points:
-                counts = {"point": row["point"], **{name: row[name] for name in COUNTS}}
-                rows += [
-                    {**key, **counts, "metric": name, "value": value}
-                    for name, value in row["metrics"].items()
-                ]
-            for other, value in matches.get(f"{run.arm}-s{run.seed}", {}).items():
-                last = {"point": points[-1]["point"], **{name: points[-1][name] for name in COUNTS}}
-                rows.append({**key, **last, "metric": f"win_rate/{other}", "value": value})
-        frame = pd.DataFrame(rows, columns=["arm", "algorithm", "seed", "point", *COUNTS, "metric", "value"])
-        return frame.astype({"value": float, "seed": int, "point": int, **dict.fromkeys(COUNTS, float)})
+        return tidy.results(self, self.base_metrics, self._json("matches.json"))
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(
-            {"arm": run.arm, "algorithm": self._algorithms[run.arm], "seed": run.seed, **row}
-            for run in self.all_runs
-            for row in run.read("events")
-        )
+        return tidy.events(self)
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        import pandas as pd
-
-        rows = [
-            {"arm": "base", "algorithm": "base", "seed": 0, "point": 0, **row} for row in self.base_samples
-        ]
-        for run in self.all_runs:
-            key = {"arm": run.arm, "algorithm": self._algorithms[run.arm], "seed": run.seed}
-            rows += [{**key, **row} for row in run.read("samples")]
-        return pd.DataFrame(rows)
+        return tidy.samples(self)
 
     @property
     def runs(self) -> pd.DataFrame:
-        import pandas as pd
-
-        blank = {
-            "status": "missing",
-            "error": "",
-            "diverged": "",
-            "fraction": math.nan,
-            "updates": math.nan,
-            "seconds": math.nan,
-            "policy": "",
-        }
-        return pd.DataFrame(
-            {"arm": run.arm, "algorithm": self._algorithms[run.arm], "seed": run.seed, **blank}
-            | {name: value for name, value in status.items() if name in blank}
-            # Where a file says that it is would be for the file to choose.
-            | {"policy": f"runs/{run.folder.name}/policy" if status.get("policy") else ""}
-            for run in self.all_runs
-            for status in [run.status]
-        )
+        return tidy.runs(self)
 
     @property
     def pool(self) -> Pool | None:

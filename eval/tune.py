@@ -140,6 +140,7 @@ def _run_tries(tuning: Store, arms: Sequence[_Arm], tries: int, workers: int, co
             launch(run_jobs([run for run in runs if _missing(run)], tuning.path), workers, progress.update)
             for run in runs:
                 _drop_weights(run)
+            tuning.integrity.note()
 
 
 def _runs(tuning: Store, arms: Sequence[_Arm], numbers: range) -> list[Run]:

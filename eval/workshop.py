@@ -7,7 +7,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -91,15 +91,20 @@ class Workshop:
         return float(about["seconds"])
 
 
-def content_hash(path: Path) -> str:
+def content_hash(path: Path, suffixes: Collection[str] = ()) -> str:
     """SHA-256 of a file, or of a directory's visible files and their names (manifest.json and facts.json aside,
-    which hold measured times), as hex. Two builds with the same weights and settings have the same hash."""
+    which hold measured times), as hex; with `suffixes` of those that end so. Two builds with the same weights and
+    settings have the same hash."""
     path = Path(path)
     if path.is_file():
         return file_hash(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no file or directory to hash at {path}")
-    files = [file for file in files_in(path) if file.name not in _MEASURED]
+    files = [
+        file
+        for file in files_in(path)
+        if file.name not in _MEASURED and (not suffixes or file.suffix in suffixes)
+    ]
     visible = [
         file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]

@@ -24,13 +24,10 @@ from typing import Any, Literal
 from small_world import SmallWorld
 
 from algos.engine import storage
-from algos.engine.storage import read_json
-from eval.store import Store
 
 Fault = Literal["crash", "power", "ENOSPC", "EIO"]
 FAULTS: tuple[Fault, ...] = ("crash", "power", "ENOSPC", "EIO")
 CRASHED = 77
-MEASURED = ("seconds", "memory")
 
 
 class FailingDisk(storage.Disk):
@@ -149,22 +146,22 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
 
-def start(arguments: Sequence[str], disk: storage.Disk | None = None, report: bool = False) -> Child:
-    """`main(arguments)` in a child, on this disk. The report is drawn only if asked for: it takes most of the time."""
+def start(arguments: Sequence[str], disk: storage.Disk | None = None) -> Child:
+    """`main(arguments)` in a child, on this disk. The report is not drawn: it would take most of the time."""
     shared = mmap.mmap(-1, 8)
     pid = os.fork()
     if pid:
         return Child(pid, shared)
     status = 99
     try:
-        status = _in_child(arguments, disk, report, shared)
+        status = _in_child(arguments, disk, shared)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def _in_child(arguments: Sequence[str], disk: storage.Disk | None, report: bool, shared: mmap.mmap) -> int:
+def _in_child(arguments: Sequence[str], disk: storage.Disk | None, shared: mmap.mmap) -> int:
     global _BEGAN
     _BEGAN = time.time()
     import eval.checkpoints
@@ -172,9 +169,8 @@ def _in_child(arguments: Sequence[str], disk: storage.Disk | None, report: bool,
     import run_compare
 
     _speak_to(os.environ.get("FAULTS_LOG", os.devnull))
-    if not report:
-        eval.comparison.draw = lambda store: store.path / "report.html"
-        run_compare._summarise = lambda store, console: None
+    eval.comparison.draw = lambda store: store.path / "report.html"
+    run_compare._summarise = lambda store, console: None
     save = eval.checkpoints.Checkpoints.save
 
     def watched(self: Any, state: Any) -> None:
@@ -223,28 +219,6 @@ def operations(small: SmallWorld, out: Path) -> int:
     return int.from_bytes(child.shared[:], "little")
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that a comparison comes to, measured columns aside: equal outcomes mean equal reports."""
-    found: dict[str, Any] = {}
-    for run in Store.open(folder).all_runs:
-        name, status = run.folder.name, run.status
-        found[f"{name} status"] = [status.get(key) for key in ("status", "error", "fraction", "updates")]
-        for rows in ("rows", "events", "samples"):
-            found[f"{name} {rows}"] = [unmeasured(row) for row in run.read(rows)]
-        for file in sorted(run.folder.glob("policy/*.safetensors")):
-            found[f"{name} {file.name}"] = file.read_bytes()
-        found[f"{name} files"] = sorted(path.name for path in run.folder.iterdir())
-    found["matches"] = read_json(folder / "matches.json")
-    found["base"] = unmeasured(Store.open(folder).base_metrics)
-    return found
-
-
-def unmeasured(row: Any) -> Any:
-    if not isinstance(row, dict):
-        return row
-    return {k: unmeasured(v) for k, v in row.items() if not any(word in k for word in MEASURED)}
-
-
 # Kills -------------------------------------------------------------------------------------------------
 
 
@@ -258,12 +232,12 @@ class Kills:
 
 
 def killed_and_resumed(
-    small: SmallWorld, out: Path, luck: random.Random, length: float, kills: Kills, report: bool = False
+    small: SmallWorld, out: Path, luck: random.Random, length: float, kills: Kills
 ) -> None:
     """A comparison killed one to three times at random moments, every second time while it saves, then finished."""
     kills.comparisons += 1
     for _ in range(luck.randint(1, 3)):
-        child = start(again(small, out), report=report)
+        child = start(again(small, out))
         deadline = time.monotonic() + luck.random() * length
         in_save = luck.random() < 0.5
         while not child.ended and (time.monotonic() < deadline or (in_save and not child.saving)):
@@ -275,7 +249,7 @@ def killed_and_resumed(
             kills.kills += 1
             kills.saving += saving
     for _ in range(2):  # finished, and once more: a finished comparison stays what it is
-        assert start(again(small, out), report=report).wait() == 0
+        assert start(again(small, out)).wait() == 0
 
 
 # Damage ------------------------------------------------------------------------------------------------

@@ -127,6 +127,38 @@ def test_adapters_are_saved_and_continued(tmp_path: Path) -> None:
     assert same_weights(straight, again)
 
 
+def adapters(seed: int) -> Policy:
+    """A trained adapter, whose frozen copy is the reference."""
+    from peft import LoraConfig, get_peft_model
+
+    tokenizer = word_tokenizer("a b")
+    torch.manual_seed(seed)
+    model = get_peft_model(
+        gpt2(len(tokenizer)), LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False)
+    )
+    return Policy(model, tokenizer, dtype="fp32")
+
+
+def test_the_checkpoint_of_another_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run("reinforce", adapters(0), stop_after=2, checkpoint=tmp_path, checkpoint_every=1)
+    run("reinforce", adapters(0), checkpoint=tmp_path)
+    with pytest.raises(RunError, match=r"its model\.reference is "):
+        run("reinforce", adapters(1), checkpoint=tmp_path)
+
+
+def test_what_fitted_into_memory_is_remembered(tmp_path: Path) -> None:
+    """Sums are split by the micro-batch: going on with another would round otherwise."""
+
+    def hook(state: TrainState, _: float) -> None:
+        state.policy.portions.limits["training"] = 1
+
+    run("reinforce", tiny_policy(), hook=hook, checkpoint=tmp_path, checkpoint_every=1)
+    again = tiny_policy()
+    run("reinforce", again, checkpoint=tmp_path)
+    assert again.portions.limits == {"training": 1}
+
+
 # Checkpoints that are not this run's ---------------------------------------------------------------------
 
 

@@ -25,7 +25,8 @@ from benchmarks.calibration.trials import (
     repetitions,
     resamplings,
 )
-from eval.report.standings import own_end
+from eval.report.inputs import KL
+from eval.report.standings import matched_kl, own_end
 from eval.report.verdict import MOST_SEEDS
 
 BASE_M = np.array([0.4, 0.0, 5.0])
@@ -46,6 +47,15 @@ def p_values(differences_XN: np.ndarray) -> np.ndarray:
     """Paired t-tests along the last axis."""
     p_X: np.ndarray = ttest_1samp(differences_XN, 0.0, axis=-1).pvalue
     return p_X
+
+
+def welch_p_values(a_RN: np.ndarray, b_RN: np.ndarray) -> np.ndarray:
+    """Welch's test of two unpaired samples (Welch 1947)."""
+    n = a_RN.shape[1]
+    errors_2R = np.stack([a_RN.var(1, ddof=1), b_RN.var(1, ddof=1)]) / n
+    freedom_R = errors_2R.sum(0) ** 2 / (errors_2R**2 / (n - 1)).sum(0)
+    t_R = (a_RN.mean(1) - b_RN.mean(1)) / np.sqrt(errors_2R.sum(0))
+    return np.asarray(2 * t.sf(np.abs(t_R), freedom_R))
 
 
 def any_pair_R(values_RAN: np.ndarray) -> np.ndarray:
@@ -172,12 +182,20 @@ def test_claims_are_those_of_paired_t_tests_with_holm(names: int) -> None:
     assert 0 < found_R.sum() < 60
 
 
-def test_one_column_a_rule() -> None:
+def test_one_column_a_rule_nan_where_it_cannot_read() -> None:
+    """The only evaluation after the start is at KL 1, which every run reaches; half way there nothing was measured."""
+    apart, alike = runs_of([0.9, 0.91, 0.92]), runs_of([0.1, 0.12, 0.11])
+    near = apart.copy()
+    near[0, 1, METRICS.index(KL)] = 0.5
+    np.testing.assert_array_equal(
+        claimed([own_end, matched_kl], [(apart, alike), (near, alike)]), [[1, 1], [1, np.nan]]
+    )
+
+
+def test_rules_are_told_apart_by_their_columns() -> None:
     apart, alike = runs_of([0.9, 0.91, 0.92]), runs_of([0.1, 0.12, 0.11])
     rules = [own_end, lambda view: own_end(comparison({"a": alike, "b": alike}))]
-    np.testing.assert_array_equal(
-        claimed(rules, [(apart, alike), (alike, alike)]), [[True, False], [False, False]]
-    )
+    np.testing.assert_array_equal(claimed(rules, [(apart, alike), (alike, alike)]), [[1, 0], [0, 0]])
 
 
 def test_a_pilot_asks_for_the_seeds_that_reach_the_power() -> None:
@@ -236,6 +254,8 @@ def test_docs_power_of_a_real_difference() -> None:
         assert line["power predicted"] == percent(power(mean / sd, n))
         draws_RN = tables.draws_of(stored(), n, 1)[:, 0]
         assert line["found, resampled"] == percent((p_values(differences_S[draws_RN]) < 0.05).mean())
+        welch_R = welch_p_values(*(stored().ends(arm)[draws_RN] for arm in tables.ARMS))
+        assert line["by Welch's test, unpaired"] == percent((welch_R < 0.05).mean())
         assert int(line["found"]) == (p_values(differences_S.reshape(40, 10)[:, :n]) < 0.05).sum()
 
 
@@ -247,9 +267,15 @@ def test_docs_seeds_asked_for_and_what_they_find() -> None:
         "reinforce and ppo": ends["reinforce"][paired_RN] - ends["ppo"][paired_RN],
         "reinforce twice": ends["reinforce"][disjoint_RAN[:, 0]] - ends["reinforce"][disjoint_RAN[:, 1]],
     }
+    d = float(np.mean(ends["ppo"] - ends["reinforce"]) / np.std(ends["ppo"] - ends["reinforce"], ddof=1))
+    truly = {
+        "reinforce and ppo": next(str(n) for n in range(2, 100) if power(d, n) >= 0.8),
+        "reinforce twice": "–",
+    }
     enough_N = [brentq(lambda d, n=n: power(d, n) - 0.8, 0.01, 50) for n in range(MOST_SEEDS, 1, -1)]
     for line in table("seeds-asked-for"):
         cells = forecast_cells(differences[line["arms"]], int(line["pilot's seeds"]), enough_N)
+        assert line["truly needed"] == truly[line["arms"]]
         assert list(line.values())[3:] == cells, line
 
 
@@ -260,7 +286,6 @@ def forecast_cells(differences_RN: np.ndarray, pilot: int, enough_N: list[float]
     wanted_R = MOST_SEEDS + 1 - np.searchsorted(enough_N, d_R, side="right")
     at_once_R = p_values(first_RN) < 0.05
     asks_R = ~at_once_R & (wanted_R <= MOST_SEEDS)
-    wanted_R = np.maximum(wanted_R, pilot + 1)
     found_R = np.abs(prefix_t(differences_RN[asks_R], wanted_R[asks_R])) > t.ppf(0.975, wanted_R[asks_R] - 1)
     low, middle, high = np.percentile(wanted_R[asks_R], [25, 50, 75])
     return [
@@ -289,7 +314,8 @@ def test_docs_false_claims_of_all_three_comparisons() -> None:
     assert [(line["arm"], line["seeds a name"]) for line in lines] == [(arm, "5") for arm in tables.ARMS]
     seeds_RAN = tables.draws_of(stored(), 5, 2)
     claimed_RQ = false_claims(tables.RULES, stored().paths[tables.ARMS[0]], seeds_RAN)
-    shares = [*claimed_RQ.mean(0), claimed_RQ.any(1).mean()]
+    readable_R = ~np.isnan(claimed_RQ[:, 2])
+    shares = [*np.nanmean(claimed_RQ, axis=0), readable_R.mean(), (claimed_RQ == 1).any(1).mean()]
     assert [lines[0][head] for head in tables.RULE_HEADS] == [percent(share) for share in shares]
 
 

@@ -15,6 +15,7 @@ from tiny import tiny_policy
 
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, Sampling, train
 from algos.engine.budget import UNITS
+from algos.engine.calls import GuardedReward, RewardCalls
 from eval.glossary import METRICS, TRAINING
 from eval.recorder import event
 
@@ -154,13 +155,14 @@ LOGGERS: dict[str, Algorithm] = {
 }
 
 
-def ranks(completions: list[str], **_: Any) -> list[float]:
-    return [float(i % 3) for i in range(len(completions))]
+def ranks(completions: list[str], **_: Any) -> list[float | None]:
+    return [float(i % 3) if i else None for i in range(len(completions))]
 
 
 def logged(name: str) -> set[str]:
     """The columns of events.jsonl."""
-    data: dict[str, Any] = {"prompts": PROMPTS, "reward": ranks}
+    reward = GuardedReward(ranks, RewardCalls(allow_unscored=True))
+    data: dict[str, Any] = {"prompts": PROMPTS, "reward": reward}
     if name == "DPO (pairs)":
         data = {"pairs": PAIRS}
     sampling = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=3)

@@ -78,6 +78,45 @@ def test_what_is_importable_anyway_stays_imported(tmp_path: Path, monkeypatch: p
     assert str(tmp_path) in sys.path
 
 
+def test_a_file_named_like_a_library_stands_for_it_nowhere(tmp_path: Path) -> None:
+    """Not even for libraries that are first imported while the function's file loads, or by them."""
+    names = ("json", "torch", "colorsys", "wave")
+    for name in names:
+        write(tmp_path / f"{name}.py", f"raise ImportError('this is not {name}')\n")
+    write(tmp_path / "helper.py", "import colorsys, wave\nVALUE = colorsys.rgb_to_hsv(1, 1, 1)[2]\n")
+    before = {name for name in names if name in sys.modules}
+    path = write(
+        tmp_path / "my.py",
+        "import json, torch, helper\ndef f(): return json.dumps(helper.VALUE), torch.__name__\n",
+    )
+    assert load_function(f"{path}:f")() == ("1", "torch")
+    for name in ("colorsys", "wave"):
+        assert Path(str(sys.modules[name].__file__)).parent != tmp_path
+        if name not in before:
+            del sys.modules[name]
+
+
+def test_what_a_file_does_to_the_path_ends_with_its_loading(tmp_path: Path) -> None:
+    """Many put their folder first: from then on everybody would import from it."""
+    write(tmp_path / "colorsys.py", "MINE = True\n")
+    text = "import sys\nsys.path.insert(0, {!r})\nimport colorsys\ndef f(): return colorsys.MINE\n"
+    path = write(tmp_path / "my.py", text.format(str(tmp_path)))
+    sys.modules.pop("colorsys", None)
+    before = list(sys.path)
+    assert load_function(f"{path}:f")()
+    assert sys.path == before
+    assert "colorsys" not in sys.modules
+
+
+def test_the_working_directory_is_not_imported_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "here" / "lying_around.py", "")
+    path = write(tmp_path / "own" / "my.py", "import lying_around\ndef f(): pass\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # as `python -c` and the interactive Python have it
+    assert "ModuleNotFoundError" in refusal(f"{path}:f")
+    assert sys.path[0] == ""
+
+
 def test_two_functions_share_a_module_until_the_file_changes(tmp_path: Path) -> None:
     path = write(tmp_path / "my.py", "calls = []\ndef f(): calls.append(1)\ndef g(): return len(calls)\n")
     load_function(f"{path}:f")()

@@ -27,9 +27,9 @@ from faults import (
     first,
     killed_and_resumed,
     operations,
-    outcome,
     start,
 )
+from outcomes import outcome, report
 from small_world import SmallWorld
 
 from algos import UserError
@@ -137,13 +137,20 @@ def test_two_hundred_kills(small: SmallWorld, tmp_path: Path, never_stopped: Pat
     begun = time.monotonic()
     assert start(first(small, tmp_path / "timed")).wait() == 0
     length = time.monotonic() - begun
+    expected, reports = report(never_stopped, tmp_path / "report"), 0
     while kills.kills < 200 or kills.saving < kills.kills / 4:
         out = tmp_path / f"{kills.comparisons}"
         killed_and_resumed(small, out, luck, length, kills)
         same(out, never_stopped)
+        if kills.comparisons % 10 == 1:  # it is a function of what `same` compares, and takes seconds to draw
+            assert report(out, out / "drawn") == expected
+            reports += 1
         assert "Traceback" not in log.read_text(encoding="utf-8")
         shutil.rmtree(out)
-    print(f"{kills.kills} kills in {kills.comparisons} comparisons, {kills.saving} of them inside a save")
+    print(
+        f"{kills.kills} kills in {kills.comparisons} comparisons, {kills.saving} of them inside a save; "
+        f"{reports} reports drawn and compared"
+    )
 
 
 def test_workers_end_with_their_parent_and_the_rest_is_made(
@@ -381,6 +388,23 @@ def test_another_model_or_reward_is_refused(
         assert "error: " in capsys.readouterr().err
         file.write_bytes(content)
     assert start(again(world, out)).wait() == 0
+
+
+def test_data_that_changed_before_an_arm_was_added_are_refused(
+    small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The new arm needs pairs, which are sampled for the prompts: they must be those of the other arms."""
+    world = SmallWorld(tmp_path / "world")
+    shutil.copytree(small.folder, world.folder)
+    out = tmp_path / "out"
+    assert start(first(world, out, "--algos", "reinforce")).wait() == 0
+    prompts = Path(world.prompts)
+    content = prompts.read_text(encoding="utf-8")
+    prompts.write_text("".join(content.splitlines(keepends=True)[5:]), encoding="utf-8")
+    assert main(again(world, out, "--algos", "+dpo")) == 2
+    assert "the data are not what this comparison began with: train_prompts" in capsys.readouterr().err
+    prompts.write_text(content, encoding="utf-8")
+    assert start(again(world, out, "--algos", "+dpo")).wait() == 0
 
 
 def test_an_experiment_that_was_edited_is_refused(

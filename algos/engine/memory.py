@@ -29,14 +29,15 @@ class Portions:
     """
 
     def __init__(self) -> None:
-        self._limits: dict[str, int] = {}
+        self.limits: dict[str, int] = {}
+        """The largest portions that are tried, where memory ran out, by purpose."""
 
     def run(self, purpose: str, size: int, attempt: Callable[[int], T], remedy: str) -> T:
         """`attempt(portion)` with the largest portion ≤ `size` that memory takes.
 
         Raises RunError with the remedy where not even a portion of 1 fits.
         """
-        portion = max(1, min(size, self._limits.get(purpose, size)))
+        portion = max(1, min(size, self.limits.get(purpose, size)))
         while True:
             try:
                 return attempt(portion)
@@ -48,7 +49,7 @@ class Portions:
                         f"out of memory in {purpose} with the smallest portion. {remedy}"
                     ) from None
             # Here, outside the handler, the traceback is gone, and with it what the failed attempt held.
-            portion = self._limits[purpose] = portion // 2
+            portion = self.limits[purpose] = portion // 2
             _release()
 
 

@@ -178,9 +178,12 @@ class PairSource:
 
 
 def reference_key(policy: Policy, pairs: Sequence[EncodedPair], temperature: float) -> str:
-    """Names all that the reference's log-probabilities depend on: weights, token ids, temperature, dtype."""
+    """Names all that the reference's log-probabilities depend on: weights, configuration, token ids, temperature,
+    and, in their last digits, what computes them."""
     tokens = [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
-    return digest([policy.reference_digest(), temperature, str(policy.dtype), policy.device.type, *tokens])
+    model = [policy.reference_digest(), policy.config_digest()]
+    computed_by = [str(policy.dtype), policy.device.type, torch.get_num_threads(), torch.__version__]
+    return digest([*model, temperature, *computed_by, *tokens])
 
 
 def reference_logps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -79,8 +80,9 @@ class Policy:
         """From a directory or a hub id, a model or a saved adapter; weights as safetensors only.
 
         The reference is the policy as loaded: with a fresh adapter the model without it, else a frozen copy.
-        `template_options` fix variables of the chat template, such as `enable_thinking`. Raises UserError where the model or the device is not there, where they do not fit each other, and
-        where the model's layers do not respect the attention mask.
+        `template_options` fix variables of the chat template, such as `enable_thinking`. Raises UserError
+        where the model or the device is not there, where they do not fit each other, and where the model's
+        layers do not respect the attention mask.
         """
         where = pick_device(device)
         # Absolute: a saved adapter names its base by this path.
@@ -159,16 +161,23 @@ class Policy:
                 yield self.model
 
     def reference_digest(self) -> str:
-        """A hash of the reference's weights, by name."""
+        """A hash of the reference's weights, by name: those of an adapter only where the reference has one."""
         hashed = hashlib.blake2b(digest_size=16)
         with self.reference() as model:
             for name, tensor in sorted(model.state_dict().items()):
-                if "lora_" not in name:
+                if not (self.adapter_is_reference and "lora_" in name):
                     hashed.update(name.encode())
                     hashed.update(
                         tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
                     )
         return hashed.hexdigest()
+
+    def config_digest(self) -> str:
+        """A hash of what the model computes with its weights: its configuration, less where it came from."""
+        config = self.inner.config.to_dict()
+        plain = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+        text = json.dumps(plain, sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}

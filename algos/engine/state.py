@@ -52,6 +52,8 @@ class TrainState:
     own: State
     reference: str
     """A hash of the reference's weights as they were when training began."""
+    config: str
+    """A hash of the model's configuration, likewise."""
     context: dict[str, Any] = field(default_factory=dict)
     """What else tells this run from another: its data, sampling and budget."""
     meter: Meter = field(default_factory=Meter)
@@ -74,8 +76,16 @@ class TrainState:
             eps=algorithm.adam_eps,
             weight_decay=algorithm.weight_decay,
         )
-        own = algorithm.init_state()
-        return cls(algorithm, policy, critic, optimizer, seed, own, policy.reference_digest())
+        return cls(
+            algorithm,
+            policy,
+            critic,
+            optimizer,
+            seed,
+            own=algorithm.init_state(),
+            reference=policy.reference_digest(),
+            config=policy.config_digest(),
+        )
 
     @property
     def iteration(self) -> int:
@@ -129,6 +139,7 @@ class TrainState:
         self.meter = Meter.from_dict(record["meter"])
         self.history = [{name: _number(value) for name, value in row.items()} for row in record["history"]]
         self.idle, self.notes = record["idle"], record["notes"]
+        self.policy.portions.limits.update(record["portions"])
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         slots: dict[int, dict[str, Tensor]] = {}
@@ -153,21 +164,20 @@ class TrainState:
             "meter": self.meter.as_dict(),
             "history": [{name: _plain(value) for name, value in row.items()} for row in self.history],
             "idle": self.idle,
+            "portions": self.policy.portions.limits,
             "notes": self.notes,
         }
 
     def _identity(self) -> dict[str, Any]:
         """All that the rest of the run depends on and a checkpoint does not hold."""
         policy = self.policy
-        config = policy.inner.config.to_dict()
         identity = {
             "algorithm": {"name": self.algorithm.name, **asdict(self.algorithm)},
             "seed": self.seed,
             "model": {
                 "parameters": digest((name, tuple(p.shape)) for name, p in policy.trainable().items()),
                 "reference": self.reference,
-                # The path and the library that wrote it say nothing of what the model computes.
-                "config": digest(sorted((k, v) for k, v in config.items() if k not in _NOT_CONFIG)),
+                "config": self.config,
                 "dtype": str(policy.dtype),
                 "device": policy.device.type,
             },
@@ -176,9 +186,6 @@ class TrainState:
             **self.context,
         }
         return dict(json.loads(json.dumps(identity, default=str)))
-
-
-_NOT_CONFIG = ("_name_or_path", "transformers_version")
 
 
 def versions(folder: Path) -> list[Path]:

@@ -44,7 +44,7 @@ class Disk:
         try:
             save_file(tensors, path, metadata=metadata)
         except SafetensorError as error:
-            raise OSError(f"cannot write {path}: {one_line(error)}") from error
+            raise OSError(one_line(error)) from error
 
     def append(self, path: Path, data: bytes) -> None:
         with path.open("ab") as file:

@@ -28,7 +28,7 @@ ALPHA = 0.05
 DRAWS = 10_000
 SEED = 0
 RULES = (own_end, equal_cost, matched_kl)
-RULE_HEADS = ["own ends", "equal cost", "matched KL", "any of the three"]
+RULE_HEADS = ["own ends", "equal cost", "matched KL", "readable at matched KL", "any of the three"]
 NUMBERS = (3, 5, 10)
 """Seeds an arm that are tried."""
 FULL = 5
@@ -73,9 +73,9 @@ def real_false_claims(stored: Stored, pool: Executor) -> str:
         for n in (n for n in NUMBERS if 2 * n <= BLOCK):
             seeds_RAN = repetitions(stored.seeds, n, names=2)
             claimed_RQ = false_claims(RULES, stored.paths[arm], seeds_RAN)
-            counts = [*claimed_RQ.sum(0), claimed_RQ.any(1).sum()]
             trials = len(seeds_RAN)
-            lines.append([arm, str(n), str(trials), _band(trials, ALPHA), *map(str, counts)])
+            cells = _rule_cells(claimed_RQ, lambda claims: f"{np.nansum(claims):.0f}")
+            lines.append([arm, str(n), str(trials), _band(trials, ALPHA), *cells])
     return markdown(["arm", "seeds a name", "repetitions", "99% band of 5%", *RULE_HEADS], lines)
 
 
@@ -89,31 +89,47 @@ def resampled_false_claims(stored: Stored, pool: Executor) -> str:
     lines = []
     for (arm, names, n), job in zip(cases, jobs, strict=True):
         claimed_RQ = job.result()
-        cells = [rate(claimed_R) for claimed_R in claimed_RQ.T]
-        cells += [rate(claimed_RQ.any(1))] if len(cells) == len(RULES) else ["–"] * len(RULES)
+        if claimed_RQ.shape[1] == len(RULES):
+            cells = _rule_cells(claimed_RQ, lambda claims: percent(np.nanmean(claims)))
+        else:
+            cells = [rate(claimed_RQ[:, 0]), *["–"] * (len(RULE_HEADS) - 1)]
         lines.append([arm, str(names), str(n), *cells])
     return markdown(["arm", "names", "seeds a name", *RULE_HEADS], lines)
 
 
+def _rule_cells(claimed_RQ: np.ndarray, text: Callable[[np.ndarray], str]) -> list[str]:
+    """Claims of each of RULES and how many could be read at matched KL → cells under RULE_HEADS."""
+    by_rule = [text(claimed_R) for claimed_R in claimed_RQ.T]
+    return [*by_rule, text(~np.isnan(claimed_RQ[:, -1])), text(np.nansum(claimed_RQ, axis=1) > 0)]
+
+
 def found_differences(stored: Stored, pool: Executor) -> str:
-    """A/B: power as predicted and as found, on pairs of equal seeds."""
+    """A/B: power as predicted and as found, on pairs of equal seeds; and what pairing costs or saves."""
+    from scipy.stats import ttest_ind
+
     a, b = ARMS
     differences_S = stored.ends(b) - stored.ends(a)
     mean, sd = float(np.mean(differences_S)), float(np.std(differences_S, ddof=1))
     find = partial(true_claims, stored.paths[a], stored.paths[b])
-    jobs = [pool.submit(find, draws_of(stored, n, 1)[:, 0]) for n in NUMBERS]
+    draws = {n: draws_of(stored, n, 1)[:, 0] for n in NUMBERS}
+    jobs = {n: pool.submit(find, seeds_RN) for n, seeds_RN in draws.items()}
     lines = []
-    for n, job in zip(NUMBERS, jobs, strict=True):
+    for n, job in jobs.items():
         predicted = stats.power(mean, sd, n)
         found_R = find(repetitions(stored.seeds, n)[:, 0])
         real = [str(len(found_R)), _band(len(found_R), predicted), str(found_R.sum())]
-        lines.append([str(n), _signed(mean, 4), f"{sd:.4f}", percent(predicted), rate(job.result()), *real])
+        unpaired_p_R = ttest_ind(
+            *(stored.ends(arm)[draws[n]] for arm in ARMS), axis=1, equal_var=False
+        ).pvalue
+        shares = [percent(predicted), rate(job.result()), rate(unpaired_p_R < ALPHA)]
+        lines.append([str(n), _signed(mean, 4), f"{sd:.4f}", *shares, *real])
     head = [
         "seeds",
         f"{b} − {a}",
         "sd",
         "power predicted",
         "found, resampled",
+        "by Welch's test, unpaired",
         "repetitions",
         "99% band of the prediction",
         "found",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,16 +39,18 @@ def comparison(names: Mapping[str, np.ndarray]) -> Evaluations:
 
 
 def claimed(rules: Sequence[Rule], comparisons: Iterable[Sequence[np.ndarray]]) -> np.ndarray:
-    """Whether each rule tells any two arms of each comparison apart → claimed_RQ, one column a rule.
+    """Whether each rule tells any two arms of each comparison apart → claimed_RQ, one column a rule: 1, 0, or nan where
+    the rule reads no two arms firmly enough to claim anything.
 
     A comparison is its arms' paths_NKM, in order; arms get names of their own.
     """
     return np.array([_claims(rules, arms) for arms in comparisons])
 
 
-def _claims(rules: Sequence[Rule], arms: Sequence[np.ndarray]) -> list[bool]:
+def _claims(rules: Sequence[Rule], arms: Sequence[np.ndarray]) -> list[float]:
     view = comparison({f"arm-{i}": paths_NKM for i, paths_NKM in enumerate(arms)})
-    return [any(pair.told_apart for pair in rule(view).pairs) for rule in rules]
+    firm = [rule(view).firm for rule in rules]
+    return [float(any(pair.told_apart for pair in pairs)) if pairs else math.nan for pairs in firm]
 
 
 def repetitions(seeds: int, n: int, names: int = 1) -> np.ndarray:
@@ -70,7 +73,7 @@ def false_claims(rules: Sequence[Rule], paths_SKM: np.ndarray, seeds_RAN: np.nda
 def true_claims(a_SKM: np.ndarray, b_SKM: np.ndarray, seeds_RN: np.ndarray) -> np.ndarray:
     """A/B: two arms on the same seeds, at their own ends → claimed_R."""
     found_RQ = claimed([own_end], ((a_SKM[seeds_N], b_SKM[seeds_N]) for seeds_N in seeds_RN))
-    found_R: np.ndarray = found_RQ[:, 0]
+    found_R: np.ndarray = found_RQ[:, 0] == 1
     return found_R
 
 
@@ -99,9 +102,8 @@ def _forecast(pilot: int, a_NKM: np.ndarray, b_NKM: np.ndarray) -> Forecast:
     (pair,) = own_end(comparison({"a": a_NKM[:pilot], "b": b_NKM[:pilot]})).pairs
     if pair.told_apart:
         return Forecast(at_once=True)
-    needed = stats.seeds_needed(pair.differences, most=MOST_SEEDS)
-    if needed is None:
+    wanted = stats.seeds_needed(pair.differences, most=MOST_SEEDS)
+    if wanted is None:
         return Forecast(at_once=False)
-    wanted = max(needed, pilot + 1)  # a pilot that found nothing is never enough, whatever it forecasts
     (found,) = _claims([own_end], (a_NKM[:wanted], b_NKM[:wanted]))
-    return Forecast(False, wanted, found)
+    return Forecast(False, wanted, found == 1)

@@ -12,7 +12,7 @@ from eval.report import diagnostics, tables
 from eval.report import format as fmt
 from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
 from eval.report.frames import Evaluations
-from eval.report.inputs import ReportInput
+from eval.report.inputs import JUDGE, ReportInput
 from eval.report.standings import own_end
 from eval.report.theme import Style
 
@@ -99,8 +99,11 @@ def _stages(facts: Mapping[str, Any]) -> list[Block]:
 
 
 def runs(view: Evaluations) -> Section:
-    """Runs that failed or have not been run, each with its reason; a sentence where there is none."""
-    bad = view.runs[view.runs["status"] != "done"]
+    """Runs that failed, diverged or have not been run, each with its last evaluation and the reason; a sentence where
+    there is none."""
+    marked = view.runs.assign(diverged=view.runs.get("diverged", ""))
+    marked = marked.fillna({"error": "", "diverged": ""})
+    bad = marked[(marked["status"] != "done") | (marked["diverged"] != "")]
     if not len(bad):
         return Section(
             "failed", "Failed runs", (Text(f"None: all {len(view.runs)} runs reached their end."),)
@@ -109,17 +112,28 @@ def runs(view: Evaluations) -> Section:
         [
             Cell(run["arm"], arm=run["arm"]),
             str(run["seed"]),
-            str(run["status"]),
+            f"{run['status']}{', diverged' * bool(run['diverged'])}",
             _share(run["fraction"]),
-            str(run["error"]),
+            _last_evaluation(view, run["arm"], run["seed"]),
+            " ".join(str(run[why]) for why in ("error", "diverged") if run[why]),
         ]
-        for run in bad.fillna({"error": ""}).to_dict("records")
+        for run in bad.to_dict("records")
     ]
-    heads: Heads = ["arm", Column("seed"), "status", Column("budget used"), "why"]
+    heads: Heads = ["arm", Column("seed"), "status", Column("budget used"), "last evaluation", "why"]
     caption = (
-        "These runs are in no mean. Where one was evaluated before it failed, figures show it up to there."
+        "Runs that did not reach their end are in no mean. Where one was evaluated before it failed, figures show it up "
+        "to there. A run that diverged went on to its end and counts."
     )
     return Section("failed", "Failed runs", (table(heads, rows, caption),))
+
+
+def _last_evaluation(view: Evaluations, arm: str, seed: int) -> str:
+    rows = view.ends[(view.ends["arm"] == arm) & (view.ends["seed"] == seed)]
+    if not len(rows):
+        return fmt.MISSING
+    point = f"point {int(rows['point'].iloc[0])}"
+    value = float(rows[JUDGE].iloc[0]) if JUDGE in rows else math.nan
+    return point if math.isnan(value) else f"{point}: {fmt.label(JUDGE)} {fmt.number(value, 3)}"
 
 
 def configuration(comparison: ReportInput) -> Section:

@@ -44,7 +44,7 @@ class ReportInput(Protocol):
 
     @property
     def runs(self) -> DataFrame:
-        """arm, algorithm, seed, status (done, failed, missing), error, fraction, updates, seconds, policy."""
+        """arm, algorithm, seed, status (done, failed, missing), error, diverged, fraction, updates, seconds, policy."""
 
     @property
     def pool(self) -> Pool | None:

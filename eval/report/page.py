@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.report import answers, details, escape, outcomes, theme
+from eval.report import answers, details, escape, outcomes, theme, tuning
 from eval.report import format as fmt
 from eval.report.document import Document, Section
 from eval.report.frames import Evaluations, evaluations
@@ -58,6 +58,7 @@ def compose(comparison: ReportInput, view: Evaluations, look: dict[str, theme.St
         *outcomes.sections(comparison, view, look),
         details.training(comparison, look),
         answers.section(comparison, view),
+        *filter(None, [tuning.section(comparison)]),
         details.data(comparison),
         details.runs(view),
         details.configuration(comparison),

@@ -80,19 +80,15 @@ def _judge_by_seed(view: Evaluations) -> Table:
     heads = [Column(f"seed {seed}") for seed in seeds]
     tail = [
         Column("mean"),
-        *([Column("middle half", "mean")] if robust else []),
+        *([Column("middle half", "mean, 95% interval")] if robust else []),
         Column("gain over base", "95% interval"),
     ]
     rows: list[Row] = []
     for arm in view.arms:
         gain = tables.gain(view, arm)
-        values = list(view.at_end(arm, JUDGE).values())
-        middle = (
-            stats.interquartile_mean(values) if len(values) >= stats.MIN_SEEDS_INTERQUARTILE else math.nan
-        )
         rows.append([
             Cell(arm, arm=arm), *(_seed_cell(view, arm, seed) for seed in seeds),
-            fmt.number(tables.at_end(view, arm, JUDGE).mean, 3), *([fmt.number(middle, 3)] if robust else []),
+            fmt.number(tables.at_end(view, arm, JUDGE).mean, 3), *([_middle_half(view, arm)] if robust else []),
             Cell(fmt.number(gain.mean, 3, signed=True), fmt.interval(gain, 3) if gain.has_interval else ""),
         ])  # fmt: skip
     caption = (
@@ -100,6 +96,15 @@ def _judge_by_seed(view: Evaluations) -> Table:
         "the base is one fixed number in it. † failed run, its last evaluation, not in the mean."
     )
     return table(["arm", *heads, *tail], rows, caption, f"{fmt.label(JUDGE).capitalize()}, every seed")
+
+
+def _middle_half(view: Evaluations, arm: str) -> Cell:
+    """The interquartile mean with its interval, from eight seeds on."""
+    values = list(view.at_end(arm, JUDGE).values())
+    if len(values) < stats.MIN_SEEDS_INTERQUARTILE:
+        return Cell(fmt.MISSING)
+    middle = stats.interquartile_interval(values)
+    return Cell(fmt.number(middle.mean, 3), fmt.interval(middle, 3) if middle.has_interval else "")
 
 
 def _seed_cell(view: Evaluations, arm: str, seed: int) -> Cell:

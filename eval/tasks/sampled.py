@@ -46,7 +46,11 @@ def sampled_pairs(
         "count": count,
         "seed": seed,
         "scale": scale,
-        "computed": {"dtype": str(base.dtype), "device": base.device.type, "threads": torch.get_num_threads()},
+        "computed": {
+            "dtype": str(base.dtype),
+            "device": base.device.type,
+            "threads": torch.get_num_threads(),
+        },
     }
 
     def make(folder: Path) -> None:

@@ -1,0 +1,68 @@
+"""Tensors without data: what a computation would hold in memory, found without holding it."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Tensors made inside have shapes and no data."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    class Mode(FakeTensorMode):
+        def __deepcopy__(self, _: Any) -> Mode:
+            return self  # copies of a model's tensors belong to the same block
+
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # says at length what is raised anyway
+    before, log.disabled = log.disabled, True
+    try:
+        with Mode():
+            yield
+    finally:
+        log.disabled = before
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made inside the block held at once, beside the weights of these models and
+    what shares their memory; with `widened`, as if bf16 were fp32."""
+
+    def __init__(self, *models: nn.Module | None, widened: bool = False) -> None:
+        super().__init__()
+        self.widened = widened
+        self.bytes = self._held = 0
+        weights = (
+            p for model in models if model is not None for p in (*model.parameters(), *model.buffers())
+        )
+        self._known = {p.untyped_storage()._cdata for p in weights}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, torch.Tensor):
+                twice = self.widened and tensor.dtype == torch.bfloat16
+                self._hold(tensor.untyped_storage(), 2 if twice else 1)
+        return out
+
+    def _hold(self, storage: Any, times: int) -> None:
+        key, size = storage._cdata, times * storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self._held += size
+            self.bytes = max(self.bytes, self._held)
+            weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._held -= size

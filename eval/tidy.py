@@ -1,0 +1,79 @@
+"""A comparison's files of rows as data frames: what the report reads."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from eval.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from eval.store import Store
+
+COUNTS = ("updates", "completions", "tokens", "flops", "seconds")
+_BASE = {"arm": "base", "algorithm": "base", "seed": 0, "point": 0}
+_STATUS = {
+    "status": "missing",
+    "error": "",
+    "diverged": "",
+    "fraction": math.nan,
+    "updates": math.nan,
+    "seconds": math.nan,
+}
+
+
+def results(store: Store, base: dict[str, float], matches: dict[str, Any]) -> pd.DataFrame:
+    """One value a row: arm, algorithm, seed, point, counts, metric, value."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = [
+        {**_BASE, **dict.fromkeys(COUNTS, 0), "metric": name, "value": value} for name, value in base.items()
+    ]
+    for run, key in _keyed(store):
+        points = run.read("rows")
+        for row in points:
+            counts = {"point": row["point"], **{name: row[name] for name in COUNTS}}
+            rows += [{**key, **counts, "metric": name, "value": v} for name, v in row["metrics"].items()]
+        for other, value in matches.get(run.folder.name, {}).items() if points else ():
+            last = {"point": points[-1]["point"], **{name: points[-1][name] for name in COUNTS}}
+            rows.append({**key, **last, "metric": f"win_rate/{other}", "value": value})
+    frame = pd.DataFrame(rows, columns=["arm", "algorithm", "seed", "point", *COUNTS, "metric", "value"])
+    return frame.astype({"value": float, "seed": int, "point": int, **dict.fromkeys(COUNTS, float)})
+
+
+def events(store: Store) -> pd.DataFrame:
+    """One iteration a row."""
+    import pandas as pd
+
+    return pd.DataFrame({**key, **row} for run, key in _keyed(store) for row in run.read("events"))
+
+
+def samples(store: Store) -> pd.DataFrame:
+    """One response a row, those of the base first."""
+    import pandas as pd
+
+    base = [{**_BASE, **row} for row in store.base_samples]
+    return pd.DataFrame(base + [{**key, **row} for run, key in _keyed(store) for row in run.read("samples")])
+
+
+def runs(store: Store) -> pd.DataFrame:
+    """One run a row, with its status."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {**key, **_STATUS}
+        | {name: value for name, value in status.items() if name in _STATUS}
+        # Where a file says that it is would be for the file to choose.
+        | {"policy": f"runs/{run.folder.name}/policy" if status.get("policy") else ""}
+        for run, key in _keyed(store)
+        for status in [run.status]
+    )
+
+
+def _keyed(store: Store) -> list[tuple[Run, dict[str, Any]]]:
+    algorithms = {name: arm.name for name, arm in store.asked.arms.items()}
+    return [
+        (run, {"arm": run.arm, "algorithm": algorithms[run.arm], "seed": run.seed}) for run in store.all_runs
+    ]

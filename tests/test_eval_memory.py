@@ -1,0 +1,226 @@
+"""Memory is estimated by the engine's own code on tensors without data; what cannot fit is refused with what would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, VOCABULARY, Family
+from measured_memory import config
+from small_world import SmallWorld
+from transformers import AutoConfig
+
+from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError
+from algos.engine.forward import forward
+from algos.engine.loading import base_of
+from eval import memory
+from eval.experiment import Experiment
+from eval.footprint import Load, Need, need_of, reward_model_need
+from eval.memory import GIB, needs, require_room, rows
+from eval.standins import Peak
+
+SHAPE = config(hidden=64, layers=3, vocabulary=512)
+SAMPLING = Sampling(max_new_tokens=24, group_size=2, prompts_per_iteration=8)
+
+
+def load(**changes: Any) -> Load:
+    return Load(
+        **{"config": SHAPE, "prompt_tokens": 16, "sampling": SAMPLING, "dtype": torch.float32} | changes
+    )
+
+
+def parameters() -> int:
+    return 2 * 512 * 64 + 3 * (4 * 64 * 64 + 3 * 64 * 192 + 2 * 64) + 64
+
+
+def test_what_stands_in_memory_by_hand() -> None:
+    n, trunk = parameters(), parameters() - 512 * 64
+    full = need_of(PPO(value_model="separate"), load(scorer_parameters=7)).standing
+    assert full == {
+        "weights": 4 * n,
+        "reference": 4 * n,
+        "value function": 4 * (trunk + 65),
+        "optimizer": 8 * (n + trunk + 65),
+        "reward and judge": 28,
+    }
+    adapters = 3 * 4 * (4 * 2 * 64 + 3 * (64 + 192))  # three layers, rank 4, seven matrices each
+    lora = need_of(REINFORCE(), load(lora=LoRA(rank=4))).standing
+    assert (lora["weights"], lora["reference"]) == (4 * (n + adapters), 0)
+    assert (lora["value function"], lora["optimizer"]) == (0, 8 * adapters)
+    some = need_of(REINFORCE(), load(lora=LoRA(rank=4, targets="q_proj,v_proj"))).standing
+    assert some["optimizer"] == 8 * 3 * 4 * 4 * 64
+
+
+def phases(algorithm: Algorithm, **changes: Any) -> dict[str, int]:
+    return need_of(algorithm, load(**changes)).phases
+
+
+def test_each_remedy_makes_training_smaller() -> None:
+    full = phases(PPO())
+    assert phases(PPO(), gradient_checkpointing=True)["training"] < 0.7 * full["training"]
+    assert phases(PPO(), micro_batch=1)["training"] < 0.3 * full["training"]
+    assert phases(PPO(), lora=LoRA(rank=2))["training"] < full["training"]
+    assert phases(PPO(minibatches=4))["training"] < 0.4 * full["training"]
+    assert phases(PPO(), dtype=torch.bfloat16)["training"] < full["training"]
+    assert phases(PPO(value_model="separate"))["training"] > 1.5 * full["training"]
+    assert phases(PPO(), on_gpu=True)["sampling"] < 0.2 * full["sampling"]
+
+
+def test_more_and_longer_texts_take_more() -> None:
+    full = phases(REINFORCE())
+    more = Sampling(max_new_tokens=24, group_size=4, prompts_per_iteration=8)
+    assert phases(REINFORCE(), sampling=more)["training"] > 1.7 * full["training"]
+    assert phases(REINFORCE(), prompt_tokens=200)["sampling"] > 3 * full["sampling"]
+    assert phases(DPO(batch_size=32))["training"] > 3 * phases(DPO(batch_size=8))["training"]
+    pairs = (reward_model_need(load(), n) for n in (1, 8))
+    few, many = (need.phases["training"] for need in pairs)
+    assert many > 2 * few
+
+
+def test_an_estimate_takes_no_memory_and_leaves_nothing_behind() -> None:
+    """Seven billion parameters; and what is computed afterwards is computed."""
+    large = AutoConfig.for_model("llama", num_hidden_layers=32, hidden_size=4096, vocab_size=32000)
+    found = need_of(REINFORCE(), load(config=large, lora=LoRA()))
+    assert found.standing["weights"] > 4 * 6.5e9
+    policy = FAMILIES["Llama, tied"].policy()
+    assert bool(torch.isfinite(policy.model(torch.tensor([[1, 2, 3]])).logits).all())
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=() if f.name in ("OPT", "BLOOM", "Mixtral", "Gemma 3 with images") else pytest.mark.families, id=f.name.replace(" ", "-"))
+     for f in FAMILIES.values()],
+)  # fmt: skip
+def test_every_family_is_as_large_as_its_stand_in(family: Family) -> None:
+    """The largest moment of a forward and backward pass, with data and without."""
+    ids = {"vocab_size": VOCABULARY, "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": None}
+    made = AutoConfig.for_model(family.kind, **(ids | family.sizes))
+    estimate = need_of(REINFORCE(), load(config=made)).phases["training"]
+    model, asked = family.model(), load()
+    P, G = SAMPLING.prompts_per_iteration, SAMPLING.group_size
+    from eval.footprint import _Phases
+
+    batch = _Phases(REINFORCE(), asked, torch.float32).rollouts(P, G)
+    with Peak(model) as peak:
+        forward(model.eval(), batch, 1.0, torch.float32).logps_PGT.sum().backward()
+    assert 0.75 < estimate / peak.bytes < 1.25
+
+
+# Refusals ---------------------------------------------------------------------------------------------
+
+
+def asked(small: SmallWorld, **changes: Any) -> Experiment:
+    return Experiment(
+        task="custom", model=small.model, prompts=small.prompts, reward=small.reward(), device="cpu",
+        sampling=Sampling(max_new_tokens=8, group_size=2, prompts_per_iteration=64), **changes,
+    )  # fmt: skip
+
+
+def made_up(experiment: Experiment, *_: Any) -> dict[str, Need]:
+    """Needs that depend on the settings as real ones do, in GiB."""
+    weights = 4 if experiment.lora else 16
+    activations = (1 if experiment.micro_batch == 1 else 8) / (4 if experiment.gradient_checkpointing else 1)
+    return {
+        "reinforce": Need({"weights": weights * GIB}, {"training": int(activations * GIB)}),
+        "ppo": Need({"weights": (weights + 1) * GIB}, {"training": int(activations * GIB)}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("room", "workers", "remedy"),
+    [
+        (30, 2, "It would fit with --workers 1."),
+        (22, 1, r"It would fit with --micro-batch 1 \(about"),
+        (20, 1, r"It would fit with --gradient-checkpointing --micro-batch 1 \(about"),
+        (15, 1, r"It would fit with --lora \(about"),
+        (8, 1, r"It would fit with --lora --micro-batch 1 \(about"),
+        (7, 2, r"It would fit with --lora --gradient-checkpointing --micro-batch 1 --workers 1 \(about"),
+        (5, 1, "Neither --lora nor --gradient-checkpointing nor --micro-batch 1 makes it fit"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_what_would(
+    small: SmallWorld, monkeypatch: pytest.MonkeyPatch, room: float, workers: int, remedy: str
+) -> None:
+    monkeypatch.setattr(memory, "needs", made_up)
+    monkeypatch.setattr(memory, "available", lambda _: int(room * GIB))
+    with pytest.raises(UserError, match=remedy) as caught:
+        require_room(asked(small), 8, workers=workers)
+    assert str(caught.value).startswith("ppo")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_fits_is_told(small: SmallWorld) -> None:
+    found = require_room(asked(small), 8)
+    assert list(found) == ["reinforce", "ppo", "dpo"]
+    table = rows(found)
+    assert [row[0] for row in table] == list(found)
+    assert all(len(row) == len(memory.COLUMNS) for row in table)
+
+
+def test_a_reward_model_that_is_to_be_trained_counts(small: SmallWorld) -> None:
+    experiment = Experiment(task="custom", model=small.model, pairs=small.pairs, device="cpu")
+    assert "reward model" in needs(experiment, 8)
+    assert "reward model" not in needs(asked(small), 8)
+    assert "reward model" not in needs(Experiment(), 8)
+
+
+def test_a_saved_adapter_is_read_by_its_base(small: SmallWorld, tmp_path: Path) -> None:
+    Policy.load(small.model, lora=LoRA(rank=2), device="cpu").save(tmp_path)
+    assert base_of(str(tmp_path)) == str(Path(small.model).resolve())
+    adapter = Experiment(task="custom", model=str(tmp_path), pairs=small.pairs, device="cpu")
+    assert needs(adapter, 8)["dpo"].standing["weights"] > 0
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="adapter_config.json must describe a LoRA adapter"):
+        needs(adapter, 8)
+
+
+# Against the machine ----------------------------------------------------------------------------------
+
+RUN: dict[str, Any] = {
+    "algorithm": "reinforce", "options": {}, "prompt_tokens": 32, "lora": False, "checkpointing": False,
+    "dtype": "fp32", "micro_batch": 0, "shape": {"hidden": 256, "layers": 6, "vocabulary": 4096},
+    "sampling": {"max_new_tokens": 96, "group_size": 2, "prompts_per_iteration": 8},
+}  # fmt: skip
+WIDE = {"hidden": 768, "layers": 6, "vocabulary": 8192}
+SHORT = {"max_new_tokens": 24, "group_size": 2, "prompts_per_iteration": 2}
+MEASURED: dict[str, dict[str, Any]] = {
+    "full": {},
+    "checkpointing": {"checkpointing": True},
+    "micro-batch 1": {"micro_batch": 1},
+    "LoRA": {"lora": True, "shape": WIDE, "sampling": SHORT},
+    "weights": {"shape": WIDE, "sampling": SHORT},
+    "vocabulary": {"shape": {"hidden": 128, "layers": 2, "vocabulary": 50000}},
+    "own value network": {"algorithm": "ppo", "options": {"value_model": "separate", "ppo_epochs": 1}},
+    "DPO": {"algorithm": "dpo", "options": {"batch_size": 8}},
+    "bf16": {"dtype": "bf16", "micro_batch": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_estimate_is_what_a_run_takes(name: str) -> None:
+    settings = RUN | MEASURED[name]
+    script = Path(__file__).with_name("measured_memory.py")
+    paths = os.pathsep.join([str(script.parents[1]), str(script.parent)])
+    found = subprocess.run(
+        [sys.executable, str(script), json.dumps(settings)], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    measured = int(found.stdout.split()[-1])
+    algorithm = ALGORITHMS[settings["algorithm"]](**settings["options"])
+    estimate = need_of(
+        algorithm,
+        Load(
+            config(**settings["shape"]), settings["prompt_tokens"], Sampling(**settings["sampling"]),
+            {"fp32": torch.float32, "bf16": torch.bfloat16}[settings["dtype"]], LoRA() if settings["lora"] else None,
+            settings["checkpointing"], settings["micro_batch"], evaluated=1, evaluated_at_once=1,
+        ),
+    )  # fmt: skip
+    print(f"{name}: measured {measured / 2**20:.0f} MiB, estimated {estimate.peak / 2**20:.0f} MiB")
+    assert 1 / 1.5 < estimate.peak / measured < 1.5
