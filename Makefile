@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PEERS ?= .venv-peers
+AUDIT ?= .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-all families faults lint example parity peers clean
+.PHONY: help setup compare test test-all families faults lint example parity peers audit clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,7 +36,7 @@ families: $(READY) ## Every family of models through the whole engine; writes th
 	OMP_NUM_THREADS=1 FAMILIES_TABLE=docs/models.md $(BIN)/python -m pytest tests/test_algos_families.py -m 'families or not families'
 
 faults: $(READY) ## Kills, failing disks and damaged files, an hour or more; the figures in docs/reliability.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m faults tests/test_eval_resume.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m faults tests/test_eval_resume.py tests/test_eval_integrity.py
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -66,7 +67,12 @@ $(VENV)/.parity: $(READY)
 parity: $(VENV)/.parity $(PEERS)/.ready ## Every formula against other people's; writes docs/parity.md
 	PEERS=$(PEERS) PARITY_TABLE=docs/parity.md $(BIN)/python -m pytest tests/parity -m parity
 
+audit: ## Known vulnerabilities of the tested versions, where the package index can tell
+	$(PYTHON) -m venv $(AUDIT)
+	-$(AUDIT)/bin/python -m pip install --quiet pip-audit
+	$(AUDIT)/bin/python .ci/audit.py
+
 clean: ## Removes what the targets made, reports/example aside
-	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(AUDIT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find reports -mindepth 1 -maxdepth 1 ! -name example -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

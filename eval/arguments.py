@@ -15,6 +15,7 @@ import tyro
 
 from algos import UserError
 from eval.experiment import Experiment, extended
+from eval.report.escape import for_terminal
 from eval.settings import layered, load_yaml
 from eval.store import Store
 from eval.sweep import expanded, read_sweeps
@@ -67,7 +68,7 @@ def parse(args: Sequence[str], description: str = "") -> Options:
     options: Options = tyro.cli(
         Options,
         args=list(args),
-        default=Options(experiment=below),
+        default=Options(experiment=_shown(below) if {"-h", "--help"} & set(args) else below),
         description=description,
         prog="rlhf-compare",
         config=(tyro.conf.FlagCreatePairsOff,),
@@ -115,6 +116,19 @@ def _trusting_nobody(first: argparse.Namespace, below: Experiment) -> Experiment
             "too, if you trust its author to run code on this machine."
         )
     return replace(below, trust_remote_code=False)
+
+
+def _shown(experiment: Experiment) -> Experiment:
+    """For the help page, which shows a file's settings as defaults: nothing in them drives the terminal."""
+
+    def visible(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: visible(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [visible(inner) for inner in value]
+        return for_terminal(value) if isinstance(value, str) else value
+
+    return Experiment.from_dict(visible(experiment.to_dict()))
 
 
 def _expand_plus(args: Sequence[str], present: tuple[str, ...]) -> list[str]:

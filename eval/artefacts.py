@@ -12,14 +12,15 @@ from algos import UserError
 def refuse_links(directory: Path) -> None:
     """Raises UserError naming a link or a special file in it: what it stands for would be read, or overwritten.
 
-    The directory itself may be reached through links, which are the user's own.
+    The directory itself may be reached through links, which are the user's own. The folder of Weights & Biases,
+    which links into itself, is none of ours: nothing here reads it.
     """
     folders = [os.fspath(directory)]
     while folders:
         with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # a run may be tidying up
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
+                    folders += [] if Path(entry.path) == directory / "wandb" else [entry.path]
                 elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
                     kind = "a link" if entry.is_symlink() else "a device, pipe or socket"
                     raise UserError(

@@ -20,7 +20,7 @@ from algos.engine.memory import recomputed
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
 from eval.metrics import of_tokens
-from eval.standins import Peak, stand_ins
+from eval.standins import Peak, stand_ins, with_trained
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -64,25 +64,30 @@ class Need:
 
 def need_of(algorithm: Algorithm, load: Load) -> Need:
     """What a run of the algorithm needs at its largest moment, every prompt and response as long as can be."""
+    standing = standing_of(algorithm, load)
+    with stand_ins():
+        phases = _in_bf16_where_needed(lambda weights: _Phases(algorithm, load, weights).bytes())
+    # Gradients, and on a GPU temporary tensors of the optimizer, which takes all weights at once.
+    step = (1 if load.on_gpu else 0.5) * standing["optimizer"]
+    return Need(standing, phases | {"optimizer step": int(step)})
+
+
+def standing_of(algorithm: Algorithm, load: Load) -> dict[str, int]:
+    """The part of the need that no phase can do without."""
     with torch.device("meta"):
         whole, kind = _whole(load), algorithm.needs.values
         size = sum(p.numel() for p in whole.parameters())
         own = whole.get_output_embeddings().weight.shape[-1] + 1 if kind else 0
         if kind == "separate":
             own += sum(p.numel() for p in whole.base_model.parameters())
-        _, trained = _with_trained(whole, load.lora)
-    standing = {
+        _, trained = with_trained(whole, load.lora)
+    return {
         "weights": 4 * (size + (trained if load.lora else 0)),
         "reference": 0 if load.lora else 4 * size,
         "value function": 4 * own,
         "optimizer": 8 * (trained + own),
         "reward and judge": 4 * load.scorer_parameters,
     }
-    with stand_ins():
-        phases = _in_bf16_where_needed(lambda weights: _Phases(algorithm, load, weights).bytes())
-    # Gradients, and on a GPU temporary tensors of the optimizer, which takes all weights at once.
-    step = (8 if load.on_gpu else 4) * (trained + own)
-    return Need(standing, phases | {"optimizer step": step})
 
 
 def reward_model_need(load: Load, batch_size: int) -> Need:
@@ -194,7 +199,7 @@ class _Phases:
         load = self.load
         model, kind = self.model(), self.algorithm.needs.values
         critic = self.critic(kind) if kind else None
-        model, _ = _with_trained(model, load.lora)
+        model, _ = with_trained(model, load.lora)
         minibatch = math.ceil(self.P / self.algorithm.steps_per_pass)
         groups = min(load.micro_batch or self._portion(minibatch, self.G, 0.5), minibatch)
         rollouts = self.rollouts(groups, self.G)
@@ -229,24 +234,3 @@ class _Phases:
             logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
             inverse_cdf(logps_BV, torch.zeros(rows, dtype=torch.float64))
         return peak.bytes
-
-
-def _with_trained(model: Any, lora: LoRA | None) -> tuple[Any, int]:
-    """The model as it is trained, and how many weights are. Adapters are made by hand: peft moves weights
-    from device to device, which stand-ins do not allow."""
-    if lora is None:
-        return model, sum(p.numel() for p in model.parameters())
-    from transformers.pytorch_utils import Conv1D
-
-    model.requires_grad_(False)
-    trained, head = 0, model.get_output_embeddings()
-    for name, layer in model.named_modules():
-        named = lora.targets == "all-linear" or name.split(".")[-1] in lora.targets.split(",")
-        if named and isinstance(layer, (nn.Linear, Conv1D)) and layer is not head:
-            wide = layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
-            down, up = (
-                nn.Linear(*sides, bias=False) for sides in ((wide[0], lora.rank), (lora.rank, wide[1]))
-            )
-            trained += down.weight.numel() + up.weight.numel()
-            layer.register_forward_hook(lambda _, inputs, out, down=down, up=up: out + up(down(inputs[0])))
-    return model, trained

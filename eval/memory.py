@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from algos import UserError
 from algos.engine.errors import one_line
 from algos.engine.loading import base_of, compute_dtype, pick_device
 from eval.experiment import Experiment
-from eval.footprint import Load, Need, need_of, reward_model_need
+from eval.footprint import Load, Need, need_of, reward_model_need, standing_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -51,26 +51,36 @@ def require_room(
     """What `needs` says. Raises UserError where that is more than is free, naming what would fit."""
     room = available(experiment.device)
     found = needs(experiment, prompt_tokens, scorer_parameters)
-    name = max(found, key=lambda name: found[name].peak)
-    size = _together(experiment, found, workers)
-    if size <= room:
+    if _together(experiment, found, workers) <= room:
         return found
+    name = max(found, key=lambda name: found[name].peak)
     at_once = f", {workers} runs at once," if workers > 1 else ""
+    size = _together(experiment, found, workers)
     what = f"{name}{at_once} needs about {_gib(size)} of memory, and {_gib(room)} are free."
     if workers > 1 and _together(experiment, found, 1) <= room:
         raise UserError(f"{what} It would fit with --workers 1.")
-    for remedy in REMEDIES:
-        if all(getattr(experiment, setting) for setting in remedy):
+    for smaller, flags in _smaller(experiment) if name in experiment.arms else ():
+        load = load_of(smaller, prompt_tokens, scorer_parameters)
+        # The largest arm first, and of it what always stands in memory: the rest takes time to find.
+        if sum(standing_of(smaller.arms[name], load).values()) > room:
             continue
-        smaller = replace(experiment, **remedy)
+        if _together(smaller, {name: need_of(smaller.arms[name], load)}, 1) > room:
+            continue
         size = _together(smaller, needs(smaller, prompt_tokens, scorer_parameters), 1)
         if size <= room:
             one = " --workers 1" if workers > 1 else ""
-            raise UserError(f"{what} It would fit with {_flags(remedy)}{one} (about {_gib(size)}).")
+            raise UserError(f"{what} It would fit with {flags}{one} (about {_gib(size)}).")
     raise UserError(
         f"{what} Neither --lora nor --gradient-checkpointing nor --micro-batch 1 makes it fit. Take a smaller "
         "model, or lower --max-new-tokens, --group-size or --reward-model.batch-size."
     )
+
+
+def _smaller(experiment: Experiment) -> Iterator[tuple[Experiment, str]]:
+    """The experiment with each remedy that it does not have yet, and the flags to write."""
+    for remedy in REMEDIES:
+        if any(getattr(experiment, setting) != value for setting, value in remedy.items()):
+            yield replace(experiment, **remedy), _flags(remedy)
 
 
 def rows(found: Mapping[str, Need]) -> list[list[str]]:

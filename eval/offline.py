@@ -15,7 +15,7 @@ _SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 def go_offline() -> None:
     """From now on the libraries ask no hub for anything, in this process and those it starts."""
-    os.environ.update(dict.fromkeys(_SWITCHES, "1"))
+    os.environ.update(dict.fromkeys(_SWITCHES, "1"), WANDB_MODE="offline")
     for name in ("huggingface_hub.constants", "datasets.config"):
         if name in sys.modules:  # it has read the environment already
             sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]

@@ -68,14 +68,11 @@ def _outcome(store: Store, run: Run, report: Report, standing: Standing) -> tupl
         raise
     except (RunError, UserError, torch.OutOfMemoryError, ArithmeticError) as error:
         return "failed", one_line(error)
-    except (
-        Exception
-    ) as error:  # a defect, here or in a library: it costs this run, not the hours of the others
+    except Exception as error:
+        # A defect, here or in a library: it costs this run, not the hours of the others.
         (run.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return (
-            "failed",
-            f"unexpected {type(error).__name__}: {one_line(error)} See traceback.txt in its folder.",
-        )
+        reason = f"unexpected {type(error).__name__}: {one_line(error)} See traceback.txt in its folder."
+        return "failed", reason
     return "done", ""
 
 
@@ -132,7 +129,7 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
             micro_batch=experiment.micro_batch or None,
             hook=Recorder(store, run, evaluator, extra, report, standing, trackers),
         )
-    standing.effective["left out"] = history.counts
+    standing.effective |= {"left out": history.counts, "portions": policy.portions.limits}
     with atomic_directory(run.folder / "policy") as temporary:
         try:
             policy.save(temporary)
@@ -153,4 +150,5 @@ def _effective(experiment: Experiment, algorithm: Algorithm, policy: Policy) -> 
         "parameters": policy.size,
         "trained parameters": sum(p.numel() for p in policy.trainable().values()),
         "longest sequence": policy.max_positions,
+        "gradient checkpointing": policy.gradient_checkpointing,
     }

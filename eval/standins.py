@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from algos import LoRA
+
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
@@ -66,3 +68,24 @@ class Peak(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._held -= size
+
+
+def with_trained(model: Any, lora: LoRA | None) -> tuple[Any, int]:
+    """The model as it is trained, and how many weights are. Adapters are made by hand: peft moves weights
+    from device to device, which stand-ins do not allow."""
+    if lora is None:
+        return model, sum(p.numel() for p in model.parameters())
+    from transformers.pytorch_utils import Conv1D
+
+    model.requires_grad_(False)
+    trained, head = 0, model.get_output_embeddings()
+    for name, layer in model.named_modules():
+        named = lora.targets == "all-linear" or name.split(".")[-1] in lora.targets.split(",")
+        if named and isinstance(layer, (nn.Linear, Conv1D)) and layer is not head:
+            wide = layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
+            down, up = (
+                nn.Linear(*sides, bias=False) for sides in ((wide[0], lora.rank), (lora.rank, wide[1]))
+            )
+            trained += down.weight.numel() + up.weight.numel()
+            layer.register_forward_hook(lambda _, inputs, out, down=down, up=up: out + up(down(inputs[0])))
+    return model, trained

@@ -30,3 +30,20 @@ def shared_data() -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """Files of a small comparison: model, prompts, pairs, rewards."""
     return small_world(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def never_stopped(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The comparison of `faults.first`, made in one go."""
+    from faults import first, start
+
+    out = tmp_path_factory.mktemp("never") / "stopped"
+    assert start(first(small, out)).wait() == 0
+    return out
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the children of `faults.start` say."""
+    monkeypatch.setenv("FAULTS_LOG", str(tmp_path / "log.txt"))
+    return tmp_path / "log.txt"

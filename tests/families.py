@@ -188,7 +188,7 @@ class Matrix:
         """A largest difference, or that it holds."""
         assert column in COLUMNS
         self.cells[family.name][column] = (
-            found if isinstance(found, str) else f"{found:.0e}".replace("e-0", "e-")
+            found if isinstance(found, str) else f"{found:.0e}".replace("e-0", "e-").replace("0e+00", "0")
         )
 
     def write(self, page: Path) -> None:

@@ -1,4 +1,4 @@
-"""Faults on purpose: a disk that fails or dies at one operation, a process that is killed, files that are damaged.
+"""Faults on purpose: a disk that fails or dies at one operation, a process that is killed.
 
 A comparison is carried out in a forked child, so that a crash is the end of a real process: locks are released,
 nothing is cleaned up, and what the libraries cost to import is paid once.
@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -197,6 +197,19 @@ def _speak_to(file: str) -> None:
     logging.getLogger().handlers.clear()
 
 
+def until(holds: Callable[[], bool], child: Child) -> None:
+    """Waits for something that a child is about to do."""
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert not child.ended, "it ended too soon"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
 def first(small: SmallWorld, out: Path, *more: str) -> list[str]:
     """A comparison of the three algorithms that saves after every iteration and takes a second."""
     return [
@@ -250,38 +263,3 @@ def killed_and_resumed(
             kills.saving += saving
     for _ in range(2):  # finished, and once more: a finished comparison stays what it is
         assert start(again(small, out)).wait() == 0
-
-
-# Damage ------------------------------------------------------------------------------------------------
-
-
-def files_that_matter(folder: Path) -> list[Path]:
-    """All but what is drawn from them, locks, and the cache of the reference's log-probabilities."""
-    drawn = ("figures", ".locks", "report.md", "report.html", "results.csv", "results.parquet")
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.relative_to(folder).parts[0] not in drawn
-        and not path.name.startswith("reference-logps")
-    ]
-
-
-@contextlib.contextmanager
-def damaged(path: Path, how: str, luck: random.Random) -> Iterator[None]:
-    """The file with one byte changed, cut off at some place, or gone; as it was afterwards."""
-    content = path.read_bytes()
-    try:
-        if how == "removed":
-            path.unlink()
-        elif how == "truncated":
-            path.write_bytes(content[: luck.randrange(len(content))])
-        elif not content:
-            path.write_bytes(b"x")
-        else:
-            place = luck.randrange(len(content))
-            other = luck.choice([byte for byte in range(256) if byte != content[place]])
-            path.write_bytes(content[:place] + bytes([other]) + content[place + 1 :])
-        yield
-    finally:
-        path.write_bytes(content)

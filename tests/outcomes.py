@@ -60,3 +60,11 @@ def report(folder: Path, into: Path) -> dict[str, bytes]:
     return {
         path.relative_to(into).as_posix(): path.read_bytes() for path in into.rglob("*") if path.is_file()
     }
+
+
+def same(out: Path, never_stopped: Path) -> None:
+    """Asserts that a comparison came to what one came to that was never stopped, and left nothing half-written."""
+    found, expected = outcome(out), outcome(never_stopped)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert [path.name for path in out.rglob(".*") if ".making-" in path.name] == []

@@ -11,12 +11,14 @@ from tiny import every_response, rollouts_of, tiny_policy
 from torch import Tensor
 
 from algos import PPO, REINFORCE, Algorithm, Policy, Sampling, train
+from algos.engine.control import Rendered, Span
 from algos.engine.forward import forward
 from algos.engine.scoring import score_policy, score_reference
 from algos.losses import dpo_loss, sequence_logps
 
 BETA = 0.5
-PROMPTS, TEXTS = [[0, 1], [0, 2]], ["<eos> a", "<eos> b"]
+PROMPTS = [[0, 1], [0, 2]]
+TEXTS = [Rendered(text, (Span(0, len("<eos>"), True),)) for text in ("<eos> a", "<eos> b")]
 """Neither begins the other, and both begin with an id that no response goes on after: else two different
 states would be one to the model (rotary attention cannot tell `a` from `a a`), and π* out of its reach."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import EOS, MODELS, gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from algos import LoRA, Policy, Sampling, UserError, sample
 from algos.engine.scoring import score_policy, score_reference
@@ -120,6 +120,34 @@ def test_adapters_start_alike_whatever_was_drawn_before(base: Path) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_rank_and_targets_are_as_asked(base: Path) -> None:
+    names = [name for name, _ in Policy.load(base, device="cpu").model.named_modules()]
+    target = "q_proj" if any(name.endswith("q_proj") for name in names) else "c_attn"
+    policy = Policy.load(base, lora=LoRA(rank=3, alpha=6, targets=target), device="cpu")
+    downs = {name: p for name, p in policy.trainable().items() if "lora_A" in name}
+    assert len(downs) == 2  # one a layer
+    assert all(target in name and p.shape[0] == 3 for name, p in downs.items())
+    (settings,) = policy.model.peft_config.values()
+    assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (3, 6, 0.0)
+
+
+def test_an_adapter_on_an_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    Policy.load(base, lora=True, device="cpu").save(tmp_path / "adapter")
+    with pytest.raises(UserError, match="is an adapter already") as caught:
+        Policy.load(tmp_path / "adapter", lora=True, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_adapter_finds_its_base_from_anywhere(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was named by a relative path."""
+    monkeypatch.chdir(base.parent)
+    Policy.load(base.name, lora=True, device="cpu").save(tmp_path / "adapter")
+    monkeypatch.chdir("/")
+    assert Policy.load(tmp_path / "adapter", device="cpu").vocabulary == len(word_tokenizer("a b"))
+
+
 def test_adapters_on_nothing_are_refused(base: Path) -> None:
     with pytest.raises(UserError, match="cannot put adapters on 'nothing_like_it'") as caught:
         Policy.load(base, lora=LoRA(targets="nothing_like_it"), device="cpu")
@@ -192,6 +220,43 @@ def test_a_directory_with_broken_weights_is_one_line(base: Path) -> None:
     with pytest.raises(UserError, match="cannot load") as caught:
         Policy.load(base)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "cause"),
+    [
+        # A masked language model, which predicts a word from both sides of it.
+        ("bert", {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}, "the words that follow"),
+        # Recurrent layers that read padding as text.
+        ("recurrent_gemma", {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+                             "lru_width": 32, "attention_window_size": 6}, "padding"),
+    ],
+)  # fmt: skip
+def test_what_does_not_read_from_left_to_right_is_refused(
+    tmp_path: Path, kind: str, settings: dict[str, int], cause: str
+) -> None:
+    tokenizer = word_tokenizer("a b c d e f")
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), initializer_range=0.5, pad_token_id=0, **settings
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"predicts a word otherwise depending on {cause}") as caught:
+        Policy.load(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_variables_of_the_chat_template_are_saved_with_the_policy(base: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "{% if enable_thinking %}<think>{% endif %}{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(base)
+    asked = [{"role": "user", "content": "a"}]
+    policy = Policy.load(base, device="cpu", template_options={"enable_thinking": True})
+    policy.save(tmp_path / "saved")
+    for path, expected in ((base, "a"), (tmp_path / "saved", "<think>a")):
+        again = Policy.load(path, device="cpu")
+        assert again.tokenizer.apply_chat_template(asked, tokenize=False) == expected
 
 
 def test_positions_and_vocabulary_are_the_models(base: Path) -> None:

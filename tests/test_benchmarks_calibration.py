@@ -68,8 +68,9 @@ def any_pair_R(values_RAN: np.ndarray) -> np.ndarray:
 
 def power(d: float, n: int) -> float:
     """The paired t-test's power at the level 5%, from the noncentral t distribution."""
-    limit = t.ppf(0.975, n - 1)
-    return float(nct.sf(limit, n - 1, d * np.sqrt(n)) + nct.cdf(-limit, n - 1, d * np.sqrt(n)))
+    limit, shift = t.ppf(0.975, n - 1), d * np.sqrt(n)
+    wrong_side = nct.cdf(-limit, n - 1, shift)  # scipy gives nan where it is too small for it
+    return float(nct.sf(limit, n - 1, shift) + np.nan_to_num(wrong_side))
 
 
 def page_of(name: str) -> str:

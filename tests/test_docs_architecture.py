@@ -120,7 +120,17 @@ def test_no_circles_and_slow_libraries_are_imported_late() -> None:
     packages = {name for name, path in known.items() if path.name == "__init__.py"}
     graph = {name: (imported(path, at_load=True) & known.keys()) - packages for name, path in known.items()}
     list(graphlib.TopologicalSorter({name: graph[name] for name in graph.keys() - packages}).static_order())
-    slow = {"matplotlib", "seaborn", "pandas", "scipy", "statsmodels", "trl", "datasets", "sacrebleu", "optuna"}
+    slow = {
+        "matplotlib",
+        "seaborn",
+        "pandas",
+        "scipy",
+        "statsmodels",
+        "trl",
+        "datasets",
+        "sacrebleu",
+        "optuna",
+    }
     for name, path in known.items():
         assert not {other.split(".")[0] for other in imported(path, at_load=True)} & slow, name
 

@@ -17,7 +17,10 @@ START = {"kl/sequence": 0.0, "length": 10.0, "entropy": 2.0}
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"kl/sequence": 49.0, "length": 10.0, "entropy": 0.1}, ""),  # strong over-optimization is no divergence
+        (
+            {"kl/sequence": 49.0, "length": 10.0, "entropy": 0.1},
+            "",
+        ),  # strong over-optimization is no divergence
         ({"kl/sequence": 51.0, "length": 10.0, "entropy": 2.0}, "5.1 nats a token"),
         ({"kl/sequence": 5.1, "length": 0.2, "entropy": 2.0}, "5.1 nats a token"),
         ({"kl/sequence": 9.0, "length": 10.0, "entropy": 0.021}, ""),

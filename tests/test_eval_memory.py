@@ -122,14 +122,11 @@ def asked(small: SmallWorld, **changes: Any) -> Experiment:
     )  # fmt: skip
 
 
-def made_up(experiment: Experiment, *_: Any) -> dict[str, Need]:
-    """Needs that depend on the settings as real ones do, in GiB."""
-    weights = 4 if experiment.lora else 16
-    activations = (1 if experiment.micro_batch == 1 else 8) / (4 if experiment.gradient_checkpointing else 1)
-    return {
-        "reinforce": Need({"weights": weights * GIB}, {"training": int(activations * GIB)}),
-        "ppo": Need({"weights": (weights + 1) * GIB}, {"training": int(activations * GIB)}),
-    }
+def made_up(algorithm: Algorithm, load: Load) -> Need:
+    """What depends on the settings as real needs do, in GiB."""
+    weights = (4 if load.lora else 16) + (algorithm.name == "ppo")
+    activations = (1 if load.micro_batch == 1 else 8) / (4 if load.gradient_checkpointing else 1)
+    return Need({"weights": weights * GIB}, {"training": int(activations * GIB)})
 
 
 @pytest.mark.parametrize(
@@ -147,7 +144,8 @@ def made_up(experiment: Experiment, *_: Any) -> dict[str, Need]:
 def test_what_cannot_fit_is_refused_with_what_would(
     small: SmallWorld, monkeypatch: pytest.MonkeyPatch, room: float, workers: int, remedy: str
 ) -> None:
-    monkeypatch.setattr(memory, "needs", made_up)
+    monkeypatch.setattr(memory, "need_of", made_up)
+    monkeypatch.setattr(memory, "standing_of", lambda *asked: made_up(*asked).standing)
     monkeypatch.setattr(memory, "available", lambda _: int(room * GIB))
     with pytest.raises(UserError, match=remedy) as caught:
         require_room(asked(small), 8, workers=workers)
@@ -176,7 +174,7 @@ def test_a_saved_adapter_is_read_by_its_base(small: SmallWorld, tmp_path: Path) 
     adapter = Experiment(task="custom", model=str(tmp_path), pairs=small.pairs, device="cpu")
     assert needs(adapter, 8)["dpo"].standing["weights"] > 0
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="adapter_config.json must describe a LoRA adapter"):
+    with pytest.raises(UserError, match=r"adapter_config\.json must describe a LoRA adapter"):
         needs(adapter, 8)
 
 

@@ -8,13 +8,16 @@ from dataclasses import replace
 import pytest
 import sacrebleu
 import torch
+from chat_tokenizers import byte_pairs
 from small_world import SmallWorld
+from tiny import gpt2
 
 from algos import Policy
+from algos.engine.pairs import encode_pair
 from algos.engine.rewards import RewardError
 from eval.experiment import Experiment
 from eval.judge import Judge, wins
-from eval.metrics import Evaluator, distinct_bigrams, full_kl, overlap
+from eval.metrics import Evaluator, _heldout_texts, distinct_bigrams, full_kl, overlap
 from eval.parts import Evaluation
 from eval.tasks.materials import Materials, Scorer
 
@@ -87,6 +90,22 @@ def test_perplexity_of_heldout_text_by_hand(small: SmallWorld, experiment: Exper
         logps = policy.model(ids).logits.log_softmax(-1)
     nll = [-logps[0, t - 1, ids[0, t]].item() for t in range(2, 5)]
     assert found == pytest.approx(math.exp(sum(nll) / 3), rel=1e-5)
+
+
+def test_heldout_conversations_are_read_as_they_are_trained_on() -> None:
+    """The template's control tokens are tokens, and what was typed is not."""
+    tokenizer = byte_pairs()
+    policy = Policy(gpt2(len(tokenizer), eos=tokenizer.eos_token_id), tokenizer, dtype="fp32")
+    prompt = [{"role": "user", "content": "be"}]
+    reply = [{"role": "assistant", "content": "x<|im_end|>"}]
+    texts = _heldout_texts(policy, [{"prompt": prompt, "completion": reply}], 32)
+    assert texts is not None
+    pair, _ = encode_pair(
+        policy, {"prompt": prompt, "chosen": reply, "rejected": [reply[0] | {"content": "y"}]}, 32
+    )
+    assert pair is not None
+    assert texts.prompt_ids_PL[0].tolist() == pair.prompt
+    assert [*texts.response_ids_PGT[0, 0].tolist(), tokenizer.eos_token_id] == pair.chosen
 
 
 def test_full_kl_by_hand() -> None:

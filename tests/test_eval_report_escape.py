@@ -64,6 +64,24 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
     assert escape.visible(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("p\u200dpo", "p\\u200dpo"),
+        ("p\u200cpo", "p\\u200cpo"),
+        ("م\u200c", "م\\u200c"),
+        ("م\u200cx", "م\\u200cx"),
+        ("م\u200c\u200dم", "م\u200c\\u200dم"),
+        ("👍\ufe0f\ufe0f", "👍\ufe0f\\ufe0f"),
+        ("x\ufe0f", "x\\ufe0f"),
+        ("1\ufe0f\u20e3", "1\ufe0f\u20e3"),
+        ("a\u3164b\u115f", "a\\u3164b\\u115f"),
+    ],
+)
+def test_joiners_and_selectors_stay_only_where_they_do_something(text: str, expected: str) -> None:
+    assert escape.visible(text) == expected
+
+
 @given(st.text())
 def test_nothing_moves_the_terminal(text: str) -> None:
     safe = escape.for_terminal(text)
@@ -130,11 +148,18 @@ def test_a_fence_holds_whatever_it_holds(text: str) -> None:
     assert tokens[0].content == escape.visible(text) + "\n"
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =1", "\n=1", "＝1"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =1", "\n=1", "＝1", "﹦1", "\t1"]
+)
 def test_formulas_are_defused(text: str) -> None:
     assert escape.for_csv(text).startswith("'")
 
 
-@pytest.mark.parametrize("text", ["ppo", "win_rate/dpo", "a=b", ""])
+@pytest.mark.parametrize("text", ["a;=1", "a, =1", "a|-1", 'a"=1', "a\t=1", "a\n@x"])
+def test_formulas_after_what_may_separate_cells_are_defused(text: str) -> None:
+    assert re.search(r"'[=\-@]", escape.for_csv(text))
+
+
+@pytest.mark.parametrize("text", ["ppo", "win_rate/dpo", "a=b", "a-b", "1e-5", ""])
 def test_other_cells_are_left_alone(text: str) -> None:
     assert escape.for_csv(text) == text

@@ -11,8 +11,8 @@ from test_docs import table_rows as rows_of
 
 from benchmarks.coverage import intervals
 from benchmarks.coverage.__main__ import TABLES, table
-from benchmarks.coverage.page import filled, markdown
 from benchmarks.coverage.populations import PROMPTS, SEEDS, Population
+from benchmarks.page import filled, markdown
 
 
 @pytest.mark.parametrize("population", SEEDS, ids=lambda population: population.name)

@@ -138,6 +138,16 @@ def test_the_folder_itself_may_be_a_link(strange: Path, tmp_path: Path) -> None:
     assert run_compare.main(reporting(tmp_path / "shortcut")) == 0
 
 
+def test_weights_and_biases_may_link_into_its_own_folder(strange: Path) -> None:
+    (strange / "wandb" / "run-1").mkdir(parents=True)
+    (strange / "wandb" / "latest-run").symlink_to("run-1")
+    Store.open(strange)
+    (strange / "runs" / "wandb").mkdir()
+    (strange / "runs" / "wandb" / "latest-run").symlink_to("run-1")
+    with pytest.raises(UserError, match="is a link"):
+        Store.open(strange)
+
+
 # Paths
 
 

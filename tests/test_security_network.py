@@ -193,6 +193,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     return monkeypatch
@@ -207,6 +208,7 @@ def test_offline_reaches_libraries_that_are_imported_already(as_before: pytest.M
     assert huggingface_hub.is_offline_mode()
     assert datasets.config.HF_HUB_OFFLINE
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_DATASETS_OFFLINE"] == "1"
+    assert os.environ["WANDB_MODE"] == "offline"
 
 
 def test_offline_reaches_libraries_that_are_not(tmp_path: Path) -> None:

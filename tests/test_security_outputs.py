@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import lxml.html
@@ -55,6 +56,8 @@ def document(text: str) -> parts.Document:
 
 def test_there_are_enough_of_them() -> None:
     assert len(PAYLOADS) >= 200
+    security = (Path(__file__).parents[1] / "SECURITY.md").read_text(encoding="utf-8")
+    assert f"with {len(PAYLOADS)} texts" in security
 
 
 # HTML
@@ -268,3 +271,15 @@ def test_warnings_on_the_terminal_are_text(capsys: pytest.CaptureFixture[str]) -
 
     quiet()
     assert active(is_text) == []
+
+
+def test_the_help_page_shows_a_file_s_settings_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\x1b]0;title\x07\u202eevil"
+    (tmp_path / "e.yaml").write_text(f'model: "{text.encode("unicode_escape").decode()}"\n', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        run_compare.main(["--config", str(tmp_path / "e.yaml"), "--help"])
+    said = capsys.readouterr().out
+    assert is_quiet(said)
+    assert visible(text, keep="") in said

@@ -14,6 +14,7 @@ import lxml.etree
 import pandas as pd
 import pytest
 from hostile_world import FAILURE, hostile_comparison
+from markdown_it import MarkdownIt
 from payloads import HOST, HTML, PAYLOADS, RAN
 from test_security_outputs import FORMULA, Elements, document, is_quiet
 
@@ -74,6 +75,22 @@ def test_the_page_is_of_the_report_s_own_elements(compared: Compared) -> None:
             "data:image/svg+xml;base64,"
         )
         assert str(attributes.get("href", "#")).startswith("#")
+
+
+def test_its_markdown_and_the_policies_cards_link_to_nothing_but_themselves(compared: Compared) -> None:
+    files = [compared.out / "report.md", *compared.out.glob("runs/*/policy/README.md")]
+    assert len(files) == 3
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    for file in files:
+        tokens = reader.parse(file.read_text(encoding="utf-8"))
+        for part in [child for token in tokens for child in [token, *(token.children or [])]]:
+            assert str(part.attrs.get("href", "#")).startswith("#")
+            assert str(part.attrs.get("src", "figures/")).startswith("figures/")
+            if part.type.startswith("html"):
+                found = Elements(part.content).tags
+                assert {tag for tag, _ in found} <= {"a", "details", "summary", "/"}
+                attributes = [name for _, names in found if isinstance(names, list) for name, _ in names]
+                assert set(attributes) <= {"id"}
 
 
 def test_figures_hold_no_script_and_no_link_out(compared: Compared) -> None:

@@ -103,8 +103,9 @@ def require_causal(model: Any, name: str) -> None:
             f"{name!r} takes no attention mask, so padding would be read as text. Use another model."
         )
     vocabulary = model.config.get_text_config().vocab_size
-    text = [(i + 1) % vocabulary for i in range(4)]
-    rows = torch.tensor([[0, 0, *text], [*text, 2 % vocabulary, 1 % vocabulary]], device=model.device)
+    # Words, not the padding's own id, whose embedding is zero in some models.
+    *text, one, other = ((i + 1) % vocabulary for i in range(6))
+    rows = torch.tensor([[one, other, *text], [*text, one, other]], device=model.device)
     mask = torch.ones_like(rows, dtype=torch.bool)
     mask[0, :2] = False
     alone = torch.tensor([text], device=model.device)

@@ -1,8 +1,8 @@
 """Tries the verdict on itself, and writes its tables in docs/statistics.md: what it claims between runs that do not
 differ, and between runs that do.
 
-    python -m benchmarks.calibration --runs DIR   # trains 800 runs into DIR (0.8 GB, 15 minutes on 2 free cores), then the tables
-    python -m benchmarks.calibration --from-csv   # the tables from runs.csv, nothing is trained
+    python -m benchmarks.calibration --runs DIR   # 800 runs into DIR (0.8 GB), then the tables: 15 minutes on 2 free cores
+    python -m benchmarks.calibration --from-csv   # the tables from runs.csv, nothing is trained: 5 minutes
 
 Training is the product's own command with runs.yaml of this folder; a comparison that was stopped goes on where it was.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.calibration.stored import collect, read
 from benchmarks.calibration.tables import TABLES
-from benchmarks.coverage.page import filled
+from benchmarks.page import filled
 from eval.store import Store
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ from benchmarks.calibration.trials import (
     resamplings,
     true_claims,
 )
-from benchmarks.coverage.page import markdown, percent, rate
+from benchmarks.page import markdown, percent, rate
 from eval import stats
 from eval.report.standings import equal_cost, matched_kl, own_end
 from eval.report.verdict import MOST_SEEDS

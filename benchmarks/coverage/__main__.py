@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.coverage import claims, intervals, planning, warnings
-from benchmarks.coverage.page import filled
+from benchmarks.page import filled
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 SEED = 20260301

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from benchmarks.coverage.page import markdown, percent, rate
+from benchmarks.page import markdown, percent, rate
 from eval import stats
 from eval.stats.differences import holm_adjusted
 from eval.stats.intervals import t_half_widths

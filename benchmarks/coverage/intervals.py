@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import trim_mean
 
-from benchmarks.coverage.page import markdown, rate, signed
 from benchmarks.coverage.populations import PROMPTS, SEEDS, Draw, Population
+from benchmarks.page import markdown, rate, signed
 from eval import stats
 from eval.stats.intervals import interquartile_half_widths, t_half_widths
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.coverage.page import markdown, percent, rate
+from benchmarks.page import markdown, percent, rate
 from eval import stats
 from eval.stats.intervals import t_half_widths
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import median_abs_deviation
 
-from benchmarks.coverage.page import markdown, percent, rate
 from benchmarks.coverage.populations import collapsed
+from benchmarks.page import markdown, percent, rate
 from eval.report.caveats import FEW_SEEDS
 from eval.stats import unseen_share
 from eval.stats.intervals import t_half_widths

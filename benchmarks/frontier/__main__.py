@@ -1,6 +1,6 @@
 """Holds trained arms against the frontier and writes the table of docs/frontier.md.
 
-    python -m benchmarks.frontier            # 15 runs, then the table
+    python -m benchmarks.frontier            # 11 runs, then the table: some minutes on 2 cores
     python -m benchmarks.frontier --draw     # the table of what is in reports/, nothing is run
 
 The comparisons are the product's own command with the files of this folder: rlhf-compare --config FILE --out
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.coverage.page import filled
+from benchmarks.page import filled
 from eval.report.format import number
 from eval.report.inputs import JUDGE, PROXY
 from eval.report.reachable import Reachable, reachable
@@ -23,7 +23,7 @@ from eval.store import Store
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PAGE = ROOT / "docs" / "frontier.md"
-COMPARISONS = {"sweep": "every β", "long": "ten times the budget"}
+COMPARISONS = {"sweep": "every β", "long": "four times the budget"}
 
 
 def folder(name: str) -> Path:

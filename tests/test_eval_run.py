@@ -1,0 +1,82 @@
+"""A run's own faults: what goes wrong in it is its own, and its status says what it was made with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import first, start
+from outcomes import outcome
+from small_world import SmallWorld
+
+from algos import UserError
+from algos.engine.storage import read_json
+from eval.run import execute
+from eval.store import Store
+
+# A run's own faults --------------------------------------------------------------------------------------
+
+
+def test_one_bad_run_leaves_the_others_byte_identical(
+    small: SmallWorld, tmp_path: Path, never_stopped: Path
+) -> None:
+    """An arm whose weights explode between two that do not."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        "variants: {wild: {algorithm: ppo, learning_rate: 1.0e+30, max_grad_norm: 1.0e+30}}\n"
+    )
+    out = tmp_path / "out"
+    child = start(first(small, out, "--config", str(settings), "--algos", "reinforce", "wild", "ppo", "dpo"))
+    assert child.wait() == 1
+    runs = Store.reading(out).runs.set_index("arm")
+    assert runs.loc["wild", "status"] == "failed"
+    assert "is not finite" in runs.loc["wild", "error"]
+    assert "iteration" in runs.loc["wild", "error"]
+    found, expected = outcome(out), outcome(never_stopped)
+    names = [name for name in expected if name.startswith(("reinforce", "ppo", "dpo"))]
+    assert [name for name in names if found[name] != expected[name]] == []
+
+
+def test_the_status_tells_the_effective_settings(never_stopped: Path) -> None:
+    """Not `auto`, but what it came to."""
+    effective: dict[str, Any] = read_json(never_stopped / "runs" / "ppo-s0" / "status.json")["effective"]
+    assert effective["device"] == "cpu"
+    assert effective["dtype"] == "float32"
+    assert effective["threads"] == 1
+    assert effective["algorithm"]["name"] == "ppo"
+    assert effective["algorithm"]["learning_rate"] == 3e-3
+    assert effective["sampling"]["max_new_tokens"] == 6
+    assert effective["parameters"] == effective["trained parameters"] > 1000
+
+
+def raising(error: BaseException) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return broken
+
+
+def test_a_defect_costs_its_run_and_leaves_a_traceback(
+    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(never_stopped, out)
+    monkeypatch.setattr("eval.run.train", raising(TypeError("two\nlines")))
+    assert execute(out, "ppo", 0, lambda fraction, words: True) == "failed"
+    status = Store.open(out).run("ppo", 0).status
+    assert status["error"] == "unexpected TypeError: two lines See traceback.txt in its folder."
+    assert "raise error" in (out / "runs" / "ppo-s0" / "traceback.txt").read_text(encoding="utf-8")
+
+
+def test_a_disk_that_refuses_is_everyones_affair(
+    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run fails for it: the comparison stops, and the run is neither done nor failed."""
+    out = tmp_path / "out"
+    shutil.copytree(never_stopped, out)
+    monkeypatch.setattr("eval.run.train", raising(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=f"No space left on device.*--resume {out}"):
+        execute(out, "ppo", 0, lambda fraction, words: True)
+    assert Store.open(out).run("ppo", 0).status == {"status": "missing"}
