@@ -158,8 +158,13 @@ def available(device: str) -> int:
 def _together(experiment: Experiment, found: Mapping[str, Need], workers: int) -> int:
     """Bytes of so many of the largest runs. On a CPU each is a process that holds its libraries too."""
     on_gpu = pick_device(experiment.device).type == "cuda"
-    libraries = 0 if on_gpu else psutil.Process().memory_info().rss
+    libraries = 0 if on_gpu else _resident()
     return workers * (max(need.peak for need in found.values()) + libraries)
+
+
+def _resident() -> int:
+    """What this process holds, with no more than its libraries: as much as one of a run will."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def _flags(remedy: Mapping[str, Any]) -> str:

@@ -147,6 +147,7 @@ def test_what_cannot_fit_is_refused_with_what_would(
     monkeypatch.setattr(memory, "need_of", made_up)
     monkeypatch.setattr(memory, "standing_of", lambda *asked: made_up(*asked).standing)
     monkeypatch.setattr(memory, "available", lambda _: int(room * GIB))
+    monkeypatch.setattr(memory, "_resident", lambda: GIB // 2)
     with pytest.raises(UserError, match=remedy) as caught:
         require_room(asked(small), 8, workers=workers)
     assert str(caught.value).startswith("ppo")
