@@ -62,7 +62,6 @@ class _Builder:
         pairs_cost = StageCost(labels=len(train_pairs))
         if not experiment.pairs and any(arm.needs.source == "pairs" for arm in experiment.arms.values()):
             train_pairs, pairs_cost = self._sampled(inputs.train_prompts, reward)
-        heldout = _rendered(self.base, inputs.heldout_pairs)
         return Materials(
             model=self.model,
             train_prompts=inputs.train_prompts,
@@ -72,7 +71,9 @@ class _Builder:
             judge=judge,
             pairs=train_pairs,
             heldout_pairs=inputs.heldout_pairs,
-            heldout_texts=[{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in heldout],
+            heldout_texts=[
+                {"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in inputs.heldout_pairs
+            ],
             pairs_cost=pairs_cost,
             reward_cost=learned.cost if learned else StageCost(),
             reward_learned=learned is not None,
