@@ -20,17 +20,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.quiet import quiet
+from eval.process.quiet import quiet
 
 quiet()
 
 from algos import ALGORITHMS, UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
-from eval.arguments import Options, parse  # noqa: E402
 from eval.console import Console  # noqa: E402
-from eval.offline import go_offline, refuse_hub_ids  # noqa: E402
+from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
+from eval.recording.trackers import require_trackers  # noqa: E402
 from eval.report.escape import for_terminal  # noqa: E402
+from eval.settings.arguments import Options, parse  # noqa: E402
 from eval.store import Store, next_folder  # noqa: E402
-from eval.trackers import require_trackers  # noqa: E402
 
 if TYPE_CHECKING:
     from eval.experiment import Experiment

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.quiet import quiet
+from eval.process.quiet import quiet
 
 GRID: dict[str, dict[str, list[Any]]] = {
     "reinforce": {"beta": [0.05, 0.1, 0.2], "learning_rate": [5e-4, 1e-3, 2e-3]},
@@ -40,7 +40,7 @@ def measure(job: tuple[str, dict[str, Any], int, Path]) -> dict[str, Any]:
     from algos import ALGORITHMS, Policy, train
     from eval.experiment import Experiment
     from eval.metrics import Evaluator
-    from eval.settings import layered
+    from eval.settings.layers import layered
     from eval.tasks import materials_of, preset
     from eval.workshop import Workshop
 

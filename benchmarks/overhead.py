@@ -20,7 +20,9 @@ from typing import Any
 
 import run_compare
 from algos.engine import calls, storage, trainer
-from eval import checkpoints, comparison, integrity, runs, store
+from eval import comparison, store
+from eval.directory import integrity, runs
+from eval.recording import checkpoints
 
 TIMED: list[tuple[Any, str]] = [
     *((trainer, f"check_{what}") for what in ("batch", "gradient", "loss", "reference", "responses")),

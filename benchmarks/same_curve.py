@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from eval.quiet import quiet
+from eval.process.quiet import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ class World:
     @classmethod
     def build(cls, name: str, cache: Path) -> World:
         from eval.experiment import Experiment
-        from eval.settings import layered
+        from eval.settings.layers import layered
         from eval.tasks import materials_of, preset
         from eval.workshop import Workshop
 

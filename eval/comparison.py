@@ -13,17 +13,17 @@ from algos import RunError, UserError
 from algos.engine.storage import write_json
 from eval.console import Console
 from eval.data.accounting import summary
+from eval.directory.integrity import changed_versions, check_sources, refuse_other_data
+from eval.directory.lock import held
 from eval.frontier.sampling import update_pool
-from eval.integrity import changed_versions, check_sources, refuse_other_data
 from eval.judge import wins
 from eval.launch import Job, Update, launch, run_jobs
-from eval.lock import held
-from eval.measure import environment
+from eval.process.measure import environment
 from eval.run import evaluate_base
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
-from eval.tune import tune
+from eval.tuning.tune import tune
 from eval.workshop import Workshop
 
 

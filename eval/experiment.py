@@ -13,10 +13,10 @@ from algos import ALGORITHMS, Algorithm, Budget, LoRA, Sampling, UserError
 from algos.engine.algorithm import require
 from algos.engine.calls import RewardCalls
 from algos.engine.policy import Precision
-from eval.parts import Evaluation, Frontier, RewardTraining
-from eval.search import Space, corners, space
-from eval.settings import build, plain, suggestion
-from eval.trackers import TrackerName
+from eval.recording.trackers import TrackerName
+from eval.settings.layers import build, plain, suggestion
+from eval.settings.parts import Evaluation, Frontier, RewardTraining
+from eval.tuning.search import Space, corners, space
 
 if TYPE_CHECKING:
     Hyperparameters = Any

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from algos import RunError, UserError
-from eval.quiet import quiet
-from eval.runs import Run
-from eval.safe_path import ordinary_path, safe_path
-from eval.stopping import Stopping, stoppable
+from eval.directory.runs import Run
+from eval.process.quiet import quiet
+from eval.process.safe_path import ordinary_path, safe_path
+from eval.process.stopping import Stopping, stoppable
 
 Report = Callable[[float, str], bool]
 """Told by a job the fraction of it that is done and a few words; False: the user wants it to stop, which it does by

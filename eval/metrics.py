@@ -24,7 +24,7 @@ from algos.engine.template import render_pair
 from algos.losses import sequence_logps
 from eval.experiment import Experiment
 from eval.judge import wins
-from eval.parts import Evaluation
+from eval.settings.parts import Evaluation
 from eval.tasks.materials import Materials
 
 MAX_HELDOUT = 128  # texts and pairs: enough for two digits, few enough to cost little

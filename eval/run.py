@@ -15,14 +15,14 @@ from algos import Policy, RunError, UserError, train
 from algos.engine.algorithm import Algorithm
 from algos.engine.errors import one_line
 from algos.engine.storage import DamagedFile, atomic_directory
-from eval.card import write_card
 from eval.experiment import Experiment
 from eval.launch import Report
 from eval.metrics import Evaluator
-from eval.recorder import Recorder, Standing, Stopped, costs_before
+from eval.recording.card import write_card
+from eval.recording.recorder import Recorder, Standing, Stopped, costs_before
+from eval.recording.trackers import Trackers
 from eval.store import Run, Store
 from eval.tasks.materials import Materials
-from eval.trackers import Trackers
 
 
 def execute(directory: Path, arm: str, seed: int, report: Report) -> str:

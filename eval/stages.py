@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from algos.engine.errors import UserError
-from eval.quiet import quiet
+from eval.process.quiet import quiet
 from eval.workshop import FACTS
 
 if TYPE_CHECKING:

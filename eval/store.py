@@ -33,13 +33,13 @@ from algos.engine.storage import (
     write_json,
     write_text,
 )
-from eval import tidy
-from eval.artefacts import refuse_code_inside, refuse_links
+from eval.directory import tidy
+from eval.directory.artefacts import refuse_code_inside, refuse_links
+from eval.directory.integrity import Integrity, check_sealed, refuse_taken, sealed
+from eval.directory.lock import held
+from eval.directory.runs import Run, as_jsonl, finite, read_jsonl
 from eval.experiment import Experiment
-from eval.integrity import Integrity, check_sealed, refuse_taken, sealed
-from eval.lock import held
-from eval.runs import Run, as_jsonl, finite, read_jsonl
-from eval.settings import load_yaml
+from eval.settings.layers import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -164,21 +164,21 @@ def start(arguments: Sequence[str], disk: storage.Disk | None = None) -> Child:
 def _in_child(arguments: Sequence[str], disk: storage.Disk | None, shared: mmap.mmap) -> int:
     global _BEGAN
     _BEGAN = time.time()
-    import eval.checkpoints
     import eval.comparison
+    import eval.recording.checkpoints
     import run_compare
 
     _speak_to(os.environ.get("FAULTS_LOG", os.devnull))
     eval.comparison.draw = lambda store: store.path / "report.html"
     run_compare._summarise = lambda store, console: None
-    save = eval.checkpoints.Checkpoints.save
+    save = eval.recording.checkpoints.Checkpoints.save
 
     def watched(self: Any, state: Any) -> None:
         shared[0] = 1
         save(self, state)
         shared[0] = 0
 
-    eval.checkpoints.Checkpoints.save = watched  # type: ignore[method-assign]
+    eval.recording.checkpoints.Checkpoints.save = watched  # type: ignore[method-assign]
     if disk is not None:
         use(disk)
     status = run_compare.main(list(arguments))

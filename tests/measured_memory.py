@@ -1,4 +1,4 @@
-"""A short run in a process of its own that prints the peak memory it took, in bytes: for tests/test_eval_memory.py."""
+"""A short run in a process of its own that prints the peak memory it took, in bytes: for tests/test_eval_memory_room.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
 from algos import ALGORITHMS, LoRA, Policy, Sampling, train
 from algos.engine.policy import with_adapter
-from eval.measure import PeakMemory
+from eval.process.measure import PeakMemory
 
 WORDS = " ".join(f"w{i}" for i in range(50))
 

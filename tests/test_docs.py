@@ -17,7 +17,7 @@ from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, Sampling, train
 from algos.engine.budget import UNITS
 from algos.engine.calls import GuardedReward, RewardCalls
 from eval.glossary import METRICS, TRAINING
-from eval.recorder import event
+from eval.recording.recorder import event
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

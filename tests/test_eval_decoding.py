@@ -17,7 +17,7 @@ from algos import Policy, Sampling, UserError, sample
 from algos.engine.prompts import encode_prompts, texts
 from eval.experiment import Experiment
 from eval.metrics import Evaluated, Evaluator
-from eval.parts import Evaluation
+from eval.settings.parts import Evaluation
 from eval.tasks.materials import Materials, Scorer
 
 PROMPTS = [{"prompt": f"the {word} dog"} for word in ("red", "green", "blue", "good")]

@@ -10,8 +10,8 @@ import yaml
 
 from algos import UserError
 from eval.experiment import Experiment, extended
-from eval.parts import Evaluation
-from eval.settings import layered, load_yaml
+from eval.settings.layers import layered, load_yaml
+from eval.settings.parts import Evaluation
 from eval.store import Store
 from run_compare import parse
 

@@ -14,7 +14,7 @@ from algos.engine.text import encode
 from eval.frontier.pool import Pool
 from eval.frontier.sampling import Plan, update_pool
 from eval.launch import Job
-from eval.parts import Frontier
+from eval.settings.parts import Frontier
 from eval.store import Store
 from run_compare import main
 

@@ -18,7 +18,7 @@ from algos.engine.rewards import RewardError
 from eval.experiment import Experiment
 from eval.judge import Judge, wins
 from eval.metrics import Evaluator, _heldout_texts, distinct_bigrams, full_kl, overlap
-from eval.parts import Evaluation
+from eval.settings.parts import Evaluation
 from eval.tasks.materials import Materials, Scorer
 
 

@@ -32,7 +32,7 @@ def test_every_file_it_links_to_is_there() -> None:
 def test_the_examples_are_what_they_say(small: SmallWorld, tmp_path: Path) -> None:
     from eval.experiment import Experiment
     from eval.functions import is_pairwise, load_function
-    from eval.settings import layered, load_yaml
+    from eval.settings.layers import layered, load_yaml
     from eval.tasks import preset
 
     folder = README.parent / "examples"

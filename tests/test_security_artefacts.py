@@ -20,11 +20,11 @@ from small_world import SmallWorld
 import run_compare
 from algos import UserError
 from algos.engine.storage import read_json, write_json
-from eval.arguments import parse
+from eval.directory.integrity import sealed
 from eval.experiment import Experiment
-from eval.integrity import sealed
 from eval.report.frames import evaluations
-from eval.settings import load_yaml
+from eval.settings.arguments import parse
+from eval.settings.layers import load_yaml
 from eval.store import Store
 from eval.tasks.materials import Materials
 

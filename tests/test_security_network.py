@@ -14,7 +14,7 @@ from small_world import SmallWorld
 from algos import UserError
 from algos.engine.errors import one_line, without_secrets
 from eval.experiment import Experiment
-from eval.offline import go_offline, refuse_hub_ids
+from eval.process.offline import go_offline, refuse_hub_ids
 
 ROOT = Path(__file__).parents[1]
 SECRET = "canary-value-that-nobody-else-has"
@@ -213,7 +213,7 @@ def test_offline_reaches_libraries_that_are_imported_already(as_before: pytest.M
 
 def test_offline_reaches_libraries_that_are_not(tmp_path: Path) -> None:
     code = (
-        "from eval.offline import go_offline; go_offline(); import datasets, huggingface_hub; "
+        "from eval.process.offline import go_offline; go_offline(); import datasets, huggingface_hub; "
         "print(huggingface_hub.is_offline_mode(), datasets.config.HF_HUB_OFFLINE)"
     )
     said = subprocess.run(

@@ -25,7 +25,7 @@ import run_compare
 from algos import UserError
 from eval.console import Console
 from eval.launch import Job
-from eval.quiet import quiet
+from eval.process.quiet import quiet
 from eval.report import document as parts
 from eval.report import page
 from eval.report.escape import visible
@@ -263,7 +263,9 @@ def test_errors_on_the_terminal_are_one_line_of_text(
 
 def test_warnings_on_the_terminal_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     def is_text(payload: str) -> bool:
-        record = logging.LogRecord("eval.runs", logging.WARNING, __file__, 1, "%s is gone", (payload,), None)
+        record = logging.LogRecord(
+            "eval.directory.runs", logging.WARNING, __file__, 1, "%s is gone", (payload,), None
+        )
         assert logging.lastResort is not None
         logging.lastResort.handle(record)
         said = capsys.readouterr().err

@@ -37,7 +37,7 @@ EXCEPTIONS = {
         "algos/engine/rendering.py",
         "subprocess",
     ): "chat templates run in a process with bounds; its arguments are fixed",
-    ("eval/measure.py", "subprocess"): "asks git for the commit; its arguments are fixed",
+    ("eval/process/measure.py", "subprocess"): "asks git for the commit; its arguments are fixed",
     (
         "eval/launch.py",
         "multiprocessing",

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algos import UserError
-from eval.bounded_yaml import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, parse_yaml
 from eval.experiment import Experiment
-from eval.settings import load_yaml
-from eval.sweep import read_sweeps
+from eval.settings.bounded_yaml import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, parse_yaml
+from eval.settings.layers import load_yaml
+from eval.settings.sweep import read_sweeps
 
 NAMES = "bcdefghijklmnop"
 

@@ -48,7 +48,7 @@ def unfinished(comparison: ReportInput, view: Evaluations) -> list[str]:
 
 
 def diverged(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Runs that their own watch found to have diverged (`eval.divergence`), with when and why."""
+    """Runs that their own watch found to have diverged (`eval.recording.divergence`), with when and why."""
     if "diverged" not in view.runs:
         return []
     runs = view.runs[view.runs["diverged"].fillna("") != ""]

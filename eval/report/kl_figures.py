@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval.overoptimization import Fit
+from eval.frontier.overoptimization import Fit
 from eval.report import axes, theme
 from eval.report import format as fmt
 from eval.report.inputs import JUDGE, KL, PROXY

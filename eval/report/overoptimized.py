@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from eval.overoptimization import Fit, fit
+from eval.frontier.overoptimization import Fit, fit
 from eval.report import axes, figures, kl_figures
 from eval.report import format as fmt
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from algos import UserError
-from eval import trackers
-from eval.trackers import Trackers, require_trackers
+from eval.recording import trackers
+from eval.recording.trackers import Trackers, require_trackers
 
 
 class Fake:

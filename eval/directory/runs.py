@@ -27,7 +27,7 @@ from algos.engine.storage import (
     read_json,
     write_json,
 )
-from eval.lock import held
+from eval.directory.lock import held
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from algos.engine.forward import forward, groups_per_forward, precision, upcast
 from algos.engine.memory import recomputed
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
+from eval.memory.standins import Peak, stand_ins, with_trained
 from eval.metrics import of_tokens
-from eval.standins import Peak, stand_ins, with_trained
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -8,7 +8,7 @@ import pytest
 from faults import first, start
 from small_world import SmallWorld
 
-from eval.divergence import EVALUATION, TRAINING, divergence
+from eval.recording.divergence import EVALUATION, TRAINING, divergence
 from eval.store import Store
 
 START = {"kl/sequence": 0.0, "length": 10.0, "entropy": 2.0}

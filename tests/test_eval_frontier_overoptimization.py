@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit, minimize_scalar
 
-from eval.overoptimization import Fit, fit
+from eval.frontier.overoptimization import Fit, fit
 
 KL = np.array([0.3, 1.0, 2.5, 6.0, 12.0])
 

@@ -19,11 +19,11 @@ from transformers import AutoConfig
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError
 from algos.engine.forward import forward
 from algos.engine.loading import base_of
-from eval import memory
 from eval.experiment import Experiment
-from eval.footprint import Load, Need, need_of, reward_model_need
-from eval.memory import GIB, needs, require_room, rows
-from eval.standins import Peak
+from eval.memory.footprint import Load, Need, need_of, reward_model_need
+from eval.memory.room import GIB, needs, require_room, rows
+from eval.memory.room import room as memory
+from eval.memory.standins import Peak
 
 SHAPE = config(hidden=64, layers=3, vocabulary=512)
 SAMPLING = Sampling(max_new_tokens=24, group_size=2, prompts_per_iteration=8)
@@ -104,7 +104,7 @@ def test_every_family_is_as_large_as_its_stand_in(family: Family) -> None:
     estimate = need_of(REINFORCE(), load(config=made)).phases["training"]
     model, asked = family.model(), load()
     P, G = SAMPLING.prompts_per_iteration, SAMPLING.group_size
-    from eval.footprint import _Phases
+    from eval.memory.footprint import _Phases
 
     batch = _Phases(REINFORCE(), asked, torch.float32).rollouts(P, G)
     with Peak(model) as peak:

@@ -10,16 +10,16 @@ from typing import Any
 from algos.engine.algorithm import Algorithm
 from algos.engine.budget import Budget, Meter
 from algos.engine.state import TrainState
-from eval.checkpoints import Checkpoints
-from eval.divergence import EVALUATION, TRAINING, divergence
+from eval.directory.runs import Run
+from eval.directory.tidy import COUNTS
 from eval.launch import Report
-from eval.measure import PeakMemory
 from eval.metrics import Evaluator
-from eval.runs import Run
+from eval.process.measure import PeakMemory
+from eval.recording.checkpoints import Checkpoints
+from eval.recording.divergence import EVALUATION, TRAINING, divergence
+from eval.recording.trackers import Trackers
 from eval.store import Store
 from eval.tasks.materials import Materials
-from eval.tidy import COUNTS
-from eval.trackers import Trackers
 
 
 class Stopped(Exception):

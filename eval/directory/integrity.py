@@ -1,6 +1,6 @@
 """Whether a comparison's directory holds what was written to it, and its sources are what they were.
 
-Every file tells by a checksum whether it was changed (algos/engine/storage.py, eval/runs.py). That one is gone is
+Every file tells by a checksum whether it was changed (algos/engine/storage.py, eval/directory/runs.py). That one is gone is
 told by `index.json`, which names what has been written. Corruption is noticed, forgery is not: who can write
 the files can write their checksums.
 """
@@ -16,8 +16,8 @@ from typing import Any
 from algos import UserError
 from algos.engine.errors import one_line
 from algos.engine.storage import MAKING, DamagedFile, existing, file_hash, read_json, read_tensors, write_json
-from eval.lock import LOCKS
-from eval.runs import Run
+from eval.directory.lock import LOCKS
+from eval.directory.runs import Run
 from eval.tasks.custom.identity import model_identity
 from eval.tasks.materials import Materials, Scorer
 from eval.workshop import content_hash

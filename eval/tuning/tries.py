@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from algos import Algorithm
 from algos.engine.seeding import derive
 from eval.experiment import TUNING_SEED
-from eval.search import Choices, Range, Space, three_digits
-from eval.settings import plain
+from eval.settings.layers import plain
 from eval.store import Run, Store
+from eval.tuning.search import Choices, Range, Space, three_digits
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from small_world import SmallWorld
 
-import eval.tune
+import eval.tuning.tune
 from algos import PPO, UserError
-from eval import tries
 from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment, extended
 from eval.launch import Job, Update, launch
 from eval.run import execute
-from eval.search import Choices, Range, Space
 from eval.store import Store
 from eval.tasks import materials_of
-from eval.tries import Try, best, next_settings
-from eval.tune import settled, tune
+from eval.tuning import tries
+from eval.tuning.search import Choices, Range, Space
+from eval.tuning.tries import Try, best, next_settings
+from eval.tuning.tune import settled, tune
 from eval.workshop import Workshop
 from run_compare import main, parse
 
@@ -148,7 +148,7 @@ def startup() -> Iterator[None]:
     """The third of three tries depends on those before it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tries, "STARTUP", 2)
-        patch.setattr(eval.tune, "STARTUP", 2)
+        patch.setattr(eval.tuning.tune, "STARTUP", 2)
         yield
 
 
@@ -232,7 +232,7 @@ def test_an_interrupted_tuning_goes_on_where_it_was(
 ) -> None:
     store = prepared(small, tmp_path / "stopped", "--algos", "ppo", "dpo")
     with monkeypatch.context() as patch:
-        patch.setattr(eval.tune, "launch", stops_after(done))
+        patch.setattr(eval.tuning.tune, "launch", stops_after(done))
         with pytest.raises(KeyboardInterrupt):
             tune(store, 1, Console())
     finished = {file: file.stat().st_mtime_ns for file in store.path.glob("tuning/runs/*/rows.jsonl")}

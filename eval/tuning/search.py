@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from algos import Algorithm, UserError
 from algos.engine.algorithm import require
-from eval.settings import build, suggestion
+from eval.settings.layers import build, suggestion
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from algos.engine.state import TrainState
-from eval.runs import Run
+from eval.directory.runs import Run
 
 MAX_SHARE = 0.02
 """Of the time that saving may take: where it takes long, it is done more seldom than asked for."""

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from algos import ALGORITHMS, Algorithm, UserError
-from eval.bounded_yaml import parse_yaml
 from eval.experiment import Experiment
-from eval.settings import build, plain, suggestion
+from eval.settings.bounded_yaml import parse_yaml
+from eval.settings.layers import build, plain, suggestion
 
 
 @dataclass(frozen=True)

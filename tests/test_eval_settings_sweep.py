@@ -10,8 +10,8 @@ import yaml
 
 from algos import UserError
 from eval.experiment import Experiment
-from eval.settings import layered
-from eval.sweep import expanded, read_sweeps
+from eval.settings.layers import layered
+from eval.settings.sweep import expanded, read_sweeps
 from run_compare import parse
 
 

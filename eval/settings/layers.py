@@ -13,7 +13,7 @@ import yaml
 
 from algos import ALGORITHMS, UserError
 from algos.engine.errors import one_line
-from eval.bounded_yaml import MAX_CHARACTERS, parse_yaml
+from eval.settings.bounded_yaml import MAX_CHARACTERS, parse_yaml
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

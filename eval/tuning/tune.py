@@ -18,11 +18,11 @@ from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment
 from eval.launch import launch, run_jobs
 from eval.run import evaluate_base, load_base
-from eval.search import Space
-from eval.settings import plain
+from eval.settings.layers import plain
 from eval.store import Run, Store
 from eval.tasks.materials import Materials, Rows
-from eval.tries import OBJECTIVE, STARTUP, Try, best, name_of, next_settings, read_try
+from eval.tuning.search import Space
+from eval.tuning.tries import OBJECTIVE, STARTUP, Try, best, name_of, next_settings, read_try
 
 
 @dataclass(frozen=True)

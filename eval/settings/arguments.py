@@ -16,9 +16,9 @@ import tyro
 from algos import UserError
 from eval.experiment import Experiment, extended
 from eval.report.escape import for_terminal
-from eval.settings import layered, load_yaml
+from eval.settings.layers import layered, load_yaml
+from eval.settings.sweep import expanded, read_sweeps
 from eval.store import Store
-from eval.sweep import expanded, read_sweeps
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 
 from algos import ALGORITHMS, UserError
 from eval.experiment import Experiment
-from eval.search import Choices, Range
-from eval.settings import layered, plain
+from eval.settings.layers import layered, plain
+from eval.tuning.search import Choices, Range
 
 
 def experiment(**values: Any) -> Experiment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from eval.runs import Run
+from eval.directory.runs import Run
 
 if TYPE_CHECKING:
     import pandas as pd

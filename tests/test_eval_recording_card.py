@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from algos.engine.storage import write_json
-from eval.card import write_card
 from eval.experiment import Experiment
+from eval.recording.card import write_card
 from eval.store import Store
 
 METRICS = {

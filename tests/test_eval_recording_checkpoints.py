@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from algos.engine.state import TrainState
-from eval.checkpoints import MAX_SHARE, Checkpoints
-from eval.runs import Run
+from eval.directory.runs import Run
+from eval.recording.checkpoints import MAX_SHARE, Checkpoints
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Clock:
     clock = Clock(request.param)
-    monkeypatch.setattr("eval.checkpoints.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("eval.recording.checkpoints.time.monotonic", lambda: clock.now)
     return clock
 
 

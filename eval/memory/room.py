@@ -15,7 +15,7 @@ from algos import UserError
 from algos.engine.errors import one_line
 from algos.engine.loading import base_of, compute_dtype, pick_device
 from eval.experiment import Experiment
-from eval.footprint import Load, Need, need_of, reward_model_need, standing_of
+from eval.memory.footprint import Load, Need, need_of, reward_model_need, standing_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
