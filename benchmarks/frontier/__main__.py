@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.page import filled
 from eval.report.format import number
+from eval.report.frontier import share_text
 from eval.report.inputs import JUDGE, PROXY
 from eval.report.reachable import Reachable, reachable
 from eval.store import Store
@@ -55,10 +56,7 @@ def table() -> str:
 def _cells(best: dict[str, Reachable], arm: str) -> str:
     proxy, judge = best[PROXY].arms[arm], best[JUDGE].arms[arm]
     left = f"{number(proxy.left.mean, 3)} [{number(proxy.left.low, 3)}, {number(proxy.left.high, 3)}]"
-    shares = [
-        f"{100 * best[metric].share(arm):.1f}%{'' if best[metric].arms[arm].inside else ' at most'}"
-        for metric in (PROXY, JUDGE)
-    ]
+    shares = [share_text(best[metric], arm, 1) for metric in (PROXY, JUDGE)]
     return " | ".join([
         number(proxy.kl, 2), number(proxy.reward, 3), left, shares[0], number(judge.reward, 3), shares[1],
     ])  # fmt: skip

@@ -42,7 +42,7 @@ def sentences(best: Best) -> list[str]:
     ranked = sorted(known, key=lambda arm: -found.share(arm))
     if not ranked:
         return []
-    shown = fmt.listing([f"{arm} {100 * found.share(arm):.0f}%" for arm in ranked], 6)
+    shown = fmt.listing([f"{arm} {share_text(found, arm)}" for arm in ranked], 6)
     return [
         f"Of the gain in {fmt.label(PROXY)} that any policy could have at the same KL, each arm's sampled policy has: {shown}."
     ]
@@ -111,6 +111,16 @@ def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Pic
     return [overview, paths]
 
 
+def share_text(best: Reachable, arm: str, digits: int = 0) -> str:
+    """The share of the possible gain as a reader wants it: beyond the solid part a bound, of a loss no share."""
+    share, point = best.share(arm), best.arms[arm]
+    if math.isnan(share):
+        return fmt.MISSING
+    if point.reward < best.base:
+        return "below the base"
+    return f"{'' if point.inside else 'at least '}{100 * share:.{digits}f}%"
+
+
 def _table(comparison: ReportInput, best: Reachable) -> Table:
     beta = objective_beta(comparison)
     heads: Heads = [
@@ -121,11 +131,10 @@ def _table(comparison: ReportInput, best: Reachable) -> Table:
         heads += [Column(f"objective at β = {beta:g}"), Column(f"regret at β = {beta:g}", "95% interval")]
     rows: list[Row] = []
     for arm, point in best.arms.items():
-        share = best.share(arm)
         rows.append([
             Cell(arm, arm=arm), fmt.number(point.kl, 2), fmt.number(point.reward, 3),
             _with_interval(point.left, "" if point.inside else "at most "),
-            fmt.MISSING if math.isnan(share) else f"{'' if point.inside else 'at least '}{100 * share:.0f}%",
+            share_text(best, arm),
             *_at_beta(point, beta),
         ])  # fmt: skip
     caption = (
