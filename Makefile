@@ -7,7 +7,7 @@ PEERS ?= .venv-peers
 AUDIT ?= .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-all families faults lint example parity peers audit clean
+.PHONY: help setup compare test test-all families faults lint example parity peers bench audit clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -36,7 +36,7 @@ families: $(READY) ## Every family of models through the whole engine; writes th
 	OMP_NUM_THREADS=1 FAMILIES_TABLE=docs/models.md $(BIN)/python -m pytest tests/test_algos_families.py -m 'families or not families'
 
 faults: $(READY) ## Kills, failing disks and damaged files, an hour or more; the figures in docs/reliability.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m faults tests/test_eval_resume.py tests/test_eval_directory_integrity.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m faults tests/test_eval_resume.py tests/test_eval_directory_integrity.py tests/test_security_shapes.py
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -66,6 +66,10 @@ $(VENV)/.parity: $(READY)
 
 parity: $(VENV)/.parity $(PEERS)/.ready ## Every formula against other people's; writes docs/parity.md
 	PEERS=$(PEERS) PARITY_TABLE=docs/parity.md $(BIN)/python -m pytest tests/parity -m parity
+
+bench: $(READY) $(PEERS)/.ready ## Seconds and memory beside TRL, and of whole comparisons; writes docs/benchmarks.md
+	PEERS=$(PEERS) $(BIN)/python -m benchmarks.trainers $(ARGS)
+	$(BIN)/python -m benchmarks.comparison
 
 audit: ## Known vulnerabilities of the tested versions, where the package index can tell
 	$(PYTHON) -m venv $(AUDIT)

@@ -85,9 +85,11 @@ def _compare(args: list[str]) -> int:
     for note in options.notes:
         console.say(note)
     if options.dry_run:
-        _dry_run(experiment, console)
+        _dry_run(options, console)
         return 0
     require_trackers(experiment.log_with)
+    if options.resume is None:
+        _require_room(options, console)
     with _opened(options) as store:
         return _carry_out(store, options, console, _command(args))
 
@@ -153,6 +155,20 @@ def _workers(options: Options) -> int:
     return max(1, cores // options.experiment.threads_per_run)
 
 
+def _require_room(options: Options, console: Console) -> None:
+    """Raises UserError for what cannot fit the machine. What cannot be estimated is not refused."""
+    experiment = options.experiment
+    try:
+        shape, _ = _shape(experiment, quick=True)
+    except Exception:  # what is wrong with model or data is said where all of it is read
+        return
+    from eval.memory.room import at_once, require_room, where_known
+
+    with where_known(console.say):
+        workers = at_once(experiment, _workers(options))
+        require_room(experiment, shape.longest_prompt, shape.scorer_parameters, workers)
+
+
 def _command(args: Sequence[str]) -> str:
     return shlex.join(["rlhf-compare", *args])
 
@@ -175,30 +191,38 @@ def _list(console: Console) -> None:
     )
 
 
-def _dry_run(experiment: Experiment, console: Console) -> None:
-    from eval.plan import rows, tuning
+def _dry_run(options: Options, console: Console) -> None:
+    from eval import plan
+    from eval.memory import room
 
+    experiment = options.experiment
     shape, pairs = _shape(experiment)
     columns = ["arm", "algorithm", "runs", "iterations a run", "completions a run", "FLOPs a run"]
     console.table(
-        f"What would run (budget {experiment.budget} each)", columns, rows(experiment, shape, pairs)
+        f"What would run (budget {experiment.budget} each)", columns, plan.rows(experiment, shape, pairs)
     )
     print(
-        *filter(None, [tuning(experiment, shape, pairs)]),
+        *filter(None, [plan.tuning(experiment, shape, pairs)]),
         f"model: {shape.parameters:,} parameters; counted with {shape.prompt_tokens:.0f} tokens a prompt and {shape.response_tokens:.0f} a response",
         sep="\n",
     )
+    asked = experiment, shape.longest_prompt, shape.scorer_parameters
+    with room.where_known(console.say):
+        console.table("Memory a run needs", list(room.COLUMNS), room.rows(room.needs(*asked)))
+        if options.resume is None:
+            room.require_room(*asked, room.at_once(experiment, _workers(options)))
 
 
-def _shape(experiment: Experiment) -> tuple[Shape, int | None]:
-    """What nominal cost depends on, from the task's description or the model's configuration."""
+def _shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:
+    """What nominal cost and memory depend on, from the task's description or the model's configuration;
+    `quick` from the first of the data alone."""
     if experiment.task == "reviews":
         from eval.tasks.reviews.task import shape
 
         return shape(experiment)
     from eval.tasks.custom.shape import shape as custom_shape
 
-    return custom_shape(experiment)
+    return custom_shape(experiment, quick)
 
 
 def _summarise(store: Store, console: Console) -> None:

@@ -1,15 +1,20 @@
 """Preference-optimization algorithms for language models, each usable alone. See README.md."""
 
+from typing import TYPE_CHECKING, Any
+
 from algos.dpo import DPO
 from algos.engine.algorithm import Algorithm
 from algos.engine.budget import Budget
 from algos.engine.errors import RunError, UserError
-from algos.engine.policy import LoRA, Policy
-from algos.engine.rewards import Reward, RewardModel
-from algos.engine.sampling import Sampling, sample
-from algos.engine.trainer import History, train
+from algos.engine.settings import LoRA, Sampling
 from algos.ppo import PPO
 from algos.reinforce import REINFORCE
+
+if TYPE_CHECKING:
+    from algos.engine.policy import Policy
+    from algos.engine.rewards import Reward, RewardModel
+    from algos.engine.sampling import sample
+    from algos.engine.trainer import History, train
 
 ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": REINFORCE, "ppo": PPO, "dpo": DPO}
 
@@ -17,3 +22,17 @@ __all__ = [
     "ALGORITHMS", "DPO", "PPO", "REINFORCE", "Algorithm", "Budget", "History", "LoRA", "Policy", "Reward",
     "RewardModel", "RunError", "Sampling", "UserError", "sample", "train",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """What needs a model imports transformers, which takes seconds: it is loaded when it is first asked for, so
+    that settings can be read, and mistakes in them told, before."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from algos.engine import policy, rewards, sampling, trainer
+
+    globals().update(
+        Policy=policy.Policy, Reward=rewards.Reward, RewardModel=rewards.RewardModel, sample=sampling.sample,
+        History=trainer.History, train=trainer.train,
+    )  # fmt: skip
+    return globals()[name]

@@ -19,19 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import run_compare
-from algos.engine import calls, storage, trainer
+from algos.engine import calls, loop, storage, trainer
 from eval import comparison, store
 from eval.directory import integrity, runs
 from eval.recording import checkpoints
 
 TIMED: list[tuple[Any, str]] = [
-    *((trainer, f"check_{what}") for what in ("batch", "gradient", "loss", "reference", "responses")),
+    *((loop, f"check_{what}") for what in ("batch", "gradient", "loss", "responses")),
+    (trainer, "check_reference"),
     (calls, "copied"),
     (checkpoints.Checkpoints, "save"),
     *((runs.Run, name) for name in ("begin", "finish")),
     *((integrity.Integrity, name) for name in ("note", "check")),
     (comparison, "check_sources"),
-    (store, "existing"),
+    *((store, name) for name in ("whole", "read_shaped")),
+    *((module, "read_shaped") for module in (runs, integrity)),
     *((storage, name) for name in ("write_json", "read_json", "read_manifest")),
     (storage.Disk, "sync"),
 ]

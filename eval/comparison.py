@@ -109,9 +109,9 @@ def _match(store: Store, materials: Materials) -> None:
     """Win rates of every two arms, seed by seed, on the same prompts."""
     judge = materials.judge.judge("cpu", store.asked.reward_calls)
     found: dict[str, dict[str, float]] = {}
-    done = {
-        (run.arm, run.seed): run.read("samples") for run in store.all_runs if run.status["status"] == "done"
-    }
+    prompts = len(materials.test_prompts)
+    finished = [run for run in store.all_runs if run.status["status"] == "done"]
+    done = {(run.arm, run.seed): store.responses(run, prompts) for run in finished}
     for (arm, seed), samples in done.items():
         rows = [materials.test_prompts[record["prompt_id"]] for record in samples]
         rivals = {
@@ -125,7 +125,7 @@ def _match(store: Store, materials: Materials) -> None:
 
 def _draw_pool(store: Store, workers: int, console: Console) -> None:
     """The frontier's samples. They are worth less than the runs: where they fail, the report goes without."""
-    if store.asked.frontier.samples == 0:
+    if store.asked.frontier.samples == 0 or not store.asked.eval.is_plain:
         return
     with console.stage("sampling for the frontier"):
         try:

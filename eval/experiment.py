@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from algos import ALGORITHMS, Algorithm, Budget, LoRA, Sampling, UserError
+from algos import ALGORITHMS, Algorithm, LoRA, Sampling, UserError
 from algos.engine.algorithm import require
 from algos.engine.calls import RewardCalls
-from algos.engine.policy import Precision
+from algos.engine.settings import Precision
 from eval.recording.trackers import TrackerName
 from eval.settings.layers import build, plain, suggestion
+from eval.settings.limits import check_arm, check_limits
 from eval.settings.parts import Evaluation, Frontier, RewardTraining
 from eval.tuning.search import Space, corners, space
 
@@ -118,8 +119,10 @@ class Experiment:
     """Arms whose settings above were chosen by tuning: they are not tuned again."""
 
     def __post_init__(self) -> None:
+        check_limits(self)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
         require(self.first_seed >= 0, "first_seed", "at least 0", self.first_seed)
+        require(self.data_seed >= 0, "data_seed", "at least 0", self.data_seed)
         require(len(self.algos) >= 1, "algos", "at least one arm", "none")
         require(len(set(self.algos)) == len(self.algos), "algos", "each named once", " ".join(self.algos))
         require(self.sampled_pairs >= 2, "sampled_pairs", "at least 2", self.sampled_pairs)
@@ -127,7 +130,6 @@ class Experiment:
         if self.objective_beta is not None:
             require(self.objective_beta > 0, "objective_beta", "above 0", self.objective_beta)
         require(self.threads_per_run >= 1, "threads_per_run", "at least 1", self.threads_per_run)
-        Budget.parse(self.budget)
         require(self.micro_batch >= 0, "micro_batch", "at least 0", self.micro_batch)
         self.eval.sampling(self.sampling.max_new_tokens)  # checks its prefix
         require(self.checkpoint_every >= 0, "checkpoint_every", "at least 0", self.checkpoint_every)
@@ -148,6 +150,7 @@ class Experiment:
                 repr(name[:60]),
             )
         for name, arm in self.arms.items():
+            check_arm(name, arm)
             self._check_group_size(name, arm)
         self._check_tuning()
 
@@ -169,6 +172,7 @@ class Experiment:
                 )
         for name in self.untuned:
             for arm in corners(self.arm(name), self.space(name), name):
+                check_arm(f"search.{name}", arm)
                 self._check_group_size(name, arm)
         if self.tune:
             last = self.training_seeds[-1]

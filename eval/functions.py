@@ -31,7 +31,7 @@ class LoadedFunction:
         self.__name__ = spec.rpartition(":")[2]  # TRL names its reward columns by it
         self.__doc__ = function.__doc__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Callable[..., LoadedFunction], tuple[str, str]]:

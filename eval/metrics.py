@@ -147,8 +147,8 @@ def _token_statistics(policy: Policy, rollouts: Rollouts, settings: Evaluation) 
                 found[name] += sequence_logps(x_PGT, part.mask_PGT).flatten().tolist()
         return found
 
-    # Half as many as elsewhere: two models' logits stand side by side.
-    groups = min(settings.batch_size // rollouts.G, groups_per_forward(rollouts, policy.vocabulary) // 2)
+    # Two models' logits stand side by side.
+    groups = min(settings.batch_size // rollouts.G, groups_per_forward(policy.model, rollouts, logits=2))
     return policy.portions.run("evaluation", groups, attempt, SHORTER)
 
 

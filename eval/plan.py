@@ -2,68 +2,112 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from algos import Budget, Sampling
+from algos import Budget
 from algos.engine.algorithm import Algorithm
 from eval.experiment import Experiment
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What nominal cost depends on: parameters of model and reward model, tokens of a prompt and a response."""
+    """What nominal cost and memory depend on: parameters of the model, of it without its head, of reward model
+    and judge, tokens of a prompt (the mean, and the longest) and a response."""
 
     parameters: int
+    trunk_parameters: int
     reward_parameters: int
+    judge_parameters: int
     prompt_tokens: float
+    longest_prompt: int
     response_tokens: float
 
+    @property
+    def scorer_parameters(self) -> int:
+        """Of the reward model and the judge together: every run holds both, though they be the same."""
+        return self.reward_parameters + self.judge_parameters
 
-def iteration(algorithm: Algorithm, sampling: Sampling, shape: Shape, lora: bool) -> dict[str, float]:
-    """The nominal cost of one iteration in every unit but seconds; see `algos.engine.budget.Meter`."""
-    needs = algorithm.needs
+
+def iteration(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> dict[str, float]:
+    """The nominal cost of one iteration in every unit but seconds, of recorded pairs in their first epoch: what
+    `algos.engine.budget.Meter` counts where every text is as long as `shape` says."""
+    needs, sampling = algorithm.needs, experiment.sampling
     recorded = needs.source == "pairs"
-    completions = (
-        2 * needs.pairs_per_step if recorded else sampling.prompts_per_iteration * sampling.group_size
-    )
-    tokens = completions * (shape.prompt_tokens + shape.response_tokens)
-    steps = algorithm.passes * algorithm.steps_per_pass
-    update = (4 if lora else 6) + (6 if needs.values == "separate" else 0)
-    forward = 2 if recorded else 4  # the reference reads every token; sampled ones are also generated
-    flops = shape.parameters * tokens * (forward + update * algorithm.passes)
-    if not recorded:
-        flops += 2 * shape.reward_parameters * tokens
-        if needs.greedy:
-            flops += 2 * (shape.parameters + shape.reward_parameters) * tokens / sampling.group_size
+    P = needs.pairs_per_step if recorded else sampling.prompts_per_iteration
+    trained = P * (2 if recorded else sampling.group_size)
+    sampled = 0 if recorded else trained + P * needs.greedy
+    text = shape.prompt_tokens + shape.response_tokens
+    flops = _reference(algorithm, experiment, shape)
+    flops += 2 * (shape.parameters + shape.reward_parameters) * sampled * text
+    flops += _update(algorithm, experiment, shape) * algorithm.passes * trained * text
     return {
-        "updates": steps,
+        "updates": algorithm.passes * algorithm.steps_per_pass,
         "iterations": 1,
-        "completions": completions,
-        "generated_tokens": 0 if recorded else completions * shape.response_tokens,
-        "trained_tokens": completions * shape.response_tokens * algorithm.passes,
+        "completions": trained if recorded else sampled,
+        "generated_tokens": sampled * shape.response_tokens,
+        "trained_tokens": trained * shape.response_tokens * algorithm.passes,
         "flops": flops,
     }
 
 
-def iterations(
-    algorithm: Algorithm, budget: Budget, sampling: Sampling, shape: Shape, lora: bool
-) -> float | None:
-    """About how many iterations the budget buys; None for a budget of time, or where one costs none of it."""
-    each = iteration(algorithm, sampling, shape, lora).get(budget.unit)
-    return budget.amount / each if each else None
+def _update(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> float:
+    """FLOPs a token of a forward and backward pass, the critic's own trunk included."""
+    again = 2 if experiment.gradient_checkpointing else 0
+    own = shape.trunk_parameters if algorithm.needs.values == "separate" else 0
+    return ((4 if experiment.lora else 6) + again) * shape.parameters + (6 + again) * own
+
+
+def _reference(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> float:
+    """FLOPs of the reference in an iteration that it reads."""
+    needs, sampling = algorithm.needs, experiment.sampling
+    recorded = needs.source == "pairs"
+    texts = 2 * needs.pairs_per_step if recorded else sampling.prompts_per_iteration * sampling.group_size
+    return 2 * shape.parameters * texts * (shape.prompt_tokens + shape.response_tokens)
+
+
+def iterations(algorithm: Algorithm, experiment: Experiment, shape: Shape, pairs: int | None) -> float | None:
+    """About how many iterations a run has: what the budget buys, or less where recorded pairs end before.
+
+    None for a budget of time, or where one iteration costs none of it.
+    """
+    budget = Budget.parse(experiment.budget)
+    each = iteration(algorithm, experiment, shape).get(budget.unit)
+    count = budget.amount / each if each else math.inf
+    if algorithm.needs.source == "pairs" and pairs is not None:
+        an_epoch = _an_epoch(algorithm, pairs)
+        if each and budget.unit == "flops" and count > an_epoch:
+            later = each - _reference(algorithm, experiment, shape)
+            count = an_epoch + (budget.amount - an_epoch * each) / later
+        count = min(count, an_epoch * algorithm.needs.pair_epochs)
+    return count if math.isfinite(count) else None
+
+
+def _an_epoch(algorithm: Algorithm, pairs: int) -> int:
+    return math.ceil(pairs / algorithm.needs.pairs_per_step)
+
+
+def flops(
+    algorithm: Algorithm, experiment: Experiment, shape: Shape, pairs: int | None, count: float
+) -> float:
+    """Nominal FLOPs of so many iterations. The reference reads recorded pairs in their first epoch alone."""
+    total = count * iteration(algorithm, experiment, shape)["flops"]
+    if algorithm.needs.source == "pairs" and pairs is not None:
+        again = max(0.0, count - _an_epoch(algorithm, pairs))
+        total -= again * _reference(algorithm, experiment, shape)
+    return total
 
 
 def rows(experiment: Experiment, shape: Shape, pairs: int | None) -> list[list[str]]:
     """A row an arm: name, algorithm, runs, iterations, completions, FLOPs a run."""
     table = []
     for name, arm in experiment.arms.items():
-        count = _iterations(experiment, arm, shape, pairs)
-        each = iteration(arm, experiment.sampling, shape, experiment.lora)
-        figures = (
-            ["until the time is up"] * 3
-            if count is None
-            else [f"{count:,.0f}", f"{count * each['completions']:,.0f}", f"{count * each['flops']:.2e}"]
-        )
+        count = iterations(arm, experiment, shape, pairs)
+        figures = ["until the time is up"] * 3
+        if count is not None:
+            completions = count * iteration(arm, experiment, shape)["completions"]
+            cost = flops(arm, experiment, shape, pairs, count)
+            figures = [f"{count:,.0f}", f"{completions:,.0f}", f"{cost:.2e}"]
         table.append([name, arm.name, str(experiment.seeds), *figures])
     return table
 
@@ -72,22 +116,13 @@ def tuning(experiment: Experiment, shape: Shape, pairs: int | None) -> str:
     """What is run before: nothing, or tries of the arms, whose cost is that of the settings they begin with."""
     if not experiment.untuned:
         return ""
-    runs, flops = experiment.tune * experiment.tune_seeds, 0.0
+    runs, total = experiment.tune * experiment.tune_seeds, 0.0
     for name in experiment.untuned:
         arm = experiment.arm(name)
-        count = _iterations(experiment, arm, shape, pairs)
-        flops += runs * (count or 0) * iteration(arm, experiment.sampling, shape, experiment.lora)["flops"]
-    cost = f", about {flops:.2e} FLOPs together" if flops else ""
+        count = iterations(arm, experiment, shape, pairs)
+        total += runs * flops(arm, experiment, shape, pairs, count or 0)
+    cost = f", about {total:.2e} FLOPs together" if total else ""
     return (
         f"tuned first: {', '.join(experiment.untuned)}; {experiment.tune} tries of each, {runs} runs an arm at the same "
         f"budget{cost}"
     )
-
-
-def _iterations(experiment: Experiment, arm: Algorithm, shape: Shape, pairs: int | None) -> float | None:
-    """Of one run: what the budget buys, or less where recorded pairs end before."""
-    count = iterations(arm, Budget.parse(experiment.budget), experiment.sampling, shape, experiment.lora)
-    if arm.needs.source == "pairs" and pairs is not None:
-        own_end = -(-pairs // arm.needs.pairs_per_step) * arm.needs.pair_epochs
-        return own_end if count is None else min(count, own_end)
-    return count

@@ -28,16 +28,17 @@ from algos.engine.storage import (
     DamagedFile,
     atomic_directory,
     clear_leftovers,
-    existing,
-    read_json,
     write_json,
     write_text,
 )
 from eval.directory import tidy
 from eval.directory.artefacts import refuse_code_inside, refuse_links
-from eval.directory.integrity import Integrity, check_sealed, refuse_taken, sealed
+from eval.directory.integrity import FILES, Integrity, check_sealed, refuse_taken, sealed
 from eval.directory.lock import held
-from eval.directory.runs import Run, as_jsonl, finite, read_jsonl
+from eval.directory.reading import read_jsonl, read_shaped, whole
+from eval.directory.run_shapes import Sample
+from eval.directory.runs import Run, as_jsonl, finite
+from eval.directory.shapes import BaseMetrics
 from eval.experiment import Experiment
 from eval.settings.layers import load_yaml
 
@@ -78,7 +79,11 @@ class Store:
             )
         refuse_links(path)
         check_sealed(file)
-        return cls(path, Experiment.from_dict(load_yaml(file)))
+        values = load_yaml(file)
+        try:
+            return cls(path, Experiment.from_dict(values))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
 
     @classmethod
     @contextmanager
@@ -159,6 +164,19 @@ class Store:
         """Every run asked for, seed by seed, so that a stopped comparison is balanced."""
         return [self.run(arm, seed) for seed in self.asked.training_seeds for arm in self.asked.algos]
 
+    def responses(self, run: Run, prompts: int) -> list[dict[str, Any]]:
+        """A finished run's samples, one for each of the base's and to one of so many prompts. Raises DamagedFile."""
+        samples = run.read("samples")
+        found, asked = (
+            [(row["prompt_id"], row["sample"]) for row in rows] for rows in (samples, self.base_samples)
+        )
+        if not found or found != asked or max(found)[0] >= prompts:
+            raise DamagedFile(
+                f"{run.folder / 'samples.jsonl'} does not answer the prompts that the base answers. Remove {run.folder} "
+                f"and go on with --resume {self.path}: it is made again."
+            )
+        return samples
+
     # What the report reads.
 
     @property
@@ -175,13 +193,13 @@ class Store:
 
     @property
     def base_metrics(self) -> dict[str, float]:
-        folder = existing(self.path / "base")
-        return {} if folder is None else read_json(folder / "metrics.json")
+        folder = whole(self.path / "base")
+        return {} if folder is None else read_shaped(folder / "metrics.json", BaseMetrics)
 
     @property
     def base_samples(self) -> list[dict[str, Any]]:
-        folder = existing(self.path / "base")
-        return [] if folder is None else read_jsonl(folder / "samples.jsonl")
+        folder = whole(self.path / "base")
+        return [] if folder is None else read_jsonl(folder / "samples.jsonl", Sample)
 
     def write_base(self, metrics: Mapping[str, float], samples: Iterable[Mapping[str, Any]]) -> None:
         with atomic_directory(self.path / "base") as temporary:
@@ -217,7 +235,7 @@ class Store:
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
-        return read_json(file) if file.is_file() else {}
+        return read_shaped(file, FILES[name]) if file.is_file() else {}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tiny import tiny_policy
 
 from algos import DPO, PPO, REINFORCE, Budget, Policy, Sampling, UserError, train
 from algos.engine.budget import UNITS, Meter
-from algos.engine.trainer import learning_rate
+from algos.engine.loop import learning_rate
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tiny import rollouts_of, same_weights, tiny_policy
 from tiny_runs import ALGORITHMS, run
 
 from algos import PPO, REINFORCE, Policy, RunError
+from algos.engine import forward
 from algos.engine.algorithm import Outputs
 from algos.engine.checks import check_batch, check_reference, check_responses
 from algos.engine.rollouts import Rollouts
@@ -78,25 +79,25 @@ def test_the_reference_is_what_it_was() -> None:
 # In training ---------------------------------------------------------------------------------------------
 
 
-def broken_later(policy: Policy, after: int, change: Any) -> None:
-    """From the so-manieth forward of the policy on, its logits are changed."""
+def broken_later(policy: Policy, after: int) -> None:
+    """From the so-manieth pass through the policy's trunk on, what it gives is not a number."""
     calls = [0]
 
-    def hook(_: Any, __: Any, ___: Any, output: Any) -> Any:
+    def hook(_: Any, __: Any, output: Any) -> Any:
         calls[0] += 1
         if calls[0] > after:
-            output.logits = change(output.logits)
+            output.last_hidden_state = output.last_hidden_state * math.nan
         return output
 
-    policy.model.register_forward_hook(hook, with_kwargs=True)
+    policy.model.base_model.register_forward_hook(hook)
 
 
 @pytest.mark.parametrize(("name", "forwards"), [("reinforce", 14), ("ppo", 14), ("dpo", 4)])
-def test_logits_that_turn_to_nan_end_the_run_before_an_update(name: str, forwards: int) -> None:
+def test_a_model_that_turns_to_nan_ends_the_run_before_an_update(name: str, forwards: int) -> None:
     """In whatever forward of the first two iterations they do."""
     for after in range(forwards):
         policy = tiny_policy()
-        broken_later(policy, after, lambda logits: logits * math.nan)
+        broken_later(policy, after)
         with pytest.raises(
             RunError, match=r"iteration|before the first update|at the first update"
         ) as caught:
@@ -105,7 +106,7 @@ def test_logits_that_turn_to_nan_end_the_run_before_an_update(name: str, forward
         assert all(bool(p.isfinite().all()) for p in policy.model.parameters())
 
 
-def test_an_infinite_log_probability_is_not_hidden_by_the_clamp() -> None:
+def test_an_infinite_log_probability_is_not_hidden_by_the_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ratio is clamped to e^±20, so the loss stays finite where a token has become impossible."""
 
     class Impossible(PPO):
@@ -114,15 +115,17 @@ def test_an_infinite_log_probability_is_not_hidden_by_the_clamp() -> None:
             assert bool(torch.isfinite(loss))
             return loss, metrics
 
-    policy = tiny_policy()
+    calls, right = [0], forward.selected_logps
 
-    def without_b(logits: torch.Tensor) -> torch.Tensor:
-        return logits.index_fill(-1, torch.tensor([2]), -torch.inf)
+    def impossible(*arguments: Any) -> Any:
+        logps_N, entropy_N = right(*arguments)
+        calls[0] += 1
+        return (logps_N if calls[0] < 3 else logps_N.index_fill(0, torch.tensor([0]), -torch.inf)), entropy_N
 
-    # The sampler's and the first training forward are as they were; those of the update are not.
-    broken_later(policy, 7, without_b)
+    # The reference's and the first training forward are as they were; that of the second update is not.
+    monkeypatch.setattr(forward, "selected_logps", impossible)
     with pytest.raises(RunError, match=r"log-probability is not finite at update 2 \(iteration 1\)"):
-        run(Impossible(ppo_epochs=3), policy)
+        run(Impossible(ppo_epochs=3), tiny_policy())
 
 
 def test_the_gradient_is_named_by_its_parameter() -> None:

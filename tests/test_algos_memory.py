@@ -13,7 +13,7 @@ from tiny import gpt2, llama, rollouts_of, same_weights, tiny_policy, word_token
 from tiny_runs import ALGORITHMS, run
 
 from algos import Policy, RunError, Sampling, UserError, sample
-from algos.engine import memory, sampling, scoring, trainer
+from algos.engine import loop, memory, sampling, scoring
 from algos.engine.decoding import Stepper
 from algos.engine.forward import forward
 from algos.engine.loading import compute_dtype
@@ -61,7 +61,7 @@ def test_a_step_that_does_not_fit_is_that_of_a_smaller_micro_batch(
         algorithm = replace(algorithm, minibatches=1)
     expected = run(algorithm, asked, micro_batch=1).rows
     small = Small(1, full, spare=1)
-    monkeypatch.setattr(trainer, "forward", small)
+    monkeypatch.setattr(loop, "forward", small)
     rows = run(algorithm, found, micro_batch=2).rows
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in expected]
     assert same_weights(found, asked)
@@ -72,7 +72,7 @@ def test_a_step_that_does_not_fit_is_that_of_a_smaller_micro_batch(
 
 def test_halves_until_it_fits(full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     small = Small(1, full)
-    monkeypatch.setattr(trainer, "forward", small)
+    monkeypatch.setattr(loop, "forward", small)
     run(ALGORITHMS["reinforce"], budget="2iterations", micro_batch=100)
     assert small.seen == [4, 2, 1, 1, 1, 1, 1, 1, 1, 1]
 
@@ -80,7 +80,7 @@ def test_halves_until_it_fits(full: Callable[[], BaseException], monkeypatch: py
 def test_a_step_that_fits_in_no_part_says_what_helps(
     full: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "forward", Small(0, full))
+    monkeypatch.setattr(loop, "forward", Small(0, full))
     policy = tiny_policy()
     with pytest.raises(RunError, match="out of memory in training") as caught:
         run(ALGORITHMS["ppo"], policy)
@@ -103,7 +103,7 @@ def test_no_room_for_the_optimizer_says_what_helps(
 
 def test_other_errors_are_not_taken_for_full_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Small(0, lambda: RuntimeError("shapes do not match"))
-    monkeypatch.setattr(trainer, "forward", small)
+    monkeypatch.setattr(loop, "forward", small)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run(ALGORITHMS["reinforce"], micro_batch=4)
     assert small.seen == [4]

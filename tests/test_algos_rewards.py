@@ -79,6 +79,33 @@ def test_a_reward_gets_what_trls_get() -> None:
     }  # fmt: skip
 
 
+WICKED = ("self", "batch_size", "prompts", "completions", "completion_ids", "reward", "rewards", "name", "args", "kwargs",
+          "keywords", "function", "calls", "what", "rows", "model", "_", "class", "two words")  # fmt: skip
+
+
+def wicked_rows() -> list[dict[str, Any]]:
+    return [{"prompt": prompt, **dict.fromkeys(WICKED, "x")} for prompt in PROMPTS]
+
+
+def test_columns_may_have_any_name() -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        seen.update(columns)
+        return [float(len(text)) for text in completions]
+
+    assert call_reward(spy, wicked_rows(), COMPLETIONS, [[]] * 3) == [2.0, 8.0, 2.0]
+    own = {"prompts", "completions", "completion_ids"}  # what is scored, not the data's
+    assert {name for name in seen if seen[name] == ["x"] * 3} == set(WICKED) - own
+
+
+def test_a_reward_model_takes_no_column_for_a_setting(tmp_path: Path) -> None:
+    classifier(tmp_path)
+    reward = RewardModel(tmp_path)
+    plain = call_reward(reward, [{"prompt": prompt} for prompt in PROMPTS], COMPLETIONS, [[]] * 3)
+    assert call_reward(reward, wicked_rows(), COMPLETIONS, [[]] * 3) == plain
+
+
 def test_conversations_are_answered_in_messages() -> None:
     conversation = [{"role": "user", "content": "hi"}]
     seen: list[Any] = []
@@ -150,8 +177,41 @@ def test_mask_pooling_reads_the_eos_though_it_is_the_pad(tmp_path: Path) -> None
     assert scores == pytest.approx(expected, abs=1e-5)
     alone = [reward(prompts=[p], completions=[c])[0] for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
     assert alone == pytest.approx(expected, abs=1e-5)
-    one_by_one = reward(prompts=PROMPTS, completions=COMPLETIONS, batch_size=1)
+    one_by_one = RewardModel(tmp_path, batch_size=1)(prompts=PROMPTS, completions=COMPLETIONS)
     assert one_by_one == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "full", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("shapes differ")]
+)
+def test_memory_that_runs_out_halves_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: RuntimeError
+) -> None:
+    """What fits gives the same scores, is kept for later calls, and other errors are not taken for it."""
+    classifier(tmp_path, pooling="mask")
+    whole, reward, seen = RewardModel(tmp_path), RewardModel(tmp_path, batch_size=3), list[int]()
+    scores = reward._scores
+
+    def small(rows: list[list[int]]) -> torch.Tensor:
+        seen.append(len(rows))
+        if len(rows) > room:
+            raise full
+        return scores(rows)
+
+    monkeypatch.setattr(reward, "_scores", small)
+    room = 1
+    if not isinstance(full, torch.OutOfMemoryError):
+        with pytest.raises(RuntimeError, match="shapes differ"):
+            reward(prompts=PROMPTS, completions=COMPLETIONS)
+        assert seen == [3]
+        return
+    expected = whole(prompts=PROMPTS, completions=COMPLETIONS)
+    for _ in range(2):
+        assert reward(prompts=PROMPTS, completions=COMPLETIONS) == pytest.approx(expected, abs=1e-6)
+    assert seen == [3, 1, 1, 1, 1, 1, 1]
+    room = 0
+    with pytest.raises(RunError, match="out of memory in scoring by the reward model"):
+        reward(prompts=PROMPTS, completions=COMPLETIONS)
 
 
 def test_a_foreign_model_keeps_the_pooling_it_was_trained_with(tmp_path: Path) -> None:
@@ -201,7 +261,7 @@ def test_models_that_are_no_reward_model_are_refused(tmp_path: Path) -> None:
     classifier(tmp_path / "two", labels=2)
     for path, message in (
         (tmp_path / "two", "has 2 outputs; it must have 1"),
-        (tmp_path / "none", "cannot load a reward model"),
+        (tmp_path / "none", "there is no model directory"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             RewardModel(path)

@@ -12,8 +12,15 @@ import torch
 from tiny import gpt2, same_weights, tiny_policy, word_tokenizer
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, RunError, Sampling, train
-from algos.engine.state import TrainState, versions
-from algos.engine.storage import atomic_directory, read_json, read_tensors, write_json, write_tensors
+from algos.engine.state import TrainState
+from algos.engine.storage import (
+    atomic_directory,
+    read_json,
+    read_tensors,
+    versions,
+    write_json,
+    write_tensors,
+)
 
 PROMPTS = ["a", "b a b", "a b", "b", "b b a"]
 PAIRS = [{"prompt": "a b", "chosen": " b" * n, "rejected": " a" * (8 - n)} for n in range(1, 8)]
@@ -321,7 +328,7 @@ def test_iterations_without_an_update_are_counted_across_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On-policy DPO learns nothing from equal scores: four such iterations in a row, two of them before the stop."""
-    monkeypatch.setattr("algos.engine.trainer.MAX_IDLE", 4)
+    monkeypatch.setattr("algos.engine.loop.MAX_IDLE", 4)
 
     def same(completions: list[str], **_: Any) -> list[float]:
         return [0.5] * len(completions)

@@ -115,9 +115,9 @@ def test_a_ratio_that_is_not_one_ends_the_run(monkeypatch: pytest.MonkeyPatch) -
         return logps + 1e-3, values
 
     monkeypatch.setattr("algos.engine.scoring.score_policy", drifting)
-    monkeypatch.setattr("algos.engine.trainer.check_start", lambda *_: None)
+    monkeypatch.setattr("algos.engine.loop.check_start", lambda *_: None)
     with pytest.raises(RunError, match="ratio to the sampling policy is not 1"):
-        run(PPO())
+        run(PPO(), micro_batch=1)  # in one piece, the two are the same forward
 
 
 # What ends a run --------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import pytest
 from small_world import SmallWorld
 
 from algos import Policy, UserError
+from algos.engine.text import encode_prompt
 from eval.data import Accounting
+from eval.data.accounting import summary
 from eval.experiment import Experiment
 from eval.tasks.custom.inputs import Inputs, read_inputs
 
@@ -98,6 +100,25 @@ def test_what_is_kept_is_what_training_takes(base: Policy, tmp_path: Path) -> No
     assert len(encode_pairs(base, inputs.train_pairs, 8)[0]) == len(inputs.train_pairs)
     assert len(encode_prompts(base, inputs.train_prompts, 8)[0]) == len(inputs.train_prompts)
     assert len(encode_prompts(base, inputs.test_prompts, 8)[0]) == len(inputs.test_prompts)
+
+
+def test_the_text_of_special_tokens_is_counted_and_stays_text(base: Policy, tmp_path: Path) -> None:
+    said = "text of a special token, which stays text"
+    rows: list[dict[str, Any]] = pairs_of(40)
+    rows[3]["prompt"] += " <eos>"
+    rows[5]["rejected"] = " bad<pad>"
+    rows[7]["prompt"] += " eos pad <e os>"
+    found = read(base, pairs=write(tmp_path / "pairs.jsonl", rows))
+    assert found.accounts[0].noted[said].lines == [4, 6]
+    assert f"2 {said}" in summary(found.accounts[0].as_dict())
+    assert found.accounts[1].noted[said].rows == 1  # of the distinct prompts
+    # Only what a person wrote: the template's own tokens are meant.
+    chat = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    found = read(base, prompts=write(tmp_path / "chat.jsonl", chat))
+    assert found.accounts[0].noted[said].lines == [4]
+    ids = encode_prompt(base.tokenizer, rows[3]["prompt"])
+    assert base.tokenizer.eos_token_id not in ids
+    assert said not in read(base, pairs=write(tmp_path / "plain.jsonl", pairs_of(40))).accounts[0].noted
 
 
 def test_long_prompts_are_cut_on_the_left_where_asked(base: Policy, tmp_path: Path) -> None:

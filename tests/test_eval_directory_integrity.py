@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from damage import damaged, files_that_matter
 from faults import again, first, start, until
+from forging import reseal
 from outcomes import outcome, same
 from small_world import SmallWorld
 
 from algos import UserError
-from algos.engine.state import versions
-from algos.engine.storage import DamagedFile
+from algos.engine.storage import DamagedFile, read_json, versions, write_json
 from eval.store import Store
 from run_compare import main
 
@@ -59,6 +59,21 @@ def test_an_unfinished_run_goes_on_from_what_is_whole(
         found, expected = outcome(out), outcome(never_stopped)
         names = [name for name in found if name.startswith(("reinforce", "ppo"))]
         assert [name for name in names if found[name] != expected[name]] == []
+
+
+def test_a_checkpoint_of_another_shape_is_passed_over(
+    small: SmallWorld, tmp_path: Path, half_way: Path, never_stopped: Path, log: Path
+) -> None:
+    """However right its checksums are: the one before it is used."""
+    out = tmp_path / "out"
+    shutil.copytree(half_way, out)
+    file = versions(out / "runs" / "ppo-s0" / "checkpoint")[-1] / "state.json"
+    write_json(file, read_json(file) | {"notes": {"rows": [1]}})
+    reseal(out, file)
+    assert start(again(small, out)).wait() == 0
+    assert f"{file} is not of the shape" in log.read_text(encoding="utf-8")
+    found, expected = outcome(out), outcome(never_stopped)
+    assert [name for name in found if name.startswith("ppo") and found[name] != expected[name]] == []
 
 
 def noticed(out: Path, file: Path) -> bool:

@@ -26,7 +26,7 @@ def quiet(job: Job, fraction: float, words: str) -> None:
 def a_pool(prompts: int = 2) -> Pool:
     random = np.random.default_rng(0)
     rewards = {name: random.normal(size=(prompts, 5)) for name in ("proxy", "judge")}
-    return Pool(("base", "ppo"), (0, 3), (3, 2), random.normal(size=(2, prompts, 5)), rewards)
+    return Pool(("base", "ppo"), (0, 3), (3, 2), -random.random((2, prompts, 5)), rewards)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,13 @@ def test_it_can_be_switched_off(small: SmallWorld, tmp_path: Path) -> None:
     assert main(arguments) == 0
     assert Store.open(out).pool is None
     assert "It was switched off" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_it_is_not_drawn_where_other_responses_are_judged(finished: Path) -> None:
+    store = Store.open(finished)
+    assert Plan.of(store) is not None
+    store.asked = replace(store.asked, eval=replace(store.asked.eval, temperature=0.5))
+    assert Plan.of(store) is None
 
 
 def test_a_reward_that_fails_leaves_the_report(

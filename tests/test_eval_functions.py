@@ -45,6 +45,12 @@ def test_a_function_is_loaded_called_and_pickled_as_its_spec(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my.py"]  # no __pycache__ left behind
 
 
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "my.py", "def score(completions, **columns):\n    return [sorted(columns)]\n")
+    names = ("self", "args", "kwargs", "function", "name", "spec", "what")
+    assert load_function(f"{path}:score")(completions=[], **dict.fromkeys(names, 1)) == [sorted(names)]
+
+
 def test_another_process_loads_it_again_from_its_pickle(tmp_path: Path) -> None:
     path = write(tmp_path / "my.py", "def score(completions, **_):\n    return [1.5 for c in completions]\n")
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(completions=['a']))"

@@ -14,16 +14,17 @@ import torch
 from families import FAMILIES, VOCABULARY, Family
 from measured_memory import config
 from small_world import SmallWorld
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError
 from algos.engine.forward import forward
+from algos.engine.head import linear_head
 from algos.engine.loading import base_of
 from eval.experiment import Experiment
+from eval.memory import room as memory
 from eval.memory.footprint import Load, Need, need_of, reward_model_need
 from eval.memory.room import GIB, needs, require_room, rows
-from eval.memory.room import room as memory
-from eval.memory.standins import Peak
+from eval.memory.standins import Peak, has_linear_head, stand_ins
 
 SHAPE = config(hidden=64, layers=3, vocabulary=512)
 SAMPLING = Sampling(max_new_tokens=24, group_size=2, prompts_per_iteration=8)
@@ -110,6 +111,33 @@ def test_every_family_is_as_large_as_its_stand_in(family: Family) -> None:
     with Peak(model) as peak:
         forward(model.eval(), batch, 1.0, torch.float32).logps_PGT.sum().backward()
     assert 0.75 < estimate / peak.bytes < 1.25
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "Llama, tied", "Gemma 2", "Gemma 3", "Granite", "Qwen 3"])
+def test_a_stand_in_has_the_head_that_the_engine_finds(name: str) -> None:
+    model = FAMILIES[name].model().eval()
+    with stand_ins():
+        told = has_linear_head(AutoModelForCausalLM.from_config(model.config, dtype=torch.float32))
+    assert told == (linear_head(model) is not None)
+    if name == "Gemma 2":
+        assert not told  # its logits have a cap
+    if name == "GPT-2":
+        assert told
+
+
+def test_arms_that_need_the_same_are_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Algorithm] = []
+
+    def counting(algorithm: Algorithm, load: Load) -> Need:
+        seen.append(algorithm)
+        return made_up(algorithm, load)
+
+    monkeypatch.setattr(memory, "need_of", counting)
+    swept = {f"ppo-{beta}": {"algorithm": "ppo", "beta": beta} for beta in (0.1, 0.2, 0.3)}
+    found = needs(Experiment(algos=("reinforce", *swept), variants=swept), 8)
+    assert list(found) == ["reinforce", *swept]
+    assert len(seen) == 2
+    assert len({found[name].peak for name in swept}) == 1
 
 
 # Refusals ---------------------------------------------------------------------------------------------

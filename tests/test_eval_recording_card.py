@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from algos.engine.storage import write_json
+from eval.directory.tidy import COUNTS
 from eval.experiment import Experiment
 from eval.recording.card import write_card
 from eval.store import Store
@@ -26,7 +27,8 @@ ACCOUNT = {
     "read": 9,
     "kept": 8,
     "uses": {"training": 8},
-    "reasons": {"null": {"rows": 1, "dropped": True}},
+    "blank_lines": 0,
+    "reasons": {"null": {"rows": 1, "lines": [3], "dropped": True}},
 }
 
 
@@ -39,7 +41,7 @@ def card(path: Path, facts: dict[str, Any] | None = None, **asked: Any) -> str:
     }
     store = Store.create(path / "comparison", Experiment.from_dict(settings))
     store.write_base({"reward/judge": 0.25, "reward/proxy": 1.0, "kl/sequence": 0.0}, [])
-    arms = {"dpo": {"algorithm": "dpo", "settings": {"beta": 0.1}}}
+    arms = {"dpo": {"algorithm": "dpo", "source": "pairs", "settings": {"beta": 0.1}, "train_alone": ""}}
     write_json(
         store.path / "facts.json",
         {"judge": "the judge", "reward": "r", "data": [ACCOUNT], "arms": arms, **(facts or {})},
@@ -50,7 +52,8 @@ def card(path: Path, facts: dict[str, Any] | None = None, **asked: Any) -> str:
     )
     run = store.run("dpo", 0)
     run.folder.mkdir(parents=True)
-    run.append("rows", {"point": 0, "metrics": {}}, {"point": 5, "metrics": METRICS})
+    spent = dict.fromkeys(COUNTS, 1)
+    run.append("rows", {"point": 0, **spent, "metrics": {}}, {"point": 5, **spent, "metrics": METRICS})
     path.mkdir(exist_ok=True)
     write_card(store, run, path)
     return (path / "README.md").read_text(encoding="utf-8")
@@ -109,7 +112,8 @@ def test_paths_of_this_machine_are_no_names_of_the_hub(tmp_path: Path) -> None:
     ],
 )
 def test_text_of_others_does_not_act(tmp_path: Path, evil: str) -> None:
-    arms = {"dpo": {"algorithm": "dpo", "settings": {"note": evil}}}
+    arm = {"algorithm": "dpo", "source": "pairs", "train_alone": ""}
+    arms = {"dpo": {**arm, "settings": {"note": evil}}}
     text = card(
         tmp_path,
         {"judge": evil, "reward": evil, "data": [{**ACCOUNT, "file": evil}], "arms": arms},
@@ -121,7 +125,7 @@ def test_text_of_others_does_not_act(tmp_path: Path, evil: str) -> None:
             "judge": "x",
             "reward": "x",
             "data": [{**ACCOUNT, "file": "x"}],
-            "arms": {"dpo": {"settings": {"note": "x"}}},
+            "arms": {"dpo": {**arm, "settings": {"note": "x"}}},
         },
         model="x",
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from frontier_world import FrontierWorld
 from report_world import World, world
 
 from eval.frontier.pool import Pool
-from eval.report import frames, frontier, overoptimized, theme
+from eval.report import frames, frontier, overoptimized, theme, verdict
 from eval.report.document import Picture, Section, Table, Text
 from eval.report.inputs import PROXY
-from eval.report.reachable import Reachable, objective_beta, reachable
+from eval.report.reachable import PLAIN, Reachable, objective_beta, reachable
+from eval.settings.parts import Evaluation
 
 BETA = 0.5  # of the spread of the rewards
 
@@ -129,6 +131,36 @@ def test_without_samples_the_paths_are_drawn_alone(comparison: World) -> None:
     made = section_of(replace(comparison, pool=None))
     assert any(isinstance(block, Picture) for block in made.blocks)
     assert any(isinstance(block, Text) and "No samples" in block.text for block in made.blocks)
+
+
+UNUSUAL: list[dict[str, Any]] = [
+    {"decoding": "greedy"}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 5}, {"greedy_prefix": 2},
+]  # fmt: skip
+
+
+def test_the_settings_of_plain_samples_are_the_evaluations() -> None:
+    asked = asdict(Evaluation())
+    assert {name: asked[name] for name in PLAIN} == PLAIN
+    assert Evaluation().is_plain
+    assert {name for settings in UNUSUAL for name in settings} == set(PLAIN)
+    assert not any(Evaluation(**settings).is_plain for settings in UNUSUAL)
+
+
+@pytest.mark.parametrize("settings", UNUSUAL, ids=lambda settings: next(iter(settings)))
+def test_other_decoding_has_no_frontier_objective_or_regret(
+    comparison: World, settings: dict[str, Any]
+) -> None:
+    plain = replace(comparison, experiment={**comparison.experiment, "eval": asdict(Evaluation())})
+    assert any(isinstance(block, Table) for block in section_of(plain).blocks)
+    assert any("Of the gain" in sentence for sentence in verdict.sentences(plain))
+    made = replace(comparison, experiment={**comparison.experiment, "eval": asdict(Evaluation(**settings))})
+    assert reachable(made) == {}
+    section = section_of(made)
+    assert not any(isinstance(block, Table) for block in section.blocks)
+    assert sum(isinstance(block, Text) and "decoded otherwise" in block.text for block in section.blocks) == 1
+    assert all("black line" not in block.caption for block in section.pictures)
+    assert not any("Of the gain" in sentence for sentence in verdict.sentences(made))
+    assert frontier.caveats(made, reachable(made)) == []
 
 
 def test_many_arms_have_a_curve_an_algorithm(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from faults import (
 from outcomes import report, same
 from small_world import SmallWorld
 
-from algos.engine.state import versions
+from algos.engine.storage import versions
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +13,11 @@ import pytest
 from small_world import SmallWorld
 
 from algos import UserError
+from eval.memory import room
 from eval.store import Store
 from run_compare import main, parse
 
+ROOT = Path(__file__).parents[1]
 MEASURED = ("seconds", "memory")
 
 
@@ -246,6 +250,67 @@ def test_list_and_dry_run(small: SmallWorld, tmp_path: Path, capsys: pytest.Capt
     assert "tuned first: reinforce, ppo-clip-range-0.1, ppo-clip-range-0.3, dpo; 4 tries of each" in shown.out
     assert "no clip_range to sweep in reinforce, dpo" in shown.err
     assert not out.exists()
+
+
+def refusal(shown: str) -> str:
+    (line,) = [line for line in shown.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_written(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "available", lambda _: 2**20)
+    out = tmp_path / "large"
+    assert main(small.arguments(out)) == 2
+    line = refusal(capsys.readouterr().err)
+    assert re.search(r"needs about [\d.]+ GiB of memory, and 0\.0 GiB are free\. Neither --lora", line)
+    assert not out.exists()
+    assert main([*small.arguments(out), "--dry-run"]) == 2
+    shown = capsys.readouterr()
+    assert refusal(shown.err) == line
+    assert "Memory a run needs" in shown.out
+    assert "What would run" in shown.out
+
+
+def test_several_runs_at_once_that_do_not_fit_would_one_by_one(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "_resident", lambda: 2**30)
+    monkeypatch.setattr(room, "available", lambda _: 4 * 2**30)
+    for workers, seeds, status in ((8, 1, 0), (8, 2, 2), (3, 2, 0)):  # three arms, so three runs a seed
+        asked = [*small.arguments(tmp_path / "x", workers=workers), "--seeds", str(seeds), "--dry-run"]
+        assert main(asked) == status
+    assert "6 runs at once, needs" in (line := refusal(capsys.readouterr().err))
+    assert line.endswith("It would fit with --workers 1.")
+
+
+def test_a_comparison_that_is_resumed_is_not_refused(
+    finished: Path, small: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "available", lambda _: 2**20)
+    resumed = ["--resume", str(finished), "--cache", small.cache, "--workers", "1"]
+    assert main([*resumed, "--dry-run"]) == 0
+    assert main(resumed) == 0
+
+
+def test_what_cannot_be_estimated_is_not_refused(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise NotImplementedError("no such tensor")
+
+    monkeypatch.setattr(room, "need_of", fails)
+    assert main([*small.arguments(tmp_path / "x"), "--dry-run"]) == 0
+    assert "how much memory a run needs cannot be told: no such tensor" in capsys.readouterr().err
+    once = ["--algos", "reinforce", "--seeds", "1", "--budget", "1iterations", "--frontier.samples", "0"]
+    assert main([*small.arguments(tmp_path / "x"), *once]) == 0
+
+
+def test_the_command_line_does_not_load_what_estimates_memory() -> None:
+    loaded = "import sys, run_compare; print([name for name in sys.modules if name.startswith(('eval.memory', 'eval.plan'))])"
+    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)  # fmt: skip
+    assert found.stdout == "[]\n"
 
 
 def test_a_sweep_runs_an_arm_a_value_and_resuming_adds_values(small: SmallWorld, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_an_index_names_nothing_elsewhere(
         "runs/../../outside",
         "runs/../../outside-s0",
         "materials/../../outside",
-        3,
+        "3",
     ):
         write_json(strange / "index.json", {"written": [unit]})
         for command in (reporting, resuming):

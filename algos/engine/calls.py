@@ -49,7 +49,8 @@ class GuardedReward:
         self.parameter_count = int(getattr(function, "parameter_count", 0))
         self.__name__ = str(getattr(function, "__name__", type(function).__name__))
 
-    def __call__(self, **keywords: Any) -> Any:
+    # Positional alone: the keywords are the data's columns, of which one may be called `self`.
+    def __call__(self, /, **keywords: Any) -> Any:
         """What the function returns. Raises RewardError after the last attempt that raised or took too long."""
         pause, left = FIRST_PAUSE, self.calls.reward_retries
         while True:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from algos.engine.forward import inputs_for, unwrapped
+from algos.engine.forward import inputs_for
+from algos.engine.head import unwrapped
 from algos.engine.rollouts import Rollouts
 
 

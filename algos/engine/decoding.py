@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from algos.engine.cache import growing_cache
 from algos.engine.forward import accepts, positions, precision
 from algos.engine.policy import Policy
 from algos.engine.rollouts import pad_left
 
 if TYPE_CHECKING:
-    from algos.engine.sampling import Sampling
+    from algos.engine.settings import Sampling
 
 
 class Stepper:
@@ -27,7 +27,7 @@ class Stepper:
         ids_PL, mask_PL = pad_left(list(prompts), policy.pad_id)
         self.ids, self.mask = ids_PL.to(policy.device), mask_PL.to(policy.device)
         self.cache_name = _cache_name(self.model)
-        self.cache: Any = DynamicCache(config=policy.inner.config) if self.cache_name else None
+        self.cache: Any = growing_cache(policy.inner.config) if self.cache_name else None
 
     def prefill(self) -> Tensor:
         """After the prompts, every prompt repeated for its group."""
@@ -91,7 +91,7 @@ def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def inverse_cdf(logps_BV: Tensor, U_B: Tensor) -> Tensor:
     """The token at which the cumulative distribution first exceeds U. [B, V], [B] in (0, 1) → [B]."""
-    cdf_BV = logps_BV.double().exp().cumsum(-1)
+    cdf_BV = logps_BV.exp().cumsum(-1, dtype=torch.float64)
     # Scaled by its own end, as rounding leaves it a little off 1; right=True skips tokens of probability 0.
     target_B1 = (U_B * cdf_BV[:, -1])[:, None]
     return torch.searchsorted(cdf_BV, target_B1, right=True).squeeze(-1).clamp(max=logps_BV.shape[-1] - 1)

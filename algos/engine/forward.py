@@ -12,20 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from algos.engine.algorithm import Outputs
+from algos.engine.head import linear_head, selected_logps, unwrapped
 from algos.engine.rollouts import Rollouts
 
 MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
 MAX_TOKENS = 2**14
+ACTIVATIONS = 24  # numbers that a layer keeps for the backward pass, a token and unit of its width
+MAX_ACTIVATIONS = 2**29  # 2 GiB in fp32
 
 
 @lru_cache(maxsize=64)
 def _parameters(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
-
-
-def unwrapped(model: Any) -> Any:
-    """The transformers model, whether or not adapters are wrapped around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def accepts(model: Any, name: str) -> bool:
@@ -97,6 +95,13 @@ def token_logps(logits_PGTV: Tensor, ids_PGT: Tensor) -> tuple[Tensor, Tensor]:
     return chosen_PGT, entropy_PGT
 
 
+def response_hidden(model: Any, rollouts: Rollouts) -> Tensor:
+    """The trunk's last hidden states from which each response token is predicted, [P, G, T, H]."""
+    inputs = inputs_for(model, rollouts.input_ids_BS(), rollouts.attention_mask_BS())
+    hidden_BSH: Tensor = unwrapped(model).base_model(**inputs).last_hidden_state
+    return rollouts.per_group(hidden_BSH[:, -rollouts.T - 1 : -1])
+
+
 def forward(
     model: nn.Module,
     rollouts: Rollouts,
@@ -104,19 +109,58 @@ def forward(
     dtype: torch.dtype,
     critic: nn.Module | None = None,
 ) -> Outputs:
-    """What `Algorithm.loss` sees: the policy's log-probabilities and, with a critic, values."""
+    """What `Algorithm.loss` sees: the policy's log-probabilities and, with a critic, values.
+
+    Log-probabilities and entropies are 0 where there is no token.
+    """
+    head = linear_head(model)
     with precision(rollouts.mask_PGT.device, dtype):
-        logits_PGTV, hidden_PGTH = response_logits(
-            model, rollouts, temperature, hidden=bool(critic and critic.shared)
-        )
+        if head is None:
+            logits_PGTV, hidden_PGTH = response_logits(
+                model, rollouts, temperature, hidden=bool(critic and critic.shared)
+            )
+            logps_PGT, entropy_PGT = (
+                torch.where(rollouts.mask_PGT, x_PGT, 0.0)
+                for x_PGT in token_logps(logits_PGTV, rollouts.response_ids_PGT)
+            )
+        else:
+            hidden_PGTH = response_hidden(model, rollouts)
+            logps_PGT, entropy_PGT = _of_tokens(hidden_PGTH, head, rollouts, temperature)
         values_PGT = None if critic is None else critic(rollouts, hidden_PGTH)
-    logps_PGT, entropy_PGT = token_logps(logits_PGTV, rollouts.response_ids_PGT)
     return Outputs(logps_PGT, entropy_PGT, values_PGT)
 
 
-def groups_per_forward(rollouts: Rollouts, vocabulary: int) -> int:
-    """How many prompts fit one forward pass: bounded logits and bounded tokens."""
-    a_group = rollouts.G * max(
-        rollouts.T * vocabulary / MAX_LOGITS, (rollouts.T + rollouts.prompt_ids_PL.shape[1]) / MAX_TOKENS
+def _of_tokens(
+    hidden_PGTH: Tensor, head: nn.Linear, rollouts: Rollouts, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies [P, G, T]; padding does not reach the head."""
+    places_N = rollouts.places_N()
+    hidden_NH = hidden_PGTH.flatten(0, 2)[places_N]
+    ids_N = rollouts.response_ids_PGT.flatten()[places_N]
+    logps_N, entropy_N = selected_logps(hidden_NH, head, ids_N, temperature)
+    blank = logps_N.new_zeros(rollouts.mask_PGT.numel())
+    shape = rollouts.mask_PGT.shape
+    return blank.index_copy(0, places_N, logps_N).view(shape), blank.index_copy(0, places_N, entropy_N).view(
+        shape
     )
-    return max(1, int(1 / a_group))
+
+
+def groups_per_forward(
+    model: Any, rollouts: Rollouts, *, backward: bool = False, logits: int | None = None
+) -> int:
+    """How many prompts (groups) go through the model at once: bounded tokens, activations and logits.
+
+    `logits` says how many times all of them stand in memory, where that is not known from the model's head.
+    """
+    inner = unwrapped(model)
+    config = inner.config.get_text_config()
+    tokens = rollouts.G * (rollouts.T + rollouts.prompt_ids_PL.shape[1])
+    share = tokens / MAX_TOKENS
+    if logits is None:
+        logits = 0 if linear_head(model) is not None else 2 if backward else 1
+    share = max(share, logits * rollouts.G * rollouts.T * config.vocab_size / MAX_LOGITS)
+    if backward:
+        width = inner.get_output_embeddings().weight.shape[-1]
+        layers = getattr(config, "num_hidden_layers", 1)
+        share = max(share, tokens * layers * width * ACTIVATIONS / MAX_ACTIVATIONS)
+    return max(1, int(1 / share))

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, get_session, httpx, validate_repo_id
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from algos.engine.errors import UserError, one_line
 from algos.engine.forward import accepts, inputs_for
 from algos.engine.memory import out_of_memory
+from algos.engine.settings import Precision
 from algos.engine.weights import safetensors_only
 
-Precision = Literal["auto", "fp32", "bf16"]
+_TIMEOUTS = (5.0, 10.0, 10.0, 10.0)  # seconds to connect, read, write and wait for a free connection
 
 
 def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -26,10 +36,8 @@ def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedT
     Raises UserError where they cannot be loaded, or where the model does not read from left to right.
     """
     base = base_of(path)
-    with safetensors_only(base), safetensors_only(path):
-        model, tokenizer = _load(
-            base, path if Path(path, "tokenizer_config.json").is_file() else base, trust_remote_code
-        )
+    with cached_where_unreachable(base), safetensors_only(base), safetensors_only(path):
+        model, tokenizer = _load(base, _tokenizer_of(path), trust_remote_code)
         if base != path:
             model = _with_saved_adapter(model, path)
     require_causal(model.eval(), path)
@@ -50,7 +58,7 @@ def _with_saved_adapter(model: Any, path: str) -> Any:
 def base_of(path: str) -> str:
     """What a saved LoRA adapter is an adapter of, or `path` itself. Raises UserError for one that does not say."""
     file = Path(path, "adapter_config.json")
-    if not file.is_file():
+    if not os.path.isfile(file):
         return path
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -64,12 +72,90 @@ def base_of(path: str) -> str:
     return base
 
 
-def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
-    if not Path(path).exists() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
-        raise UserError(
-            f"there is no model directory {path!r}. Check the path; a model on the hub is named owner/name."
-        )
+def read_config(path: str, trust_remote_code: bool) -> PretrainedConfig:
+    """The configuration of the model at `path`, or of the base of a saved adapter there, without its weights.
+
+    Raises UserError where there is none to read.
+    """
+    base = base_of(path)
+    with cached_where_unreachable(base), _readable(base):
+        return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+
+
+def read_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, which `load_causal_lm` gives too. Raises UserError where there is none to read."""
+    source = _tokenizer_of(path)
+    with cached_where_unreachable(source), _readable(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    return tokenizer
+
+
+def _tokenizer_of(path: str) -> str:
+    """Where the tokenizer lies: a saved adapter may come without one."""
+    return path if os.path.isfile(Path(path, "tokenizer_config.json")) else base_of(path)
+
+
+@contextmanager
+def cached_where_unreachable(name: str) -> Iterator[None]:
+    """The block in which libraries read the model `name`, if it is no directory, from the hub; or from what
+    they have cached, where the hub cannot even be asked: they would try for half a minute a file.
+
+    Raises UserError where there is no such directory, and where the hub is away and nothing is cached.
+    """
+    if os.path.exists(name):  # not Path's, which raises for what no path can be
+        yield
+        return
     try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(
+            f"there is no model directory {name!a}. Check the path; a model on the hub is named owner/name."
+        ) from None
+    away, before = why_unreachable(), constants.HF_HUB_OFFLINE
+    if away and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        raise UserError(
+            f"there is no directory {name!a}, no copy of such a model in the hub's cache, and the hub cannot be "
+            f"asked for it ({away}). Check the name, the path or the network."
+        )
+    constants.HF_HUB_OFFLINE = before or bool(away)  # the libraries' own switch
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def why_unreachable() -> str:
+    """Why no connection to the hub (`HF_ENDPOINT`, through the user's proxies) can be made; empty if one can.
+
+    Any answer counts, and so does a slow one: only a failure to connect, known within seconds, does not.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUTS)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        return one_line(error)
+    except httpx.RequestError:
+        pass
+    return ""
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Raises UserError for what libraries raise inside the block where there is no model to read."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        remedy = "Give a directory with safetensors weights or a hub id."
+        if "trust_remote_code" in str(error):
+            remedy = "Pass --trust-remote-code if you trust whoever wrote it to run on this machine."
+        raise UserError(
+            f"cannot load a causal language model from {name!r}: {one_line(error)} {remedy}"
+        ) from error
+
+
+def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
+    with _readable(path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         # fp32 master weights: steps of 1e-6 vanish in bf16, which autocast uses only for the products.
         model = AutoModelForCausalLM.from_pretrained(
@@ -80,13 +166,6 @@ def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any,
             trust_remote_code=trust_remote_code,
         )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        remedy = "Give a directory with safetensors weights or a hub id."
-        if "trust_remote_code" in str(error):
-            remedy = "Pass --trust-remote-code if you trust whoever wrote it to run on this machine."
-        raise UserError(
-            f"cannot load a causal language model from {path!r}: {one_line(error)} {remedy}"
-        ) from error
     tokenizer.padding_side = "left"
     return model, tokenizer
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from algos.engine.algorithm import require
 from algos.engine.errors import UserError, one_line
-from algos.engine.forward import unwrapped
-from algos.engine.loading import Precision, compute_dtype, load_causal_lm, pick_device, room_for
+from algos.engine.head import unwrapped
+from algos.engine.kernels import fuse_activations
+from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, room_for
 from algos.engine.memory import Portions, recomputed, require_recomputable
+from algos.engine.settings import LoRA, Precision
 from algos.engine.template import with_options
 from algos.engine.text import eos_ids, pad_id
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters (Hu et al. 2021) through peft; the reference is then the adapter switched off."""
-
-    rank: int = 16
-    alpha: int = 32
-    targets: str = "all-linear"
-    """Module names as peft takes them, comma-separated, or `all-linear`."""
-
-    def __post_init__(self) -> None:
-        require(self.rank >= 1, "lora rank", "at least 1", self.rank)
-        require(self.alpha > 0, "lora alpha", "above 0", self.alpha)
 
 
 class Policy:
@@ -54,6 +40,7 @@ class Policy:
     ) -> None:
         if gradient_checkpointing:
             require_recomputable(model)
+        fuse_activations(model)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self.source = source

@@ -15,8 +15,9 @@ from algos.engine.errors import UserError
 from algos.engine.policy import Policy
 from algos.engine.rewards import Reward, call_reward
 from algos.engine.rollouts import Rollouts
-from algos.engine.sampling import Sampling, sample
+from algos.engine.sampling import sample
 from algos.engine.seeding import derive, digest, generator
+from algos.engine.settings import Sampling
 from algos.engine.text import decode_completion, encode_prompt
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from algos.engine.calls import RewardError, guarded
 from algos.engine.errors import UserError, one_line
 from algos.engine.forward import accepts, positions
+from algos.engine.loading import cached_where_unreachable
+from algos.engine.memory import SHORTER, Portions
 from algos.engine.rollouts import pad_right
 from algos.engine.template import Text, render_prompt
 from algos.engine.text import as_completion, encode, pad_id
@@ -28,7 +30,9 @@ class Reward(Protocol):
     """Called with keywords `prompts`, `completions`, `completion_ids` and the data's other columns;
     returns one float a completion. The convention of TRL's reward functions, so one serves both."""
 
-    def __call__(self, *, prompts: list[Any], completions: list[Any], **columns: Any) -> Sequence[float]: ...
+    def __call__(
+        self, /, *, prompts: list[Any], completions: list[Any], **columns: Any
+    ) -> Sequence[float]: ...
 
 
 def call_reward(
@@ -110,7 +114,8 @@ class RewardModel:
 
     `pooling="mask"` reads the last *attended* position; transformers' own classifiers read the last
     id ≠ pad, which lies before EOS where pad = EOS. A model trained with that pooling keeps it
-    (`"model"`); `"auto"` follows what the model's config declares as `reward_pooling`.
+    (`"model"`); `"auto"` follows what the model's config declares as `reward_pooling`. `batch_size` texts
+    are read at once, fewer where memory runs out.
     """
 
     def __init__(
@@ -118,15 +123,16 @@ class RewardModel:
         path: str | Path,
         device: torch.device | str = "cpu",
         pooling: Literal["auto", "mask", "model"] = "auto",
+        batch_size: int = 64,
     ) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            with safetensors_only(path):
+            with cached_where_unreachable(str(path)), safetensors_only(path):
                 self.model: Any = AutoModelForSequenceClassification.from_pretrained(
                     path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
                 )
-            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+                self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
                 f"cannot load a reward model from {str(path)!r}: {one_line(error)} Give a sequence classifier's directory or hub id."
@@ -140,21 +146,22 @@ class RewardModel:
         self.pooling = getattr(config, "reward_pooling", "model") if pooling == "auto" else pooling
         self.offset = float(getattr(config, "reward_offset", 0.0))
         self.parameter_count = sum(p.numel() for p in self.model.parameters())
+        self.batch_size, self.portions = batch_size, Portions()
         self.__name__ = f"reward model {Path(path).name}"
         if config.get_text_config().pad_token_id is None:
             config.get_text_config().pad_token_id = pad_id(self.tokenizer)
 
-    def __call__(
-        self, *, prompts: list[Any], completions: list[Any], batch_size: int = 64, **_: Any
-    ) -> list[float]:
+    def __call__(self, /, *, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+        """A score a completion. Raises RunError where not even one text fits memory."""
         rows = [
             self._encode(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        return [
-            score
-            for i in range(0, len(rows), batch_size)
-            for score in self._scores(rows[i : i + batch_size]).tolist()
-        ]
+
+        def attempt(size: int) -> list[float]:
+            parts = (rows[i : i + size] for i in range(0, len(rows), size))
+            return [score for part in parts for score in self._scores(part).tolist()]
+
+        return self.portions.run("scoring by the reward model", self.batch_size, attempt, SHORTER)
 
     def _encode(self, prompt: Text, completion: Any) -> list[int]:
         """As in training: prompt and response together, one BOS, EOS behind, at most the model's positions."""

@@ -117,7 +117,7 @@ class Rollouts:
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
             raise ValueError(
-                f"these rollouts have no {', '.join(missing)}. Fill them in first: see engine/scoring.complete."
+                f"these rollouts have no {', '.join(missing)}. Fill them in first: see engine/scoring.py."
             )
         return tuple(getattr(self, name) for name in names)
 
@@ -130,6 +130,10 @@ class Rollouts:
         """[B, L+T] True on real tokens."""
         prompts = self.prompt_mask_PL[:, None, :].expand(-1, self.G, -1)
         return torch.cat([prompts, self.mask_PGT], dim=-1).flatten(0, 1)
+
+    def places_N(self) -> Tensor:
+        """[N] where the response tokens stand in a flattened [P, G, T]."""
+        return self.mask_PGT.flatten().nonzero().squeeze(-1)
 
     def per_group(self, x_B: Tensor) -> Tensor:
         """[B, ...] → [P, G, ...]."""
@@ -159,6 +163,13 @@ class Rollouts:
             elif name.endswith("_PL"):
                 changes[name] = value[:, value.shape[1] - L :]
         return replace(self, **changes)  # type: ignore[arg-type]
+
+    def by_length(self) -> tuple[Rollouts, Tensor]:
+        """The groups in the order of their length, so that parts of them hold little padding; and the indices
+        [P] that put them back."""
+        longest_P = self.prompt_mask_PL.sum(-1) + self.lengths_PG.amax(-1)
+        order_P = longest_P.argsort(stable=True)
+        return self.select(order_P), order_P.argsort()
 
     def micro_batches(self, groups: int) -> Iterator[Rollouts]:
         """Parts of at most `groups` prompts that share this batch's totals. Groups stay whole."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from algos.engine.algorithm import Needs
+from algos.engine.algorithm import Outputs
 from algos.engine.critic import Critic
 from algos.engine.errors import RunError
 from algos.engine.forward import forward, groups_per_forward
@@ -34,34 +34,44 @@ def score_reference(policy: Policy, rollouts: Rollouts, temperature: float) -> T
 def _score(
     model: nn.Module, policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None
 ) -> tuple[Tensor, Tensor | None]:
+    ordered, back_P = rollouts.by_length()
+
     def attempt(groups: int) -> tuple[Tensor, Tensor | None]:
         logps: list[Tensor] = []
         values: list[Tensor] = []
-        for part in rollouts.micro_batches(groups):
+        for part in ordered.micro_batches(groups):
             outputs = forward(model, part, temperature, policy.dtype, critic)
             logps.append(outputs.logps_PGT)
             if outputs.values_PGT is not None:
                 values.append(outputs.values_PGT)
         return join_right(logps, width=rollouts.T), join_right(values, width=rollouts.T) if values else None
 
-    size = min(groups_per_forward(rollouts, policy.vocabulary), rollouts.P)
-    return policy.portions.run("scoring", size, attempt, SHORTER)
+    size = min(groups_per_forward(model, rollouts), rollouts.P)
+    logps_PGT, values_PGT = policy.portions.run("scoring", size, attempt, SHORTER)
+    return logps_PGT[back_P], None if values_PGT is None else values_PGT[back_P]
 
 
-def complete(
-    policy: Policy, rollouts: Rollouts, needs: Needs, temperature: float, critic: Critic | None
+def with_reference(policy: Policy, rollouts: Rollouts, temperature: float) -> Rollouts:
+    """With the reference's log-probabilities; recorded pairs have them already."""
+    if rollouts.ref_logps_PGT is not None:
+        return rollouts
+    return replace(rollouts, ref_logps_PGT=score_reference(policy, rollouts, temperature))
+
+
+def with_policy(
+    policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None, outputs: Outputs | None
 ) -> Rollouts:
-    """Fills in what `prepare` reads: old log-probabilities, the reference's, values.
+    """With the policy's log-probabilities and values before the update, from `outputs` where the training
+    forward has been there already.
 
-    The old log-probabilities come from the same forward as training's, never from the sampler, whose
-    cached decoding rounds differently.
+    They never come from the sampler, whose cached decoding rounds differently.
     """
-    if needs.old_logps:
+    if outputs is None:
         logps_PGT, values_PGT = score_policy(policy, rollouts, temperature, critic)
-        rollouts = replace(rollouts, logps_PGT=logps_PGT, values_PGT=values_PGT)
-    if rollouts.ref_logps_PGT is None:
-        rollouts = replace(rollouts, ref_logps_PGT=score_reference(policy, rollouts, temperature))
-    return rollouts
+    else:
+        logps_PGT = outputs.logps_PGT.detach()
+        values_PGT = None if outputs.values_PGT is None else outputs.values_PGT.detach()
+    return replace(rollouts, logps_PGT=logps_PGT, values_PGT=values_PGT)
 
 
 def tolerance(rollouts: Rollouts, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ from algos.engine.pairs import PairSource, encode_pairs, reference_logps
 from algos.engine.prompts import PromptSource, encode_prompts
 from algos.engine.rewards import Reward
 from algos.engine.rollouts import Rollouts
-from algos.engine.sampling import Sampling
+from algos.engine.settings import Sampling
 from algos.engine.state import TrainState
 
 

@@ -31,6 +31,7 @@ from algos.engine.storage import (
     existing,
     read_json,
     read_tensors,
+    versions,
     write_json,
     write_tensors,
 )
@@ -75,6 +76,7 @@ class TrainState:
             betas=algorithm.adam_betas,
             eps=algorithm.adam_eps,
             weight_decay=algorithm.weight_decay,
+            fused=policy.device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
         )
         return cls(
             algorithm,
@@ -186,11 +188,6 @@ class TrainState:
             **self.context,
         }
         return dict(json.loads(json.dumps(identity, default=str)))
-
-
-def versions(folder: Path) -> list[Path]:
-    """The saved states of a folder, oldest first."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir()) if folder.is_dir() else []
 
 
 def read_state(saved: Path) -> dict[str, Any]:

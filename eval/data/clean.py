@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from algos.engine.errors import UserError
@@ -24,34 +24,44 @@ _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 
 
 def load_prompts(
-    source: str, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "stop"
+    source: str,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "stop",
+    first: int | None = None,
 ) -> tuple[list[Row], Accounting]:
     """Prompts of `source` (see `read_rows`): rows of `{"prompt": str | messages, ...other columns}`.
 
     A prompt that occurs again is dropped and counted; one that differs only in case, width or white space
-    is kept and noted. `columns` may name the pairs' columns too: those do not concern prompts. Raises
-    `UserError` where the file cannot be read, has no prompt column, no row is left, or rows are malformed
-    and `on_bad_row` is "stop".
+    is kept and noted. `columns` may name the pairs' columns too: those do not concern prompts. `first`: of
+    so many rows alone. Raises `UserError` where the file cannot be read, has no prompt column, no row is left,
+    or rows are malformed and `on_bad_row` is "stop".
     """
-    table = read_rows(source, _without(columns, ("chosen", "rejected")))
+    table = _beginning(read_rows(source, _without(columns, ("chosen", "rejected"))), first)
     _require_columns(table, ["prompt"])
     return _clean(table, normalise_prompt, _keep_prompt, on_bad_row)
 
 
 def load_pairs(
-    source: str, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "stop"
+    source: str,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "stop",
+    first: int | None = None,
 ) -> tuple[list[Row], Accounting]:
     """Preference pairs of `source` (see `read_rows`): rows of `{"prompt", "chosen", "rejected"}`.
 
     Pairs that are identical, have an empty response (white space at most), or occur again are dropped and
     counted; a pair that contradicts an earlier one is kept (people do disagree) and noted, as is one that
     nearly repeats an earlier one or shares its prompt. Other columns are left out, and names in `columns`
-    for them do not count. Raises `UserError` as `load_prompts` does.
+    for them do not count. `first` and what raises `UserError` are as in `load_prompts`.
     """
-    table = read_rows(source, _only(columns, ("prompt", "chosen", "rejected")))
+    table = _beginning(read_rows(source, _only(columns, ("prompt", "chosen", "rejected"))), first)
     _require_columns(table, ["chosen", "rejected"])
     explicit = "prompt" in table.column_names
     return _clean(table, lambda values: normalise_pair(values, explicit), _keep_pair, on_bad_row)
+
+
+def _beginning(table: Table, first: int | None) -> Table:
+    return replace(table, rows=table.rows[:first])
 
 
 def _require_columns(table: Table, names: list[str]) -> None:

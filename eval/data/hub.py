@@ -7,8 +7,6 @@ from typing import Any
 
 from algos.engine.errors import UserError, one_line
 
-_TIMEOUTS = (5.0, 10.0, 10.0, 10.0)  # seconds to connect, read, write and wait for a free connection
-
 
 def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
     """Rows of `owner/name` or `owner/name/configuration`.
@@ -18,6 +16,8 @@ def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
     Raises UserError where there is nothing cached either, and whatever the library raises for the rest.
     """
     import datasets
+
+    from algos.engine.loading import why_unreachable
 
     owner, repository, *configuration = name.split("/")
     away = why_unreachable()
@@ -36,22 +36,3 @@ def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
     return dataset
-
-
-def why_unreachable() -> str:
-    """Why no connection to the hub (`HF_ENDPOINT`, through the user's proxies) can be made; empty if one can.
-
-    Any answer counts, and so does a slow one: only a failure to connect, known within seconds, does not.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session, httpx
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_TIMEOUTS)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        return one_line(error)
-    except httpx.RequestError:
-        pass
-    return ""

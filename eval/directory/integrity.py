@@ -11,19 +11,28 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from algos import UserError
 from algos.engine.errors import one_line
-from algos.engine.storage import MAKING, DamagedFile, existing, file_hash, read_json, read_tensors, write_json
+from algos.engine.storage import MAKING, DamagedFile, file_hash, read_tensors, write_json
 from eval.directory.lock import LOCKS
+from eval.directory.reading import Shape, read_shaped, whole
 from eval.directory.runs import Run
-from eval.tasks.custom.identity import model_identity
-from eval.tasks.materials import Materials, Scorer
+from eval.directory.shapes import Choice, Environment, Facts, Index, Matches, Sources
 from eval.workshop import content_hash
 
+if TYPE_CHECKING:
+    from eval.tasks.materials import Materials, Scorer
+
 INDEX = "index.json"
-_FILES = ("facts.json", "environment.json", "matches.json", "sources.json", "tuning/choice.json")
+FILES: dict[str, Shape] = {
+    "facts.json": Facts,
+    "environment.json": Environment,
+    "matches.json": Matches,
+    "sources.json": Sources,
+    "tuning/choice.json": Choice,
+}
 _DIRECTORIES = ("base", "frontier")
 _UNIT = re.compile(r"materials/[a-z0-9][\w.-]*|runs/[a-z0-9][\w.-]*-s[0-9]+", re.ASCII | re.IGNORECASE)
 _LOADED = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
@@ -84,11 +93,11 @@ class Integrity:
             if self._is_there(unit) or (place.exists() and unit in self._known()):
                 self.run_of(place.name).check()
             return place.exists()
-        if unit in _FILES:
-            return place.is_file() and bool(read_json(place))
+        if unit in FILES:
+            return place.is_file() and read_shaped(place, FILES[unit]) is not None
         if place.suffix == ".safetensors":
             return place.is_file() and bool(read_tensors(place))
-        return existing(place) is not None
+        return whole(place) is not None
 
     def _units(self) -> list[str]:
         """Everything that may be there, and all that is."""
@@ -100,7 +109,7 @@ class Integrity:
             if re.fullmatch(r".+-s[0-9]+", path.parent.name)
         ]
         return [
-            *_FILES,
+            *FILES,
             *_DIRECTORIES,
             *(path.relative_to(self.path).as_posix() for path in sorted([*materials, *caches, *runs])),
         ]
@@ -113,12 +122,12 @@ class Integrity:
 
     def _known(self) -> set[str]:
         try:
-            written: Any = read_json(self.path / INDEX).get("written")
+            written: list[str] = read_shaped(self.path / INDEX, Index)["written"]
         except DamagedFile as error:
             raise DamagedFile(f"{error} {_LOST}") from error
-        for unit in written if isinstance(written, list) else [written]:
+        for unit in written:
             # The index may be a stranger's: a path of his would be read, and told to be removed.
-            if unit not in (*_FILES, *_DIRECTORIES) and not _UNIT.fullmatch(str(unit)):
+            if unit not in (*FILES, *_DIRECTORIES) and not _UNIT.fullmatch(unit):
                 raise DamagedFile(f"{self.path / INDEX} names {unit!a}, which no comparison writes. {_LOST}")
         return set(written)
 
@@ -171,7 +180,7 @@ def check_sources(path: Path, data_seed: int, materials: Materials) -> None:
     They lie outside its directory, where they may be changed or removed while it is stopped.
     """
     file = path / "sources.json"
-    known: dict[str, Any] = read_json(file) if file.is_file() else {}
+    known = read_shaped(file, Sources) if file.is_file() else {}
     now = {
         "model": _identity("model", materials.model),
         "reward": _identity("reward", materials.reward),
@@ -203,6 +212,10 @@ def refuse_other_data(before: Materials | None, now: Materials) -> None:
 
 def _identity(name: str, source: str | Scorer) -> list[str]:
     """Where a source is, and a hash of what is there. Raises UserError where nothing is."""
+    # Not above: they import transformers, which takes seconds.
+    from eval.tasks.custom.identity import model_identity
+    from eval.tasks.materials import Scorer
+
     if isinstance(source, Scorer) and source.kind == "gold":
         return [source.where, "part of this program"]
     where = source.where if isinstance(source, Scorer) else source

@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algos.engine.state import read_state, versions
 from algos.engine.storage import (
     MANIFEST,
     DamagedFile,
     check_file,
     clear_leftovers,
     disk,
-    existing,
     file_hash,
-    read_json,
+    versions,
     write_json,
 )
 from eval.directory.lock import held
+from eval.directory.reading import Shape, read_jsonl, read_shaped, whole
+from eval.directory.run_shapes import Checkpoint, Event, Row, Sample, Status
 
 logger = logging.getLogger(__name__)
 
-ROWS = ("events", "rows", "samples")
+ROWS: dict[str, Shape] = {"events": Event, "rows": Row, "samples": Sample}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Run:
         """`status` is done, failed or missing; with `error`, `diverged`, `fraction`, `updates`, `seconds`, `policy`,
         and SHA-256 of `files`. Raises DamagedFile where it is not what was written."""
         file = self.folder / "status.json"
-        return read_json(file) if file.is_file() else {"status": "missing"}
+        return read_shaped(file, Status) if file.is_file() else {"status": "missing"}
 
     @property
     def checkpoints(self) -> Path:
@@ -65,7 +65,8 @@ class Run:
         clear_leftovers(self.folder)
         for saved in reversed(versions(self.checkpoints)):
             try:
-                self._cut(read_state(saved)["notes"]["rows"])
+                whole(saved)
+                self._cut(read_shaped(saved / "state.json", Checkpoint)["notes"]["rows"])
             except DamagedFile as error:
                 logger.warning("%s The checkpoint before it is used, if there is one.", error)
                 disk.remove(saved)
@@ -102,7 +103,7 @@ class Run:
             disk.remove(self.checkpoints)
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        return read_jsonl(self._file(name))
+        return read_jsonl(self._file(name), ROWS[name])
 
     def check(self) -> None:
         """Raises DamagedFile naming a file that is not what the finished run wrote."""
@@ -112,7 +113,7 @@ class Run:
         for name, expected in status["files"].items():
             check_file(self.folder, name, expected)
         if status.get("policy"):
-            existing(self.folder / "policy")
+            whole(self.folder / "policy")
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.jsonl"
@@ -143,24 +144,6 @@ def _check_beginning(path: Path, size: int, expected: str) -> None:
 
 def as_jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, none where it is missing; a last line that was cut off is left out.
-
-    Raises DamagedFile for a line that is no row.
-    """
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    rows = []
-    # splitlines() would cut at U+2028 in model output.
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]):
-        try:
-            rows.append(json.loads(line.decode("utf-8")))
-        except ValueError as error:
-            raise DamagedFile(f"{path} is not what was written: line {number + 1} is no row.") from error
-    return rows
 
 
 def finite(value: Any) -> Any:

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from algos.engine.storage import atomic_directory, existing, read_json, write_json
+from algos.engine.errors import one_line
+from algos.engine.storage import DamagedFile, atomic_directory, write_json
+from eval.directory.reading import read_shaped, whole
+from eval.directory.shapes import PoolAbout
+
+_FLOAT32 = (-3.5e38, 3.5e38)  # what a reward may be
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,16 @@ class Pool:
 
     @classmethod
     def load(cls, folder: Path) -> Pool | None:
-        """What `save` wrote, or None where there is nothing."""
-        found = existing(folder)
+        """What `save` wrote, or None where there is nothing. Raises DamagedFile."""
+        found = whole(folder)
         if found is None:
             return None
-        about, arrays = read_json(found / "pool.json"), load_file(found / "pool.safetensors")
-        return cls(
-            tuple(about["samplers"]),
-            tuple(about["seeds"]),
-            tuple(about["counts"]),
-            arrays.pop("logps"),
-            arrays,
-        )
+        about = read_shaped(found / "pool.json", PoolAbout)
+        K, P, M = len(about["samplers"]), about["prompts"], sum(about["counts"])
+        shapes = {"logps": (K, P, M), "proxy": (P, M), "judge": (P, M)}
+        arrays = _arrays(found / "pool.safetensors", shapes)
+        logps_KPM = arrays.pop("logps")
+        return cls(tuple(about["samplers"]), tuple(about["seeds"]), tuple(about["counts"]), logps_KPM, arrays)
 
     @classmethod
     def joined(cls, parts: list[Pool]) -> Pool:
@@ -83,3 +87,22 @@ def describe(
     samplers: tuple[str, ...], seeds: tuple[int, ...], counts: tuple[int, ...], prompts: int
 ) -> dict[str, Any]:
     return {"samplers": list(samplers), "seeds": list(seeds), "counts": list(counts), "prompts": prompts}
+
+
+def _arrays(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Numbers of these shapes, by name. Raises DamagedFile for anything else, and for what is no log-probability or reward."""
+    try:
+        arrays: dict[str, np.ndarray] = load_file(file)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DamagedFile(f"{file} cannot be read: {one_line(error)}.") from error
+    found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    expected = {name: (shape, "float64") for name, shape in shapes.items()}
+    if found != expected:
+        raise DamagedFile(
+            f"{file} is not of the shape that this program writes: it holds {found}, not {expected}."
+        )
+    ranges = {"logps": (-1e9, 1e-3), "proxy": _FLOAT32, "judge": _FLOAT32}
+    for name, (low, high) in ranges.items():
+        if not ((low <= arrays[name]) & (arrays[name] <= high)).all():
+            raise DamagedFile(f"{file} is not what this program writes: {name} holds what is none.")
+    return arrays

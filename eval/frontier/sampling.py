@@ -39,13 +39,14 @@ class Plan:
 
     @classmethod
     def of(cls, store: Store) -> Plan | None:
-        """The reference and one policy an arm, that of its lowest finished seed; None where it is switched off.
+        """The reference and one policy an arm, that of its lowest finished seed; None where it is switched off,
+        and where what is judged is not sampled from the policies themselves, of which alone a frontier tells.
 
         With more than three arms each draws less, so that the pool's size, though not the number of policies
         that score it, stays the same.
         """
         settings = store.asked.frontier
-        if settings.samples == 0:
+        if settings.samples == 0 or not store.asked.eval.is_plain:
             return None
         chosen = _policies_of(store)
         data_seed = store.asked.data_seed_of(min(chosen.values(), default=store.all_runs[0].seed))

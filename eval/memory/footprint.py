@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -16,10 +17,11 @@ from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
 from algos.engine.decoding import Stepper, filtered, inverse_cdf
 from algos.engine.forward import forward, groups_per_forward, precision, upcast
+from algos.engine.head import linear_head, remember
 from algos.engine.memory import recomputed
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
-from eval.memory.standins import Peak, stand_ins, with_trained
+from eval.memory.standins import FullRollouts, Peak, has_linear_head, stand_ins, with_trained
 from eval.metrics import of_tokens
 
 if TYPE_CHECKING:
@@ -154,7 +156,6 @@ class _Phases:
         self.P = needs.pairs_per_step if recorded else sampling.prompts_per_iteration
         drawn = 0 if recorded else self.P * self.G
         self.rows = 1 if load.on_gpu else min(MAX_ROWS, max(drawn, load.evaluated))
-        self.vocabulary = int(load.config.get_text_config().vocab_size)
 
     def bytes(self) -> dict[str, int]:
         return {
@@ -164,14 +165,27 @@ class _Phases:
             "evaluation": self._evaluation(),
         }
 
+    @cached_property
+    def read_only(self) -> Any:
+        """For what leaves the model as it is: made once, as that takes longer than what is done with it."""
+        model = self._made()
+        remember(model, has_linear_head(model))
+        return model
+
     def model(self) -> Any:
+        """One to be changed."""
+        model = self._made()
+        remember(model, linear_head(self.read_only) is not None)
+        return model
+
+    def _made(self) -> Any:
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM.from_config(self.load.config.get_text_config(), dtype=self.weights).eval()
 
     def critic(self, kind: Literal["shared", "separate"]) -> Critic:
         """Its trunk is made and not copied: stand-ins with buffers cannot be."""
-        model = self.model()
+        model = self._made()
         critic = Critic(model, "shared")
         if kind == "separate":
             critic.shared, critic.trunk = False, model.base_model
@@ -182,7 +196,7 @@ class _Phases:
 
     def rollouts(self, P: int, G: int) -> Rollouts:
         L, T = self.load.prompt_tokens, self.load.sampling.max_new_tokens
-        return Rollouts(
+        return FullRollouts(
             prompt_ids_PL=torch.ones(P, L, dtype=torch.long),
             prompt_mask_PL=torch.ones(P, L, dtype=torch.bool),
             response_ids_PGT=torch.ones(P, G, T, dtype=torch.long),
@@ -190,10 +204,10 @@ class _Phases:
             ended_PG=torch.zeros(P, G, dtype=torch.bool),
         )
 
-    def _portion(self, P: int, G: int, share: float) -> int:
+    def _portion(self, P: int, G: int, **how: Any) -> int:
         """How many of P groups go through the model at once. A GPU that is full makes it one."""
-        planned = int(groups_per_forward(self.rollouts(1, G), self.vocabulary) * share)
-        return 1 if self.load.on_gpu else max(1, min(P, planned))
+        planned = groups_per_forward(self.read_only, self.rollouts(1, G), **how)
+        return 1 if self.load.on_gpu else min(P, planned)
 
     def _training(self) -> int:
         load = self.load
@@ -201,7 +215,7 @@ class _Phases:
         critic = self.critic(kind) if kind else None
         model, _ = with_trained(model, load.lora)
         minibatch = math.ceil(self.P / self.algorithm.steps_per_pass)
-        groups = min(load.micro_batch or self._portion(minibatch, self.G, 0.5), minibatch)
+        groups = min(load.micro_batch or self._portion(minibatch, self.G, backward=True), minibatch)
         rollouts = self.rollouts(groups, self.G)
         again = recomputed(model, critic) if load.gradient_checkpointing else nullcontext()
         with self.peak(model, critic) as peak, again:
@@ -211,21 +225,21 @@ class _Phases:
         return peak.bytes
 
     def _scoring(self) -> int:
-        model, rollouts = self.model(), self.rollouts(self._portion(self.P, self.G, 1), self.G)
+        model, rollouts = self.read_only, self.rollouts(self._portion(self.P, self.G), self.G)
         with torch.no_grad(), self.peak(model) as peak:
             forward(model, rollouts, 1.0, self.load.dtype)
         return peak.bytes
 
     def _evaluation(self) -> int:
-        read = _Read(self.model(), self.load.dtype, self.model())
-        rollouts = self.rollouts(self._portion(self.load.evaluated_at_once, 1, 0.5), 1)
+        read = _Read(self.read_only, self.load.dtype, self.read_only)
+        rollouts = self.rollouts(self._portion(self.load.evaluated_at_once, 1, logits=2), 1)
         with torch.no_grad(), self.peak(read.model, read.reference_model) as peak:
             of_tokens(cast(Policy, read), rollouts)
         return peak.bytes
 
     def _sampling(self) -> int:
         """The last step, when the cache is longest."""
-        read, sampling, rows = _Read(self.model(), self.load.dtype), self.load.sampling, self.rows
+        read, sampling, rows = _Read(self.read_only, self.load.dtype), self.load.sampling, self.rows
         text = [0] * (self.load.prompt_tokens + sampling.max_new_tokens - 1)
         with torch.no_grad(), self.peak(read.model) as peak:
             stepper = Stepper(cast(Policy, read), [text], rows)

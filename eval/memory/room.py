@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import torch
 
 from algos import UserError
 from algos.engine.errors import one_line
-from algos.engine.loading import base_of, compute_dtype, pick_device
+from algos.engine.loading import compute_dtype, pick_device, read_config
 from eval.experiment import Experiment
 from eval.memory.footprint import Load, Need, need_of, reward_model_need, standing_of
 
@@ -39,7 +40,10 @@ def needs(experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0
     judge together, which every run holds. Raises UserError where there is no model to read.
     """
     load = load_of(experiment, prompt_tokens, scorer_parameters)
-    found = {name: need_of(arm, load) for name, arm in experiment.arms.items()}
+    # Arms that differ in what memory does not depend on, as those of a sweep do, need the same.
+    kinds = {(arm.needs, arm.steps_per_pass): arm for arm in experiment.arms.values()}
+    each = {kind: need_of(arm, load) for kind, arm in kinds.items()}
+    found = {name: each[arm.needs, arm.steps_per_pass] for name, arm in experiment.arms.items()}
     if experiment.task == "custom" and not experiment.reward:
         found["reward model"] = reward_model_need(load, experiment.reward_model.batch_size)
     return found
@@ -74,6 +78,24 @@ def require_room(
         f"{what} Neither --lora nor --gradient-checkpointing nor --micro-batch 1 makes it fit. Take a smaller "
         "model, or lower --max-new-tokens, --group-size or --reward-model.batch-size."
     )
+
+
+def at_once(experiment: Experiment, workers: int) -> int:
+    """Runs that are in memory together, at most: there may be fewer of them than workers."""
+    tries = experiment.tune * experiment.tune_seeds if experiment.untuned else 0
+    return min(workers, len(experiment.algos) * max(experiment.seeds, tries))
+
+
+@contextmanager
+def where_known(say: Callable[[str], None]) -> Iterator[None]:
+    """The block in which memory is estimated. A model's own code may do what tensors without data cannot:
+    then that is said, and nothing is refused."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        say(f"how much memory a run needs cannot be told: {one_line(error)}")
 
 
 def _smaller(experiment: Experiment) -> Iterator[tuple[Experiment, str]]:
@@ -130,16 +152,7 @@ def model_config(experiment: Experiment) -> PretrainedConfig:
         from eval.tasks.reviews.world import Reviews
 
         return Reviews().model_config()
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(
-            base_of(experiment.model or ""), trust_remote_code=experiment.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read a causal language model at {experiment.model!r}: {one_line(error)}"
-        ) from error
+    return read_config(experiment.model or "", experiment.trust_remote_code)
 
 
 def available(device: str) -> int:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from algos import LoRA
+from algos.engine.rollouts import Rollouts
 
 
 @contextmanager
@@ -68,6 +69,36 @@ class Peak(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._held -= size
+
+
+class FullRollouts(Rollouts):
+    """Every place holds a token: which do cannot be asked of tensors without data."""
+
+    def places_N(self) -> Tensor:
+        return torch.arange(self.mask_PGT.numel())
+
+
+@torch.no_grad()
+def has_linear_head(model: Any) -> bool:
+    """What `algos.engine.head.linear_head` tries out on data, told by whose memory it is: whether the head reads
+    the trunk's last hidden states as they are, and whether what it gives are the logits. No where either is a copy."""
+    seen: list[Tensor] = []
+    head = model.get_output_embeddings()
+    handles = [
+        model.base_model.register_forward_hook(lambda _, inputs, out: seen.append(out.last_hidden_state)),
+        head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])),
+        head.register_forward_hook(lambda _, inputs, out: seen.append(out)),
+    ]
+    try:
+        seen.append(model(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False).logits)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return len(seen) == 4 and _same(*seen[:2]) and _same(*seen[2:])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.untyped_storage()._cdata == other.untyped_storage()._cdata
 
 
 def with_trained(model: Any, lora: LoRA | None) -> tuple[Any, int]:

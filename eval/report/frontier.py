@@ -11,7 +11,7 @@ from eval.report import kl_figures, theme
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
-from eval.report.reachable import ArmPoint, Reachable, objective_beta
+from eval.report.reachable import ArmPoint, Reachable, is_plain, objective_beta
 from eval.report.theme import Style
 from eval.stats import Estimate
 
@@ -72,7 +72,7 @@ def caveats(comparison: ReportInput, best: Best) -> list[str]:
 
 def _unlikely_samples(comparison: ReportInput) -> list[str]:
     pool = comparison.pool
-    if pool is None:
+    if pool is None or not is_plain(comparison):
         return []
     totals = zip(pool.samplers, total_probability(pool.logps_KPM, pool.counts), strict=True)
     wrong = [name for name, total in totals if total.has_interval and not total.low <= 1 <= total.high]
@@ -190,4 +190,10 @@ def _how(comparison: ReportInput) -> str:
 def _absent(comparison: ReportInput) -> str:
     if (comparison.experiment.get("frontier") or {}).get("samples") == 0:
         return "It was switched off (frontier samples 0), so how far the arms are from the best possible policy is not known."
+    if not is_plain(comparison):
+        return (
+            "Frontier, objective and regret are defined for samples of the policies themselves, and here what is judged was "
+            "decoded otherwise (eval decoding, temperature, top-p, top-k or greedy prefix), while KL is of plain samples; so "
+            "none of them is shown."
+        )
     return "No samples were drawn for it, so how far the arms are from the best possible policy is not known."

@@ -22,6 +22,10 @@ REWARDS = {PROXY: "proxy", JUDGE: "judge"}
 """Metric of a comparison → name in the pool."""
 
 
+PLAIN = {"decoding": "sample", "temperature": 1.0, "top_p": 1.0, "top_k": 0, "greedy_prefix": 0}
+"""The settings of evaluation under which what is judged is sampled from the policies themselves."""
+
+
 @dataclass(frozen=True)
 class ArmPoint:
     """One arm's sampled policy against the frontier of one reward, on the same prompts."""
@@ -65,12 +69,19 @@ class Reachable:
 
 
 def reachable(comparison: ReportInput) -> dict[str, Reachable]:
-    """Metric → frontier, for proxy and judge; empty where no samples were drawn for it."""
+    """Metric → frontier, for proxy and judge; empty where no samples were drawn for it, and where the responses
+    that are judged are not `is_plain`: their reward and the policies' KL are not of one distribution."""
     pool = comparison.pool
-    if pool is None:
+    if pool is None or not is_plain(comparison):
         return {}
     beta = objective_beta(comparison)
     return {metric: _of(pool, metric, name, beta) for metric, name in REWARDS.items()}
+
+
+def is_plain(comparison: ReportInput) -> bool:
+    """Whether the responses that are judged are samples of the policies themselves."""
+    asked = comparison.experiment.get("eval") or {}
+    return all(asked.get(name, value) == value for name, value in PLAIN.items())
 
 
 def objective_beta(comparison: ReportInput) -> float | None:

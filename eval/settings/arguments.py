@@ -17,6 +17,7 @@ from algos import UserError
 from eval.experiment import Experiment, extended
 from eval.report.escape import for_terminal
 from eval.settings.layers import layered, load_yaml
+from eval.settings.limits import WORKERS, at_most
 from eval.settings.sweep import expanded, read_sweeps
 from eval.store import Store
 
@@ -54,6 +55,9 @@ class Options:
     """Show the traceback of an error."""
     notes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """What is to be said of the arguments before anything runs."""
+
+    def __post_init__(self) -> None:
+        at_most(self.workers, WORKERS, "--workers")
 
 
 def parse(args: Sequence[str], description: str = "") -> Options:

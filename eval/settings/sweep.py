@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,6 +15,7 @@ from algos import ALGORITHMS, Algorithm, UserError
 from eval.experiment import Experiment
 from eval.settings.bounded_yaml import parse_yaml
 from eval.settings.layers import build, plain, suggestion
+from eval.settings.limits import ARMS, at_most
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _concerning(experiment: Experiment, name: str, sweeps: Sequence[Sweep]) -> l
 def _arms(experiment: Experiment, name: str, sweeps: Sequence[Sweep]) -> dict[str, dict[str, Any]]:
     """One variant a combination of values, by name; the arm itself where nothing is swept."""
     arm, own = experiment.arm(name), experiment.variants.get(name, {})
+    count = math.prod(len(sweep.values) for sweep in sweeps)
+    at_most(count, ARMS, f"the number of arms that sweeps make of {name}")
     values = [_values(arm, sweep) for sweep in sweeps]
     found = {}
     for combination in itertools.product(*values):

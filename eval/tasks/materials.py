@@ -12,12 +12,21 @@ import torch
 
 from algos import Reward, RewardModel
 from algos.engine.calls import GuardedReward, RewardCalls
-from algos.engine.storage import atomic_directory, existing, read_json, write_json
+from algos.engine.storage import atomic_directory, write_json
+from eval.directory.reading import Shape, read_jsonl, read_shaped, whole
+from eval.directory.shapes import MaterialsAbout, PairRow, PromptRow, TextRow
 from eval.functions import is_pairwise, load_function
 from eval.judge import Judge
 
 Rows = Sequence[Mapping[str, Any]]
-_ROWS = ("train_prompts", "validation_prompts", "test_prompts", "pairs", "heldout_pairs", "heldout_texts")
+_ROWS: dict[str, Shape] = {
+    "train_prompts": PromptRow,
+    "validation_prompts": PromptRow,
+    "test_prompts": PromptRow,
+    "pairs": PairRow,
+    "heldout_pairs": PairRow,
+    "heldout_texts": TextRow,
+}
 
 
 @dataclass(frozen=True)
@@ -99,16 +108,15 @@ class Materials:
 
     @classmethod
     def load(cls, folder: Path) -> Materials | None:
-        """What `save` wrote, or None where there is nothing."""
-        found = existing(folder)
+        """What `save` wrote, or None where there is nothing. Raises DamagedFile."""
+        found = whole(folder)
         if found is None:
             return None
-        values = read_json(found / "materials.json")
+        values = read_shaped(found / "materials.json", MaterialsAbout)
         for name in ("reward", "judge"):
             values[name] = Scorer(**values[name])
         for name in ("pairs_cost", "reward_cost"):
             values[name] = StageCost(**values[name])
-        for name in _ROWS:
-            lines = (found / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-            values[name] = [json.loads(line) for line in lines]
+        for name, shape in _ROWS.items():
+            values[name] = read_jsonl(found / f"{name}.jsonl", shape)
         return cls(**values)

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 from algos import Algorithm, UserError
 from algos.engine.algorithm import require
 from eval.settings.layers import build, suggestion
+from eval.settings.limits import CORNERS, at_most
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,10 @@ def space(
 
 
 def corners(arm: Algorithm, found: Space, where: str) -> Iterator[Algorithm]:
-    """The arm at every combination of ends and choices. Raises UserError where the algorithm refuses one."""
+    """The arm at every combination of ends and choices. Raises UserError where the algorithm refuses one, and where
+    there are too many to be looked at."""
+    count = math.prod(len(each.ends) for each in found.values())
+    at_most(count, CORNERS, f"the number of combinations of ends and choices of search.{where}")
     for values in itertools.product(*(each.ends for each in found.values())):
         settings = dict(zip(found, values, strict=True))
         yield build(type(arm), {**asdict(arm), **settings}, f"search.{where}")

@@ -14,9 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from algos import Algorithm, Policy
 from algos.engine.budget import Meter
+from algos.engine.critic import Critic
+from algos.engine.loop import Loop
 from algos.engine.rollouts import Rollouts
+from algos.engine.scoring import with_policy, with_reference
 from algos.engine.state import TrainState
-from algos.engine.trainer import _Loop
 
 DTYPES = [torch.float64, torch.float32]
 WORDS = "a b c d e"
@@ -141,10 +143,18 @@ def our_update(
     state.meter.iterations = 1
     update = Update(weights(policy.model))
     state.optimizer.register_step_pre_hook(lambda *_: update.gradients.append(gradients(policy.model)))
-    row = _Loop(state, Fixed(rollouts), temperature, None, micro_batch).iterate()
+    row = Loop(state, Fixed(rollouts), temperature, None, micro_batch).iterate()
     update.losses.append(torch.tensor(row["loss"], dtype=policy.model.dtype))
     update.after = weights(policy.model)
     return update
+
+
+def before_update(
+    policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None = None
+) -> Rollouts:
+    """What `prepare` is given: the log-probabilities of policy and reference and, with a critic, values."""
+    referred = with_reference(policy, rollouts, temperature)
+    return with_policy(policy, referred, temperature, critic, None)
 
 
 def scored(rollouts: Rollouts, scores: Sequence[Sequence[float]]) -> Rollouts:

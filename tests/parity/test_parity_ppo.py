@@ -21,14 +21,13 @@ from parity_ppo import (
     one_later,
 )
 from parity_table import Row, Table
-from parity_worlds import DTYPES, flat, gradients
+from parity_worlds import DTYPES, before_update, flat, gradients
 from torch import Tensor
 
 from algos import PPO
 from algos.advantages import whiten
 from algos.engine.forward import forward
 from algos.engine.rollouts import Rollouts
-from algos.engine.scoring import complete
 from algos.engine.trainer import train
 
 pytestmark = pytest.mark.parity
@@ -73,9 +72,7 @@ def compare(table: Table, world: World, algorithm: PPO, rollouts: Rollouts, name
 def prepared(world: World, algorithm: PPO) -> Rollouts:
     """What `prepare` makes of the batch that TRL was given."""
     state = world.start(algorithm)
-    rollouts = complete(
-        state.policy, world.rollouts(world.peer["scores"]), algorithm.needs, TEMPERATURE, state.critic
-    )
+    rollouts = before_update(state.policy, world.rollouts(world.peer["scores"]), TEMPERATURE, state.critic)
     return algorithm.prepare(rollouts, {})[0]
 
 
@@ -140,7 +137,7 @@ def test_a_mean_of_means_is_another_gradient(table: Table, world: World) -> None
     row = Row(PART, "unequal lengths, four micro-batches: first gradient of the policy", PPO.loss, PEER, why)
     table.differs(row, flat(mine.gradients[0], names), theirs, 1e-3)
     state, order = world.start(algorithm), torch.tensor(ORDERS[0])
-    given = complete(state.policy, rollouts, algorithm.needs, TEMPERATURE, state.critic)
+    given = before_update(state.policy, rollouts, TEMPERATURE, state.critic)
     ready = algorithm.prepare(given, {})[0]
     for rows in order.split(2):
         part = ready.select(rows)

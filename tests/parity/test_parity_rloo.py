@@ -17,6 +17,7 @@ from parity_worlds import (
     RESPONSES,
     SCORES,
     batch,
+    before_update,
     blank,
     model,
     policy_of,
@@ -30,9 +31,9 @@ from torch import Tensor
 from trl import RLOOTrainer
 
 from algos import REINFORCE, Policy
-from algos.engine.algorithm import Needs, Outputs
+from algos.engine.algorithm import Outputs
 from algos.engine.forward import forward
-from algos.engine.scoring import complete
+from algos.engine.scoring import score_policy
 from algos.losses import kl_estimate
 
 pytestmark = pytest.mark.parity
@@ -56,12 +57,12 @@ def test_advantages_and_log_probabilities_of_rloo(table: Table, tmp_path: Path) 
     inject(trainer, PROMPTS, RESPONSES)
     peer = trainer._generate_and_score_completions(inputs())
     policy = policy_of(model("llama", seed=1), model("llama"))
-    rollouts = complete(policy, scored(batch(), SCORES), Needs(), TEMPERATURE, None)
+    rollouts = before_update(policy, scored(batch(), SCORES), TEMPERATURE)
     prepared, _ = REINFORCE(beta=BETA).prepare(rollouts, {})
     sums_PG = torch.where(rollouts.mask_PGT, rollouts.logps_PGT, 0.0).sum(-1)
     scoring = RLOOTrainer._generate_and_score_completions
     table.agrees(
-        Row(RLOO, "log-probability of a response, T = 0.7", complete, scoring),
+        Row(RLOO, "log-probability of a response, T = 0.7", score_policy, scoring),
         sums_PG.flatten(),
         peer["old_logps"],
     )
@@ -144,15 +145,15 @@ def test_dropout_moves_trls_log_probabilities(table: Table, tmp_path: Path, disa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         theirs = _scored_by_trl(trainer, EQUAL)["old_logps"]
-    rollouts = complete(policy, batch(EQUAL), Needs(), 1.0, None)
+    rollouts = before_update(policy, batch(EQUAL), 1.0)
     ours = torch.where(rollouts.mask_PGT, rollouts.logps_PGT, 0.0).sum(-1).flatten()
     peer = RLOOTrainer._generate_and_score_completions
     formula = "log-probability of a response, dropout 0.2 in the model's configuration"
     if disabled:
-        table.agrees(Row(RLOO, f"{formula}, TRL's `disable_dropout`", complete, peer), ours, theirs)
+        table.agrees(Row(RLOO, f"{formula}, TRL's `disable_dropout`", score_policy, peer), ours, theirs)
     else:
         why = "TRL's RLOO leaves dropout on by default; ours is off in every forward"
-        table.differs(Row(RLOO, formula, complete, peer, why), ours, theirs, by_at_least=1e-2)
+        table.differs(Row(RLOO, formula, score_policy, peer, why), ours, theirs, by_at_least=1e-2)
 
 
 def test_trls_reference_is_the_one_on_disk(table: Table, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_trls_reference_is_the_one_on_disk(table: Table, tmp_path: Path) -> None
     policy = Policy(copy.deepcopy(changed), tokenizer(), dtype="fp32")
     trainer: Any = rloo_trainer(changed, tmp_path, beta=BETA)
     _scored_by_trl(trainer, PROMPTS)
-    rollouts = complete(policy, batch(), Needs(), 1.0, None)
+    rollouts = before_update(policy, batch(), 1.0)
     ours = kl_estimate(rollouts.logps_PGT, rollouts.ref_logps_PGT)[rollouts.mask_PGT].mean()
     row = Row(
         RLOO, "k1 before the first update, the weights changed in memory", Policy.reference,

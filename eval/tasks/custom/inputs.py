@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from algos import Policy, UserError
+from algos.engine.control import control_patterns
 from algos.engine.pairs import encode_pair
 from algos.engine.prompts import encode_prompts
 from eval.data import Accounting, Row, load_pairs, load_prompts, settle, split_rows
@@ -101,6 +102,7 @@ class _Reader:
         self.accounts: list[Accounting] = []
         self.notes: list[str] = []
         self.room = f"the model's {base.max_positions} tokens"
+        self.special, _ = control_patterns(base.tokenizer, "")
         self.room_for_prompts = f"{self.room} with {experiment.sampling.max_new_tokens} new ones"
 
     def pairs(self, source: str) -> _Usable:
@@ -141,6 +143,8 @@ class _Reader:
                 kept.append(row)
                 for reason in reasons:
                     account.note(reason, row.line)
+                if any(self.special.search(text) for text in _texts(row)):
+                    account.note("text of a special token, which stays text", row.line)
             else:
                 account.drop(reasons[0], row.line)
         settle(faults, account, self.experiment.on_bad_row)
@@ -164,6 +168,13 @@ class _Reader:
     def _check_pair(self, row: Row) -> tuple[bool, list[str]]:
         pair, reasons = encode_pair(self.base, row.values, self.experiment.sampling.max_new_tokens)
         return pair is not None, reasons
+
+
+def _texts(row: Row) -> Iterator[str]:
+    """What a row has to be read: its texts, or what its messages say."""
+    for name in ("prompt", "chosen", "rejected"):
+        said = row.values.get(name, "")
+        yield from [said] if isinstance(said, str) else (message["content"] for message in said)
 
 
 def _needed(experiment: Experiment, test_is_given: bool) -> list[SplitName]:

@@ -4,37 +4,74 @@ from __future__ import annotations
 
 from algos import UserError
 from algos.engine.errors import one_line
+from algos.engine.loading import read_config, read_tokenizer
 from algos.engine.text import encode_prompt
 from eval.data import load_pairs, load_prompts, split_rows
 from eval.experiment import Experiment
 from eval.plan import Shape
 from eval.tasks.custom.inputs import require_inputs
 
+SAMPLED = 256  # rows whose prompts are counted
 
-def shape(experiment: Experiment) -> tuple[Shape, int | None]:
-    """Parameters from the model's configuration, tokens a prompt from the data; the number of pairs, if known."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:
+    """Parameters from the configurations, tokens a prompt from the data's first rows; the number of pairs, if known.
+
+    `quick`: from these rows alone, bad ones left out, and without the number of pairs in a file.
+    """
     name, trusted = require_inputs(experiment), experiment.trust_remote_code
-    try:
-        with torch.device("meta"):  # shapes without weights
-            config = AutoConfig.from_pretrained(name, trust_remote_code=trusted)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read a causal language model at {name!r}: {one_line(error)}") from error
+    parameters, trunk = _parameters(name, trusted)
+    tokenizer = read_tokenizer(name, trusted)
     source = experiment.prompts or experiment.pairs or ""
     load = load_prompts if experiment.prompts else load_pairs
-    rows, _ = load(source, experiment.columns, experiment.on_bad_row)
-    some = [len(encode_prompt(tokenizer, row.values["prompt"])) for row in rows[:256]]
-    parameters = sum(p.numel() for p in model.parameters())
+    rows, _ = load(
+        source, experiment.columns, "skip" if quick else experiment.on_bad_row, SAMPLED if quick else None
+    )
+    some = [len(encode_prompt(tokenizer, row.values["prompt"])) for row in rows[:SAMPLED]]
     pairs = (
         len(split_rows(rows, needed=("train",)).train)
-        if experiment.pairs and not experiment.prompts
+        if experiment.pairs and not experiment.prompts and not quick
         else None
     )
-    learned = 0 if experiment.reward else parameters
+    reward = _scorer(experiment.reward) if experiment.reward else parameters
+    judge = _scorer(experiment.judge) if experiment.judge else reward
     return Shape(
-        parameters, learned, sum(some) / len(some), float(experiment.sampling.max_new_tokens)
+        parameters=parameters,
+        trunk_parameters=trunk,
+        reward_parameters=reward,
+        judge_parameters=judge,
+        prompt_tokens=sum(some) / len(some),
+        longest_prompt=max(some),
+        response_tokens=float(experiment.sampling.max_new_tokens),
     ), pairs or experiment.sampled_pairs
+
+
+def _parameters(name: str, trusted: bool) -> tuple[int, int]:
+    """Of the whole model, and of it without its head."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = read_config(name, trusted)
+    try:
+        with torch.device("meta"):  # shapes without weights
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read a causal language model at {name!r}: {one_line(error)}") from error
+    whole, trunk = (sum(p.numel() for p in part.parameters()) for part in (model, model.base_model))
+    return whole, trunk
+
+
+def _scorer(spec: str) -> int:
+    """Parameters of a reward or judge that is a model; 0 for a function."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    if ".py:" in spec or spec.endswith(".py"):
+        return 0
+    config = read_config(spec, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read a reward model at {spec!r}: {one_line(error)}") from error
+    return sum(p.numel() for p in model.parameters())

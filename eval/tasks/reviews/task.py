@@ -64,7 +64,13 @@ def shape(experiment: Experiment) -> tuple[Shape, int | None]:
     words = [len(prompt.split()) + 1 for prompt in world.prompts("train")]  # BOS and a token a word
     parameters = sum(p.numel() for p in model.parameters())
     return Shape(
-        parameters, parameters, sum(words) / len(words), experiment.sampling.max_new_tokens / 2
+        parameters=parameters,
+        trunk_parameters=sum(p.numel() for p in model.base_model.parameters()),
+        reward_parameters=parameters,
+        judge_parameters=0,
+        prompt_tokens=sum(words) / len(words),
+        longest_prompt=max(words),
+        response_tokens=experiment.sampling.max_new_tokens / 2,
     ), world.pairs
 
 

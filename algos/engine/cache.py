@@ -1,0 +1,56 @@
+"""A key-value cache with room to grow: a token more is written beside the others, which are not copied for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+ROOM = 64  # tokens that are made room for at once
+
+
+class GrowingLayer(DynamicLayer):
+    """transformers' layer that grows, less a copy of all it holds with every token: keys and values are views of
+    tensors with room behind them, [rows, heads, tokens, width]."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        before, new = self.get_seq_length(), (key_states, value_states)
+        tokens = before + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._whole = [_with_room(states, 0, tokens) for states in new]
+        if tokens > self._whole[0].shape[-2]:
+            self._whole = [_with_room(whole, before, tokens) for whole in self._whole]
+        for whole, states in zip(self._whole, new, strict=True):
+            whole[..., before:tokens, :] = states
+        return self._show(tokens)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        if self.get_seq_length() > 0:
+            self._whole = [whole.index_select(0, beam_idx.to(whole.device)) for whole in self._whole]
+            self._show(self.get_seq_length())
+
+    def _show(self, tokens: int) -> tuple[Tensor, Tensor]:
+        keys, values = (whole[..., :tokens, :] for whole in self._whole)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _with_room(states: Tensor, kept: int, tokens: int) -> Tensor:
+    """The first `kept` tokens' states in a tensor for `tokens` and more."""
+    *outer, _, width = states.shape
+    whole = states.new_empty((*outer, tokens + max(ROOM, tokens // 2), width))
+    whole[..., :kept, :] = states[..., :kept, :]
+    return whole
+
+
+def growing_cache(config: Any) -> DynamicCache:
+    """The model's own kinds of layers (sliding windows, convolutions, recurrent states), the plain ones with room."""
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

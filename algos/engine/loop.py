@@ -1,0 +1,173 @@
+"""One iteration after another: sample, score, prepare, and as many optimizer steps as the algorithm takes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from algos.engine.algorithm import Algorithm, Outputs
+from algos.engine.budget import Budget
+from algos.engine.checks import check_batch, check_gradient, check_loss, check_responses
+from algos.engine.errors import RunError
+from algos.engine.forward import forward, groups_per_forward
+from algos.engine.memory import ADAPTERS, LIGHTER
+from algos.engine.monitor import add_metrics, describe, mean_of_steps
+from algos.engine.rollouts import Rollouts
+from algos.engine.scoring import check_ratio, check_start, score_policy, with_policy, with_reference
+from algos.engine.seeding import generator
+from algos.engine.sources import Source
+from algos.engine.state import TrainState
+
+MAX_IDLE = 100  # a budget in updates would otherwise never be spent
+
+
+class Loop:
+    """A run in progress; all that changes is in its state."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        source: Source,
+        temperature: float,
+        budget: Budget | None,
+        micro_batch: int | None,
+    ) -> None:
+        self.state, self.source, self.temperature = state, source, temperature
+        self.budget, self.micro_batch = budget, micro_batch
+
+    def progress(self) -> float:
+        """The fraction of the run that is done: of the budget or of the declared epochs, what ends first."""
+        return max(self.state.meter.spent(self.budget), self.source.progress(self.state.iteration))
+
+    def iterate(self) -> dict[str, float]:
+        """One batch of rollouts and its updates; returns what to log of it."""
+        state, algorithm = self.state, self.state.algorithm
+        progress = self.progress()
+        rate = learning_rate(algorithm, progress)
+        rollouts = self.source.next(state.iteration, state.meter)
+        check_responses(state.policy, rollouts, state.iteration)
+        if rollouts.ref_logps_PGT is None:
+            rollouts = with_reference(state.policy, rollouts, self.temperature)
+            state.meter.charge(state.policy.size, rollouts.token_count)
+        outputs = None
+        if algorithm.needs.old_logps:
+            outputs = self._first_forward(rollouts)
+            rollouts = with_policy(state.policy, rollouts, self.temperature, state.critic, outputs)
+        check_batch(state.policy, rollouts, state.iteration)
+        if state.iteration == 0:
+            self._check_start(rollouts)
+        with torch.no_grad():
+            prepared, state.own = algorithm.prepare(rollouts, state.own)
+        if prepared.P:
+            check_batch(state.policy, prepared, state.iteration)
+        steps = self._steps(prepared, rate, outputs) if prepared.P else []
+        state.idle = 0 if steps else state.idle + 1
+        if state.idle == MAX_IDLE:
+            raise RunError(
+                f"{MAX_IDLE} iterations in a row made no updates: the reward tells no two responses to a prompt "
+                "apart. Give a reward that does, or a larger --group-size."
+            )
+        state.meter.iterations += 1
+        return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **mean_of_steps(steps)}
+
+    def _check_start(self, rollouts: Rollouts) -> None:
+        logps_PGT = rollouts.logps_PGT
+        if logps_PGT is None:
+            logps_PGT = score_policy(self.state.policy, rollouts, self.temperature)[0]
+        check_start(self.state.policy, rollouts, logps_PGT)
+
+    def _groups(self, batch: Rollouts) -> int:
+        """The micro-batch, before memory has its say."""
+        fits = self.micro_batch or groups_per_forward(self.state.policy.model, batch, backward=True)
+        return min(fits, batch.P)
+
+    def _first_forward(self, rollouts: Rollouts) -> Outputs | None:
+        """The first update's forward, made before `prepare` reads from it what the policy was before: the batch
+        goes through the model once less. None where the first update takes the batch in parts."""
+        policy = self.state.policy
+        if self.state.algorithm.steps_per_pass > 1:
+            return None
+
+        def attempt(groups: int) -> Outputs | None:
+            with policy.for_backward(self.state.critic):
+                return self._forward(rollouts) if groups >= rollouts.P else None
+
+        return policy.portions.run("training", self._groups(rollouts), attempt, LIGHTER)
+
+    def _forward(self, part: Rollouts) -> Outputs:
+        policy = self.state.policy
+        return forward(policy.model, part, self.temperature, policy.dtype, self.state.critic)
+
+    def _steps(self, prepared: Rollouts, rate: float, outputs: Outputs | None) -> list[dict[str, float]]:
+        state, algorithm = self.state, self.state.algorithm
+        steps = []
+        for number in range(algorithm.passes):
+            if number == 0 and outputs is not None:
+                steps.append(self._step(prepared, rate, outputs))
+                outputs = None  # and with it what the backward pass needed
+                continue
+            order = generator(state.seed, "minibatches", state.iteration, number)
+            for minibatch in prepared.minibatches(algorithm.steps_per_pass, order):
+                steps.append(self._step(minibatch, rate))
+        return steps
+
+    def _step(self, minibatch: Rollouts, rate: float, outputs: Outputs | None = None) -> dict[str, float]:
+        """One optimizer step; its gradient is that of the whole minibatch whatever the micro-batch.
+
+        Where memory runs out the step begins anew with half the micro-batch.
+        """
+        state, policy = self.state, self.state.policy
+        first = state.meter.updates == 0
+
+        def attempt(groups: int) -> dict[str, Tensor]:
+            whole = outputs if groups >= minibatch.P else None
+            return self._accumulate(minibatch, groups, first, whole)
+
+        metrics = policy.portions.run("training", self._groups(minibatch), attempt, LIGHTER)
+        norm = torch.nn.utils.clip_grad_norm_(state.parameters, state.algorithm.max_grad_norm)
+        check_gradient(policy, norm, state.meter.updates, state.iteration)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        # Not in parts: the optimizer's two moments of every trained weight are there whole or not at all.
+        policy.portions.run("the optimizer's step", 1, lambda _: state.optimizer.step(), ADAPTERS)
+        state.meter.updates += 1
+        self._charge(minibatch)
+        return {name: float(value) for name, value in metrics.items()} | {"gradient_norm": float(norm)}
+
+    def _accumulate(
+        self, minibatch: Rollouts, groups: int, first: bool, outputs: Outputs | None
+    ) -> dict[str, Tensor]:
+        """The gradient of a step, from none, in parts of so many prompts, or all at once where its `outputs` are
+        there; returns what to log."""
+        state, policy = self.state, self.state.policy
+        state.optimizer.zero_grad(set_to_none=True)
+        metrics: dict[str, Tensor] = {}
+        parts = [minibatch] if outputs else minibatch.by_length()[0].micro_batches(groups)
+        with policy.for_backward(state.critic):
+            for part in parts:
+                found = outputs or self._forward(part)
+                if first:
+                    check_ratio(policy, part, found.logps_PGT)
+                loss, logged = state.algorithm.loss(found, part)
+                check_loss(policy, part, found, loss, state.meter.updates, state.iteration)
+                loss.backward()
+                add_metrics(metrics, {"loss": loss.detach(), **logged})
+        return metrics
+
+    def _charge(self, minibatch: Rollouts) -> None:
+        state, tokens = self.state, minibatch.token_count
+        state.meter.trained_tokens += int(minibatch.mask_PGT.sum())
+        state.meter.charge(state.policy.size, tokens, state.policy.backward_factor)
+        if state.critic is not None:
+            state.meter.charge(state.critic.trunk_size, tokens, 6 + state.policy.recomputation)
+
+
+def learning_rate(algorithm: Algorithm, progress: float) -> float:
+    """A function of the fraction of the run that is done: the number of updates is not known beforehand."""
+    if progress < algorithm.warmup:
+        return algorithm.learning_rate * min(max(progress, 1e-3) / algorithm.warmup, 1.0)
+    rest = (progress - algorithm.warmup) / (1 - algorithm.warmup)
+    shape = {"constant": 1.0, "linear": 1 - rest, "cosine": 0.5 * (1 + math.cos(math.pi * rest))}
+    return algorithm.learning_rate * shape[algorithm.schedule]

@@ -1,0 +1,1 @@
+"""Seconds and memory of whole comparisons, and of the report over many rows."""

@@ -1,0 +1,142 @@
+"""The least a step has to compute and read, counted, and how fast this machine multiplies matrices and reads memory."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from benchmarks.trainers.gate import synchronise
+from benchmarks.trainers.ours import prompts_a_step
+from benchmarks.trainers.phases import OLD, REFERENCE, REWARD, SAMPLING, UPDATE
+from benchmarks.trainers.worlds import PPO_EPOCHS, RESPONSE_TOKENS, SEQUENCES, SIZES, Case
+
+BACKWARD = 2
+"""A backward pass multiplies each matrix twice where the forward pass does once."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a phase needs: floating-point operations, and bytes of weights that cannot stay in a cache."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model multiplies for a token."""
+
+    trunk: int
+    """Weights of the trunk's matrices; embeddings are looked up."""
+    head: int
+    """Weights of the output matrix."""
+    attention: int
+    """Layers × heads × width of a head."""
+
+    @classmethod
+    def of(cls, model: Any) -> Cost:
+        config = model.config
+        each = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            trunk=sum(n * rows * columns for (rows, columns), n in matrices(model).items()),
+            head=model.get_output_embeddings().weight.numel(),
+            attention=config.num_hidden_layers * config.num_attention_heads * each,
+        )
+
+    @classmethod
+    def of_size(cls, name: str) -> Cost:
+        with torch.device("meta"):
+            return cls.of(AutoModelForCausalLM.from_config(SIZES[name].config()))
+
+    def flops(self, lengths: Sequence[int], predicted: int) -> float:
+        """FLOPs of a forward pass over sequences of these lengths of which `predicted` positions reach the head.
+
+        Attention counts the whole square, which at these lengths kernels compute.
+        """
+        pairs = sum(length**2 for length in lengths)
+        return 2.0 * (self.trunk * sum(lengths) + 2 * self.attention * pairs + self.head * predicted)
+
+    def decoding(self, context: int) -> float:
+        """FLOPs of one more token behind `context` others."""
+        return 2.0 * (self.trunk + 2 * self.attention * (context + 1) + self.head)
+
+
+def matrices(model: Any) -> Counter[tuple[int, int]]:
+    """The trunk's matrices as (rows in, columns out), and how many there are of each."""
+    head, found = model.get_output_embeddings(), Counter[tuple[int, int]]()
+    for module in model.modules():
+        if isinstance(module, Conv1D):
+            found[module.weight.shape[0], module.weight.shape[1]] += 1
+        elif isinstance(module, nn.Linear) and module is not head:
+            found[module.in_features, module.out_features] += 1
+    return found
+
+
+def needed(case: Case, algorithm: str) -> dict[str, Work]:
+    """The least work of each phase of a step: no padding, no token after the last whose successor is predicted, only
+    response positions at the head, each prompt read once for its group."""
+    cost, T = Cost.of_size(case.size), RESPONSE_TOKENS
+    texts = [pair["prompt"] for pair in case.pairs] if algorithm == "dpo" else case.prompts
+    prompts = [len(text.split()) for text in texts]
+    lengths = [prompt + T - 1 for prompt in prompts]
+
+    def a_step(flops: float, of: int) -> float:
+        """The mean over all prompts of the case, for `of` sequences."""
+        return flops * of / len(prompts)
+
+    whole = a_step(cost.flops(lengths, T * len(lengths)), SEQUENCES)
+    critic = a_step(cost.flops(lengths, 0), SEQUENCES) if algorithm == "ppo-separate" else 0.0
+    passes = PPO_EPOCHS if algorithm.startswith("ppo") else 1
+    work = {REFERENCE: Work(whole), UPDATE: Work(passes * (1 + BACKWARD) * (whole + critic))}
+    if algorithm == "dpo":
+        return work
+    prefill = a_step(cost.flops(prompts, len(prompts)), prompts_a_step(algorithm))
+    steps = sum(cost.decoding(prompt + t) for prompt in prompts for t in range(T - 1))
+    weights = (cost.trunk + cost.head) * (2 if case.dtype == "bf16" else 4)
+    sampling = Work(prefill + a_step(steps, SEQUENCES), float(T * weights))
+    return {SAMPLING: sampling, REWARD: Work(), OLD: Work(whole + critic), **work}
+
+
+def rates(case: Case) -> dict[str, float]:
+    """What this process reaches: FLOP/s on the model's own matrices with a step's rows, and bytes/s reading as many
+    bytes as the model's weights have. The fastest of several tries, so that a floor is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if case.dtype == "bf16" else torch.float32
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(SIZES[case.size].config())
+    cost = Cost.of(model)
+    tokens = sum(len(prompt.split()) + RESPONSE_TOKENS for prompt in case.prompts[:SEQUENCES])
+    vocabulary, width = model.get_output_embeddings().weight.shape
+    products = [(tokens, *shape, n) for shape, n in matrices(model).items()]
+    products.append((SEQUENCES * RESPONSE_TOKENS, width, vocabulary, 1))
+    flops = sum(2.0 * rows * k * columns * n for rows, k, columns, n in products)
+    seconds = 0.0
+    for rows, k, columns, n in products:
+        a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, k), (k, columns)))
+        seconds += n * fastest(partial(torch.matmul, a, b))
+    weights = torch.ones(cost.trunk + cost.head, device=device, dtype=dtype)
+    return {
+        "flops_per_second": flops / seconds,
+        "bytes_per_second": weights.nbytes / fastest(weights.max),
+    }
+
+
+def fastest(work: Callable[[], Any], tries: int = 10) -> float:
+    """Seconds of the fastest of so many calls."""
+    best = float("inf")
+    for _ in range(tries):
+        synchronise()
+        start = time.perf_counter()
+        work()
+        synchronise()
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,162 @@
+"""The same work for every contestant: a random model on disk, prompts, pairs, and how they are trained.
+
+Runs in the peers' environment too: nothing of this project is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+Dtype: TypeAlias = Literal["fp32", "bf16"]
+
+SEED = 20260301
+PROMPT_TOKENS = (24, 32)
+RESPONSE_TOKENS = 64
+SEQUENCES = 16
+"""Responses a step; for DPO half as many pairs."""
+GROUP = 4
+PPO_EPOCHS = 4
+SPECIALS = ("<eos>", "<pad>", "<unk>")
+EOS, PAD = 0, 1
+NEVER = -24.0
+"""The logit of EOS and pad: drawn less than once in 10⁹ steps, and small enough for bf16 to keep its digits."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a random model."""
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    positions: int = 128
+    family: Literal["gpt2", "qwen2"] = "gpt2"
+    steps: int = 16
+    """The fewest steps that the recorded pairs last for: what is done once a run is divided by them."""
+
+    def config(self) -> PretrainedConfig:
+        """Dropout is off: some contestants turn it off, some do not."""
+        from transformers import GPT2Config, Qwen2Config
+
+        shared: dict[str, Any] = {
+            "vocab_size": self.vocabulary, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD,
+        }  # fmt: skip
+        if self.family == "qwen2":
+            return Qwen2Config(
+                **shared, num_hidden_layers=self.layers, hidden_size=self.width, intermediate_size=4864,
+                num_attention_heads=self.heads, num_key_value_heads=2, max_position_embeddings=self.positions,
+                tie_word_embeddings=True,
+            )  # fmt: skip
+        return GPT2Config(
+            **shared, n_layer=self.layers, n_embd=self.width, n_head=self.heads, n_positions=self.positions,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        )  # fmt: skip
+
+
+SIZES = {
+    "tiny": Size(layers=2, width=128, heads=4, vocabulary=256, steps=64),
+    "small": Size(layers=6, width=512, heads=8, vocabulary=16_384),
+    "gpt2": Size(layers=12, width=768, heads=12, vocabulary=50_257, positions=1024),
+    "half-billion": Size(layers=24, width=896, heads=14, vocabulary=151_936, family="qwen2"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a contestant is given, as files in `folder`."""
+
+    folder: Path
+    size: str
+    steps: int
+    threads: int
+    dtype: Dtype
+    prompts: list[str]
+    pairs: list[dict[str, str]]
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @classmethod
+    def build(cls, folder: Path, size: str, steps: int, threads: int, dtype: Dtype) -> Case:
+        """Writes the weights and the data. The same size gives the same, `steps` many batches of it."""
+        steps = max(steps, SIZES[size].steps)
+        model, tokenizer = random_model(SIZES[size]), words(SIZES[size].vocabulary)
+        draw = random.Random(SEED)
+        case = cls(
+            folder, size, steps, threads, dtype,
+            prompts=[_prompt(draw, SIZES[size]) for _ in range(steps * SEQUENCES)],
+            pairs=[_pair(draw, SIZES[size]) for _ in range(steps * SEQUENCES // 2)],
+        )  # fmt: skip
+        model.save_pretrained(case.model)
+        tokenizer.save_pretrained(case.model)
+        (folder / "case.json").write_text(json.dumps(asdict(case) | {"folder": ""}), encoding="utf-8")
+        return case
+
+    @classmethod
+    def read(cls, folder: Path) -> Case:
+        return cls(**json.loads((folder / "case.json").read_text(encoding="utf-8")) | {"folder": folder})
+
+
+def _text(draw: random.Random, size: Size, tokens: int) -> str:
+    return " ".join(f"w{draw.randrange(len(SPECIALS), size.vocabulary)}" for _ in range(tokens))
+
+
+def _prompt(draw: random.Random, size: Size) -> str:
+    return _text(draw, size, draw.randint(*PROMPT_TOKENS))
+
+
+def _pair(draw: random.Random, size: Size) -> dict[str, str]:
+    """Responses of `RESPONSE_TOKENS` with the EOS that both libraries append."""
+    chosen, rejected = (f" {_text(draw, size, RESPONSE_TOKENS - 1)}" for _ in range(2))
+    return {"prompt": _prompt(draw, size), "chosen": chosen, "rejected": rejected}
+
+
+def words(vocabulary: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose every word is a token: `w17` is token 17."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [*SPECIALS, *(f"w{i}" for i in range(len(SPECIALS), vocabulary))]
+    core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def random_model(size: Size) -> PreTrainedModel:
+    """Random weights that do not end a response early: see `_never`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(size.config())
+    if size.family == "gpt2":
+        _never(model, (EOS, PAD))
+    return model
+
+
+def _never(model: Any, tokens: tuple[int, ...]) -> None:
+    """Gives tokens one logit, `NEVER`, whatever the text: a layer norm's output has mean 0 before its bias, so that a
+    bias of 1 and an output embedding of NEVER/width make that sum. (Qwen2's norm has no bias; among 150k tokens drawn
+    all but uniformly EOS comes once in 150 steps.)"""
+    import torch
+
+    with torch.no_grad():
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.lm_head.weight[list(tokens)] = NEVER / model.config.hidden_size
+
+
+def last_is_odd(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+    """A reward that costs nothing: whether the response's last token is odd. Called as TRL calls its rewards."""
+    return [float(ids[-1] % 2) for ids in completion_ids]

@@ -1,0 +1,76 @@
+"""Files of a comparison's directory, read and held to their shapes (`eval.directory.shapes`).
+
+A checksum tells that a file is what somebody wrote, not that this program did: who writes files can write checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from algos.engine.storage import MANIFEST, DamagedFile, existing, read_json
+from eval.directory.shapes import Manifest
+
+Shape = type[BaseModel]
+
+
+def hold_to(shape: Shape, value: Any, file: Path, line: int = 0) -> None:
+    """Raises DamagedFile, naming the file and the entry, for a value of another shape."""
+    try:
+        shape.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        places = [f"line {line}" if line else "", ".".join(map(_readable, first["loc"]))]
+        place = f" ({', '.join(filter(None, places))})" if any(places) else ""
+        raise DamagedFile(
+            f"{file} is not of the shape that this program writes{place}: "
+            f"{first['msg'].removeprefix('Value error, ')}; got {reprlib.repr(first['input'])}."
+        ) from None
+
+
+def read_shaped(file: Path, shape: Shape) -> dict[str, Any]:
+    """`read_json`, of this shape. Raises DamagedFile."""
+    value = read_json(file)
+    hold_to(shape, value, file)
+    return value
+
+
+def whole(directory: Path) -> Path | None:
+    """`existing`, of a directory whose manifest has the shape of one. Raises DamagedFile."""
+    previous = directory.with_name(directory.name + ".previous")
+    for found in (directory, previous):
+        if found.is_dir():
+            read_shaped(found / MANIFEST, Manifest)
+            break
+    return existing(directory)
+
+
+def read_jsonl(file: Path, shape: Shape) -> list[dict[str, Any]]:
+    """The rows of a file, none where it is missing; a last line that was cut off is left out.
+
+    Raises DamagedFile for a line that is no row of this shape.
+    """
+    return list(_rows(file, shape)) if file.is_file() else []
+
+
+def _rows(file: Path, shape: Shape) -> Iterator[dict[str, Any]]:
+    content = file.read_bytes()
+    # splitlines() would cut at U+2028 in model output.
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DamagedFile(f"{file} is not what was written: line {number} is no row.") from error
+        hold_to(shape, row, file, number)
+        yield row
+
+
+def _readable(part: int | str) -> str:
+    """A key as it is, or quoted where it is long or holds what would drive a terminal."""
+    return str(part) if re.fullmatch(r"[\w./ -]{1,80}", str(part), re.ASCII) else ascii(str(part)[:80])

@@ -1,0 +1,250 @@
+"""benchmarks/trainers: the same work for every contestant, floors that count right, workers that answer, tables."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from algos.engine.pairs import closed
+from algos.engine.policy import Policy
+from benchmarks.page import filled
+from benchmarks.trainers import floors
+from benchmarks.trainers.__main__ import PAGE
+from benchmarks.trainers.contest import workers
+from benchmarks.trainers.floors import Cost, Work, needed
+from benchmarks.trainers.gate import STEP, Gate
+from benchmarks.trainers.ours import ALGORITHMS
+from benchmarks.trainers.phases import OLD, REFERENCE, REWARD, SAMPLING, UPDATE, Stopwatch
+from benchmarks.trainers.records import Contestant, Phase
+from benchmarks.trainers.tables import TITLES, contest_table, phase_table
+from benchmarks.trainers.worlds import (
+    EOS,
+    NEVER,
+    PAD,
+    PROMPT_TOKENS,
+    RESPONSE_TOKENS,
+    SEQUENCES,
+    SIZES,
+    Case,
+    last_is_odd,
+)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case.build(tmp_path_factory.mktemp("case"), "tiny", 2, 1, "fp32")
+
+
+@pytest.fixture(scope="module")
+def model(case: Case) -> Any:
+    return AutoModelForCausalLM.from_pretrained(case.model, attn_implementation="eager")
+
+
+# The work ----------------------------------------------------------------------------------------------
+
+
+def test_every_contestant_is_given_the_same(case: Case, tmp_path: Path) -> None:
+    again = Case.build(tmp_path, "tiny", 2, 1, "fp32")
+    assert asdict(Case.read(case.folder)) == asdict(case)
+    assert asdict(again) | {"folder": case.folder} == asdict(case)
+    weights = [(each.model / "model.safetensors").read_bytes() for each in (case, again)]
+    assert weights[0] == weights[1]
+
+
+def test_prompts_and_responses_are_as_long_as_the_page_says(case: Case) -> None:
+    policy = Policy.load(case.model, device="cpu")
+    prompts = policy.tokenizer(case.prompts).input_ids
+    assert {len(ids) for ids in prompts} == set(range(PROMPT_TOKENS[0], PROMPT_TOKENS[1] + 1))
+    assert len(prompts) == case.steps * SEQUENCES == 2 * len(case.pairs)
+    for name in ("chosen", "rejected"):
+        responses = policy.tokenizer([pair[name] for pair in case.pairs]).input_ids
+        assert {len(closed(policy, ids)) for ids in responses} == {RESPONSE_TOKENS}
+
+
+def test_no_text_makes_eos_or_pad_likely(case: Case, model: Any) -> None:
+    ids = AutoTokenizer.from_pretrained(case.model)(
+        case.prompts[:SEQUENCES], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits_BSV = model(**ids).logits
+    assert torch.allclose(logits_BSV[..., [EOS, PAD]], torch.tensor(NEVER), atol=1e-3)
+    assert float(logits_BSV.softmax(-1)[..., [EOS, PAD]].max()) < 1e-9
+
+
+def test_sizes_are_those_of_the_page() -> None:
+    millions = {name: _parameters(name) / 1e6 for name in SIZES}
+    assert millions == pytest.approx(
+        {"tiny": 0.446, "small": 27.4, "gpt2": 124.4, "half-billion": 494.0}, rel=0.01
+    )
+
+
+def _parameters(size: str) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(SIZES[size].config()).parameters())
+
+
+def test_the_reward_reads_the_last_token() -> None:
+    assert last_is_odd([[2, 3], [3, 2], [5]], prompts=["a", "b", "c"]) == [1.0, 0.0, 1.0]
+
+
+# Floors ------------------------------------------------------------------------------------------------
+
+
+def counted(work: Any) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def test_flops_of_forward_and_backward(model: Any) -> None:
+    """Sequences of one length, so that torch's count has no padding in it."""
+    ids_BS, T = torch.full((4, 40), 5), 16
+    expected = Cost.of(model).flops([40] * 4, 4 * T)
+    with torch.no_grad():
+        found = counted(lambda: model(input_ids=ids_BS, logits_to_keep=T, use_cache=False))
+    assert found == pytest.approx(expected, rel=0.02)
+    both = counted(lambda: model(input_ids=ids_BS, logits_to_keep=T, use_cache=False).logits.sum().backward())
+    assert both == pytest.approx((1 + floors.BACKWARD) * expected, rel=0.02)
+
+
+def test_flops_of_one_more_token(model: Any) -> None:
+    cache, context = DynamicCache(config=model.config), 40
+    with torch.no_grad():
+        model(input_ids=torch.full((1, context), 5), past_key_values=cache)
+        found = counted(lambda: model(input_ids=torch.tensor([[5]]), past_key_values=cache))
+    assert found == pytest.approx(Cost.of(model).decoding(context), rel=0.02)
+
+
+def test_what_a_step_needs(case: Case) -> None:
+    work = {name: needed(case, name) for name in ALGORITHMS}
+    assert work["dpo"].keys() == {REFERENCE, UPDATE}
+    assert work["ppo"].keys() == {SAMPLING, REWARD, REFERENCE, OLD, UPDATE}
+    assert work["dpo"][UPDATE].flops == pytest.approx(3 * work["dpo"][REFERENCE].flops)
+    assert work["ppo"][UPDATE].flops == pytest.approx(4 * work["reinforce"][UPDATE].flops)
+    critic = work["ppo-separate"][OLD].flops - work["ppo"][OLD].flops
+    assert work["ppo-separate"][UPDATE].flops - work["ppo"][UPDATE].flops == pytest.approx(12 * critic)
+    # Prompts are read once for a group of four, and once for each of PPO's responses.
+    assert work["reinforce"][SAMPLING].flops < work["ppo"][SAMPLING].flops
+    assert work["ppo"][REWARD] == Work()
+
+
+def test_rates_are_those_of_a_machine(case: Case) -> None:
+    found = floors.rates(case)
+    assert 1e8 < found["flops_per_second"] < 1e16
+    assert 1e8 < found["bytes_per_second"] < 1e14
+
+
+# Workers -----------------------------------------------------------------------------------------------
+
+
+def test_the_gate_lets_one_step_through_at_a_time() -> None:
+    answers = io.StringIO()
+    gate = Gate(io.StringIO(f"{STEP}\n{STEP}\n"), answers, lambda: {"phases": {}})
+    gate()
+    gate()
+    with pytest.raises(SystemExit):
+        gate()
+    first, *steps = [json.loads(line) for line in answers.getvalue().splitlines()]
+    assert first["seconds"] is None
+    assert len(steps) == 2
+    assert all(step["seconds"] > 0 and step["peak"] >= step["memory"] > 0 for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("contestant", "algorithm", "before", "during"),
+    [("ours", "dpo", {REFERENCE}, set()), ("phases", "ppo", set(), {SAMPLING, REWARD, REFERENCE, UPDATE})],
+)
+def test_a_worker_of_ours_answers(
+    case: Case, contestant: str, algorithm: str, before: set[str], during: set[str]
+) -> None:
+    """Also that the engine still has the functions whose time is told, and that they are where the time goes."""
+    with workers(case, [contestant], algorithm) as started:
+        worker = started[contestant]
+        assert worker.ready["phases"].keys() == before
+        answer = worker.step()
+    assert answer["phases"].keys() - {OLD} == during
+    assert 0.7 * bool(during) <= sum(answer["phases"].values()) / answer["seconds"] <= 1
+    assert answer["peak"] >= worker.ready["memory"] > 0
+    assert worker.process.returncode == 0
+
+
+def test_time_inside_a_timed_function_counts_once() -> None:
+    class Engine:
+        @staticmethod
+        def outer() -> str:
+            return Engine.inner()
+
+        @staticmethod
+        def inner() -> str:
+            return "done"
+
+    watch = Stopwatch()
+    watch.watch("outer", Engine, "outer")
+    watch.watch("inner", Engine, "inner")
+    assert Engine.outer() == "done"
+    assert watch.taken().keys() == {"outer"}
+    assert Engine.inner() == "done"
+    assert watch.taken().keys() == {"inner"}
+
+
+# Tables ------------------------------------------------------------------------------------------------
+
+CONDITIONS: dict[str, Any] = {
+    "device": "a machine", "versions": "torch 1", "threads": 2, "dtype": "fp32", "size": "tiny", "algorithm": "dpo",
+}  # fmt: skip
+
+
+def contestant(part: str, seconds: list[float], peak: float, **changes: Any) -> Contestant:
+    return Contestant(
+        **CONDITIONS | {"part": part, "seconds": seconds, "start_mib": 100.0, "peak_mib": peak} | changes
+    )
+
+
+def test_ratios_are_of_medians_with_the_range_of_neighbours() -> None:
+    rows = [contestant("ours", [1.0, 2.0, 4.0], 300.0), contestant("TRL", [3.0, 5.0, 16.0], 600.0)]
+    (line,) = [line for line in contest_table(rows).splitlines() if line.startswith("| tiny")]
+    assert "| 2 (1 to 4) | 5 (3 to 16) | **2.50** (2.50 to 4.00) |" in line
+    assert line.endswith("| 300 (before: 100) | 600 (before: 100) | 0.50 |")
+
+
+def test_what_was_not_measured_is_left_blank_and_conditions_are_kept_apart() -> None:
+    rows = [contestant("ours", [1.0], 300.0), contestant("ours", [1.0], 300.0, dtype="bf16", threads=1)]
+    table = contest_table(rows)
+    assert "| tiny | DPO | 1 | – | – | 300 (before: 100) | – | – |" in table
+    assert table.index("**a machine; 1 thread; bf16.** torch 1.") < table.index(
+        "**a machine; 2 threads; fp32.**"
+    )
+
+
+def test_phases_stand_beside_their_floors() -> None:
+    work: dict[str, Any] = {"flops": 3e9, "bytes": 1e9, "flops_per_second": 1e10, "bytes_per_second": 1e10}
+    rows = [Phase(**CONDITIONS, part=UPDATE, seconds=[0.5, 0.4], **work)]
+    rows.append(Phase(**CONDITIONS, part=STEP, seconds=[0.6, 0.6], **work | {"flops": 0.0, "bytes": 0.0}))
+    table = phase_table(rows)
+    assert "| tiny | DPO | update | 0.45 | 3 | 0.3 | FLOPs | 67% |" in table
+    assert "| tiny | DPO | all else | 0.15 | – | – | – | – |" in table
+
+
+def test_rows_are_kept_until_they_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Contestant, "FILE", tmp_path / "measured.csv")
+    Contestant.keep([contestant("ours", [1.0, 2.5], 300.0), contestant("TRL", [3.0], 600.0)])
+    Contestant.keep([contestant("ours", [0.5], 200.0)])
+    assert Contestant.read() == [contestant("ours", [0.5], 200.0), contestant("TRL", [3.0], 600.0)]
+
+
+def test_the_page_has_the_tables_of_the_files() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name, table in (
+        ("trainers", contest_table(Contestant.read())),
+        ("phases", phase_table(Phase.read())),
+    ):
+        assert filled(page, name, table) == page
+    assert set(TITLES) == set(ALGORITHMS)

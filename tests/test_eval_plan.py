@@ -1,0 +1,140 @@
+"""A plan's costs are those that a run's meter counts, where every text is as long as the plan says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pytest
+from tiny import llama, word_tokenizer
+
+from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, train
+from eval.experiment import Experiment
+from eval.plan import flops, iteration, iterations
+from eval.tasks.custom.shape import shape
+
+SAMPLING = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=4)
+PROMPTS = [" ".join(words) for words in itertools.product("abc", repeat=3)][:20]
+PAIRS = [{"prompt": prompt, "chosen": " a b c a", "rejected": " b b a c"} for prompt in PROMPTS]
+UNITS = ("updates", "iterations", "completions", "generated_tokens", "trained_tokens", "flops")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A reward that costs what a model of so many parameters would."""
+
+    parameter_count: int
+
+    def __call__(self, completions: list[str], **_: Any) -> list[float]:
+        return [float(text.count("a")) for text in completions]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Without EOS, so that every response is as long as can be, and with a head of its own."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = word_tokenizer("a b c", eos=None, pad="<pad>")
+    llama(len(tokenizer), eos=None).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    (folder / "reward.py").write_text("def score(completions, **_): return [0.0 for _ in completions]")
+    return str(folder)
+
+
+def planned(model: str, **changes: Any) -> Experiment:
+    return Experiment(
+        task="custom", model=model, prompts=f"{model}/prompts.jsonl", reward=f"{model}/reward.py:score",
+        sampling=SAMPLING, device="cpu", **changes,
+    )  # fmt: skip
+
+
+def loaded(experiment: Experiment) -> Policy:
+    return Policy.load(
+        experiment.model or "", device="cpu", lora=experiment.adapter,
+        gradient_checkpointing=experiment.gradient_checkpointing,
+    )  # fmt: skip
+
+
+def counted(
+    algorithm: Algorithm, experiment: Experiment, reward: Scored, budget: str
+) -> list[dict[str, float]]:
+    """What the meter of a run says after each iteration."""
+    data: dict[str, Any] = (
+        {"pairs": PAIRS} if isinstance(algorithm, DPO) else {"prompts": PROMPTS, "reward": reward}
+    )
+    return train(algorithm, loaded(experiment), sampling=SAMPLING, budget=budget, **data).rows
+
+
+def adapters_of_critic(algorithm: Algorithm, experiment: Experiment) -> int:
+    """A critic that is a copy of a model with adapters has them too, which a plan does not count."""
+    names = loaded(experiment).model.named_parameters() if algorithm.needs.values == "separate" else ()
+    return sum(p.numel() for name, p in names if "lora_" in name)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        REINFORCE(baseline="batch_mean"),
+        REINFORCE(baseline="greedy"),
+        PPO(ppo_epochs=2, minibatches=2),
+        PPO(value_model="separate", ppo_epochs=3, minibatches=1),
+        DPO(batch_size=5),
+    ],
+    ids=["reinforce", "greedy", "ppo", "separate critic", "dpo"],
+)
+def test_an_iteration_costs_what_the_meter_counts(
+    model: str, algorithm: Algorithm, lora: bool, checkpointing: bool
+) -> None:
+    experiment = planned(model, lora=lora, gradient_checkpointing=checkpointing)
+    reward = Scored(1000)
+    plan = replace(shape(experiment)[0], reward_parameters=reward.parameter_count)
+    first, second = counted(algorithm, experiment, reward, "2iterations")
+    said = iteration(algorithm, experiment, plan)
+    assert set(said) == set(UNITS)
+    for unit in UNITS[:-1]:
+        assert said[unit] == second[unit] - first[unit] == first[unit]
+    texts = 12 * algorithm.passes * (plan.prompt_tokens + plan.response_tokens)
+    beside = (8 if checkpointing else 6) * adapters_of_critic(algorithm, experiment) * texts
+    assert said["flops"] + beside == first["flops"]
+
+
+def test_the_reference_reads_recorded_pairs_once(model: str) -> None:
+    arm, experiment = DPO(batch_size=5, epochs=3), planned(model, budget="1Gcompletions")
+    plan, _ = shape(experiment)
+    rows = counted(arm, experiment, Scored(0), "1G")
+    count = iterations(arm, experiment, plan, len(PAIRS))
+    assert count == len(rows) == 12
+    assert flops(arm, experiment, plan, len(PAIRS), count) == pytest.approx(rows[-1]["flops"], rel=1e-12)
+    # And the other way round: a budget of so many FLOPs buys as many iterations.
+    for made in (3, 9):
+        bought = replace(experiment, budget=f"{rows[made - 1]['flops']:.0f}flops")
+        assert iterations(arm, bought, plan, len(PAIRS)) == pytest.approx(made, rel=1e-9)
+
+
+def test_a_budget_of_time_buys_what_nobody_knows(model: str) -> None:
+    experiment = planned(model, budget="5min")
+    plan, _ = shape(experiment)
+    assert iterations(PPO(), experiment, plan, None) is None
+    assert iterations(DPO(batch_size=5), experiment, plan, 20) == 4  # its epochs end before
+
+
+def test_what_is_known_of_texts_and_models(model: str) -> None:
+    given, _ = shape(planned(model))
+    quick, _ = shape(planned(model), quick=True)
+    assert asdict(given) == asdict(quick)
+    assert (given.prompt_tokens, given.longest_prompt, given.response_tokens) == (3, 3, 4)
+    assert (given.reward_parameters, given.judge_parameters) == (0, 0)
+    policy = Policy.load(model, device="cpu")
+    assert given.parameters == policy.size
+    assert given.trunk_parameters == policy.size - policy.inner.get_output_embeddings().weight.numel()
+    learned, pairs = shape(
+        Experiment(task="custom", model=model, pairs=f"{model}/pairs.jsonl", sampling=SAMPLING)
+    )
+    assert learned.scorer_parameters == 2 * given.parameters  # a reward model and a judge of the model's size
+    assert pairs is not None
+    assert 0 < pairs < len(PAIRS)
