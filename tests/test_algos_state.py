@@ -234,10 +234,11 @@ def rewritten(folder: Path, change: Any) -> None:
         (lambda record, tensors: record.pop("idle"), "differ in idle"),
         (lambda record, tensors: tensors.update({"policy/more": torch.zeros(1)}), "differ in policy/more"),
         (lambda record, tensors: tensors.pop("policy/transformer.ln_f.bias"), "differ in policy/transformer.ln_f.bias"),
+        (lambda record, tensors: tensors.update({"policy/transformer.ln_f.bias": torch.zeros(1)}), "in another shape"),
         (lambda record, tensors: tensors.update({"own/ema": torch.zeros(())}), "differ in own/ema"),
         (lambda record, tensors: record["identity"].update(extra=1), "its extra is 1, this run's not there"),
     ],
-    ids=["record", "record-gone", "tensor", "tensor-gone", "own", "identity"],
+    ids=["record", "record-gone", "tensor", "tensor-gone", "shape", "own", "identity"],
 )  # fmt: skip
 def test_an_unknown_or_missing_key_is_refused(folder: Path, change: Any, message: str) -> None:
     rewritten(folder, change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -73,7 +74,7 @@ class Policy:
         """
         where = pick_device(device)
         # Absolute: a saved adapter names its base by this path.
-        source = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
+        source = str(Path(path).resolve()) if os.path.isdir(path) else str(path)
         model, tokenizer = load_causal_lm(source, trust_remote_code)
         if template_options:
             tokenizer.chat_template = with_options(tokenizer, template_options)

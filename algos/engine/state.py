@@ -131,6 +131,11 @@ class TrainState:
         _refuse_another_run(saved, record["identity"], self._identity())
         _refuse_other_keys(saved, record, self._record())
         _refuse_other_keys(saved, _without_moments(tensors), _without_moments(self._tensors()))
+        for name, p in self.policy.trainable().items():
+            if tensors[f"policy/{name}"].shape != p.shape:  # copying would repeat what is smaller
+                raise RunError(
+                    f"the checkpoint {saved} has {name} in another shape. Remove it to start again."
+                )
         with torch.no_grad():
             for name, p in self.policy.trainable().items():
                 p.copy_(tensors[f"policy/{name}"])

@@ -130,6 +130,8 @@ def existing(path: Path) -> Path | None:
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a directory all of whose listed files are as they were written. Raises DamagedFile."""
     manifest = read_json(directory / MANIFEST)
+    if not isinstance(manifest.get("files"), dict):
+        raise DamagedFile(f"{directory / MANIFEST} does not list the files.")
     for name, expected in manifest["files"].items():
         check_file(directory, name, expected)
     return manifest

@@ -154,17 +154,19 @@ def _warm_share(run: DataFrame, warmup: float) -> float:
 
 
 def unused_budget(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Arms that stopped before their budget was spent."""
+    """Arms that stopped before their budget was spent; those that did alike in one sentence."""
     arms = comparison.facts.get("arms") or {}
-    found = []
+    found: dict[str, list[str]] = {}
     for arm in view.arms:
         own = view.runs[(view.runs["arm"] == arm) & (view.runs["status"] == "done")]
         share = own["fraction"].astype(float).mean()
         if share < UNUSED:
             epochs = (arms.get(arm, {}).get("settings") or {}).get("epochs")
-            end = f" (it ends after {epochs} epoch{'s' * (epochs != 1)})" if epochs else ""
-            found.append(f"{arm} had no use for more than {100 * share:.0f}% of its budget{end}.")
-    return found
+            end = f" (training ends after {epochs} epoch{'s' * (epochs != 1)})" if epochs else ""
+            found.setdefault(f"had no use for more than {100 * share:.0f}% of the budget{end}.", []).append(
+                arm
+            )
+    return [f"{fmt.listing(alike)} {what}" for what, alike in found.items()]
 
 
 def rough_readings(comparison: ReportInput, view: Evaluations) -> list[str]:
