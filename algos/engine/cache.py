@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64  # tokens that are made room for at once
+ROOM = 16  # tokens that are made room for at once, at least
 
 
 class GrowingLayer(DynamicLayer):
@@ -32,8 +32,11 @@ class GrowingLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         if self.get_seq_length() > 0:
-            self._whole = [whole.index_select(0, beam_idx.to(whole.device)) for whole in self._whole]
-            self._show(self.get_seq_length())
+            # Without room: rows may leave with every token, and what is made room for would be copied each time.
+            tokens = self.get_seq_length()
+            rows = beam_idx.to(self._whole[0].device)
+            self._whole = [whole[..., :tokens, :].index_select(0, rows) for whole in self._whole]
+            self._show(tokens)
 
     def _show(self, tokens: int) -> tuple[Tensor, Tensor]:
         keys, values = (whole[..., :tokens, :] for whole in self._whole)
