@@ -135,7 +135,8 @@ def test_saved_and_loaded_it_is_the_same(family: Family, tmp_path: Path, matrix:
     ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])
     with torch.no_grad():
         expected = policy.model(ids).logits
-        assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, expected)
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits
+        torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-5)  # GELU is one kernel in a policy
         assert torch.equal(Policy.load(tmp_path, device="cpu").model(ids).logits, expected)
     matrix.note(family, "reloaded")
 
