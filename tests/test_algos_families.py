@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from algos import DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError, sample, train
 from algos.engine.forward import forward
 from algos.engine.memory import recomputable
+from algos.engine.prefix import score_group
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy
 
@@ -107,6 +108,15 @@ def test_cached_decoding_is_teacher_forcing(family: Family, matrix: Matrix) -> N
     gap = float((score_policy(policy, rollouts, 1.0)[0] - rollouts.sampler_logps_PGT)[mask].abs().max())
     matrix.note(family, "cached", gap)
     assert gap < family.tolerance
+
+
+def test_a_prompt_read_once_or_for_every_response(family: Family) -> None:
+    policy, rollouts = family.policy(), batch()
+    for p in range(rollouts.P):
+        one = rollouts.select(torch.tensor([p]))
+        torch.testing.assert_close(
+            score_group(policy, one, 0.7), score_policy(policy, one, 0.7)[0], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -125,12 +125,12 @@ def forward(
             )
         else:
             hidden_PGTH = response_hidden(model, rollouts)
-            logps_PGT, entropy_PGT = _of_tokens(hidden_PGTH, head, rollouts, temperature)
+            logps_PGT, entropy_PGT = of_hidden(hidden_PGTH, head, rollouts, temperature)
         values_PGT = None if critic is None else critic(rollouts, hidden_PGTH)
     return Outputs(logps_PGT, entropy_PGT, values_PGT)
 
 
-def _of_tokens(
+def of_hidden(
     hidden_PGTH: Tensor, head: nn.Linear, rollouts: Rollouts, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [P, G, T]; padding does not reach the head."""

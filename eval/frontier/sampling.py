@@ -13,10 +13,10 @@ import torch
 
 from algos import Policy, RunError, Sampling, sample
 from algos.engine.policy import pick_device
+from algos.engine.prefix import score_group
 from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
-from algos.engine.scoring import score_policy
 from algos.engine.seeding import derive
 from algos.losses import sequence_logps
 from eval.frontier.pool import Pool, describe
@@ -180,6 +180,6 @@ class _Drawing:
 
 def _logps(policy: Policy, block: Rollouts) -> np.ndarray:
     """log π(y|x) of one block's responses, [G] in nats."""
-    logps_PGT, _ = score_policy(policy, block, 1.0)
+    logps_PGT = score_group(policy, block, 1.0)
     total_G: np.ndarray = sequence_logps(logps_PGT.double(), block.mask_PGT)[0].cpu().numpy()
     return total_G
