@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ import torch
 from tiny import gpt2, llama, rollouts_of, same_weights, tiny_policy, word_tokenizer
 from tiny_runs import ALGORITHMS, run
 
-from algos import Policy, RunError, Sampling, UserError, sample
+from algos import PPO, Policy, RunError, Sampling, UserError, sample
 from algos.engine import loop, memory, sampling, scoring
+from algos.engine.algorithm import Outputs
 from algos.engine.decoding import Stepper
 from algos.engine.forward import forward
 from algos.engine.loading import compute_dtype
 from algos.engine.memory import Portions, out_of_memory, recomputable
+from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
@@ -75,6 +78,22 @@ def test_halves_until_it_fits(full: Callable[[], BaseException], monkeypatch: py
     monkeypatch.setattr(loop, "forward", small)
     run(ALGORITHMS["reinforce"], budget="2iterations", micro_batch=100)
     assert small.seen == [4, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_what_did_not_fit_is_let_go_before_it_is_tried_again(full: Callable[[], BaseException]) -> None:
+    """The first update's forward is made ahead of it: were it held, the smaller parts would have less room."""
+    seen: list[weakref.ref[Any]] = []
+
+    class Fills(PPO):
+        def loss(self, outputs: Outputs, prepared: Rollouts) -> Any:
+            if not seen:
+                seen.append(weakref.ref(outputs.logps_PGT))
+                raise full()
+            assert seen[0]() is None
+            return super().loss(outputs, prepared)
+
+    run(Fills(), budget="1iterations")
+    assert seen
 
 
 def test_a_step_that_fits_in_no_part_says_what_helps(

@@ -14,7 +14,7 @@ ROOM = 16  # tokens that are made room for at once, at least
 
 class GrowingLayer(DynamicLayer):
     """transformers' layer that grows, less a copy of all it holds with every token: keys and values are views of
-    tensors with room behind them, [rows, heads, tokens, width]."""
+    tensors with room behind them, [rows, heads, tokens, width]. Rows are selected by `reorder_cache` alone."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

@@ -37,11 +37,14 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def inputs_for(model: Any, ids_BS: Tensor, mask_BS: Tensor) -> dict[str, Any]:
-    """What the forward of a model or its trunk is given to read whole rows, without a cache."""
-    inputs: dict[str, Any] = {"input_ids": ids_BS, "attention_mask": mask_BS.long(), "use_cache": False}
+def inputs_for(model: Any, ids_BN: Tensor, mask_BS: Tensor, cache: Any = None) -> dict[str, Any]:
+    """What the forward of a model or its trunk is given to read tokens that stand at the end of the mask: whole
+    rows (N = S), or what follows the keys and values in the cache."""
+    inputs: dict[str, Any] = {"input_ids": ids_BN, "attention_mask": mask_BS.long(), "use_cache": False}
+    if cache is not None:
+        inputs |= {"past_key_values": cache, "use_cache": True}
     if accepts(model, "position_ids"):
-        inputs["position_ids"] = positions(mask_BS)
+        inputs["position_ids"] = positions(mask_BS)[:, -ids_BN.shape[1] :]
     return inputs
 
 
@@ -138,11 +141,11 @@ def of_hidden(
     hidden_NH = hidden_PGTH.flatten(0, 2)[places_N]
     ids_N = rollouts.response_ids_PGT.flatten()[places_N]
     logps_N, entropy_N = selected_logps(hidden_NH, head, ids_N, temperature)
-    blank = logps_N.new_zeros(rollouts.mask_PGT.numel())
-    shape = rollouts.mask_PGT.shape
-    return blank.index_copy(0, places_N, logps_N).view(shape), blank.index_copy(0, places_N, entropy_N).view(
-        shape
+    logps_PGT, entropy_PGT = (
+        x_N.new_zeros(rollouts.mask_PGT.numel()).index_copy(0, places_N, x_N).view(rollouts.mask_PGT.shape)
+        for x_N in (logps_N, entropy_N)
     )
+    return logps_PGT, entropy_PGT
 
 
 def groups_per_forward(

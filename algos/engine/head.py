@@ -76,14 +76,11 @@ def _tried(inner: Any, head: nn.Linear) -> bool:
 
 
 def selected_logps(
-    hidden_NH: Tensor, head: nn.Linear, ids_N: Tensor, temperature: float, entropy: bool = True
+    hidden_NH: Tensor, head: nn.Linear, ids_N: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the given tokens and entropies (no gradient), both [N] in nats, at least in fp32.
-
-    Entropies are zeros where they are not asked for.
-    """
+    """Log-probabilities of the given tokens and entropies (no gradient), both [N] in nats, at least in fp32."""
     found: tuple[Tensor, Tensor] = _SelectiveLogSoftmax.apply(
-        hidden_NH, head.weight, head.bias, ids_N, temperature, entropy
+        hidden_NH, head.weight, head.bias, ids_N, temperature
     )
     return found
 
@@ -122,7 +119,6 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         bias_V: Tensor | None,
         ids_N: Tensor,
         temperature: float,
-        entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         ctx.matrix_dtype, ctx.temperature = _matrix_dtype(hidden_NH), temperature
         with torch.autocast(hidden_NH.device.type, enabled=False):
@@ -134,9 +130,8 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
                 normaliser_C = logits_CV.logsumexp(-1)
                 normaliser_N[part] = normaliser_C
                 logps_N[part] = logits_CV.gather(-1, ids_N[part, None]).squeeze(-1) - normaliser_C
-                if entropy:
-                    p_CV = (logits_CV - normaliser_C[:, None]).exp_()
-                    entropy_N[part] = (normaliser_C - torch.linalg.vecdot(p_CV, logits_CV)).clamp(min=0)
+                p_CV = (logits_CV - normaliser_C[:, None]).exp_()
+                entropy_N[part] = (normaliser_C - torch.linalg.vecdot(p_CV, logits_CV)).clamp(min=0)
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, ids_N, normaliser_N)
         ctx.mark_non_differentiable(entropy_N)
         return logps_N, entropy_N
@@ -163,7 +158,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
                     _add_product(d_weight, d_logits_CV.T, chunks.hidden[part])
                 if d_bias is not None:
                     d_bias += d_logits_CV.sum(0)
-        return d_hidden, d_weight, d_bias, None, None, None
+        return d_hidden, d_weight, d_bias, None, None
 
 
 def _chunks(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> _Chunks:

@@ -51,10 +51,10 @@ class Loop:
         if rollouts.ref_logps_PGT is None:
             rollouts = with_reference(state.policy, rollouts, self.temperature)
             state.meter.charge(state.policy.size, rollouts.token_count)
-        outputs = None
+        ahead: list[Outputs] = []
         if algorithm.needs.old_logps:
-            outputs = self._first_forward(rollouts)
-            rollouts = with_policy(state.policy, rollouts, self.temperature, state.critic, outputs)
+            ahead = self._first_forward(rollouts)
+            rollouts = with_policy(state.policy, rollouts, self.temperature, state.critic, *ahead)
         check_batch(state.policy, rollouts, state.iteration)
         if state.iteration == 0:
             self._check_start(rollouts)
@@ -62,7 +62,7 @@ class Loop:
             prepared, state.own = algorithm.prepare(rollouts, state.own)
         if prepared.P:
             check_batch(state.policy, prepared, state.iteration)
-        steps = self._steps(prepared, rate, outputs) if prepared.P else []
+        steps = self._steps(prepared, rate, ahead) if prepared.P else []
         state.idle = 0 if steps else state.idle + 1
         if state.idle == MAX_IDLE:
             raise RunError(
@@ -83,16 +83,19 @@ class Loop:
         fits = self.micro_batch or groups_per_forward(self.state.policy.model, batch, backward=True)
         return min(fits, batch.P)
 
-    def _first_forward(self, rollouts: Rollouts) -> Outputs | None:
+    def _first_forward(self, rollouts: Rollouts) -> list[Outputs]:
         """The first update's forward, made before `prepare` reads from it what the policy was before: the batch
-        goes through the model once less. None where the first update takes the batch in parts."""
+        goes through the model once less. Empty where the first update takes the batch in parts.
+
+        A list, which the update empties: whoever else held the outputs would hold all activations with them.
+        """
         policy = self.state.policy
         if self.state.algorithm.steps_per_pass > 1:
-            return None
+            return []
 
-        def attempt(groups: int) -> Outputs | None:
+        def attempt(groups: int) -> list[Outputs]:
             with policy.for_backward(self.state.critic):
-                return self._forward(rollouts) if groups >= rollouts.P else None
+                return [self._forward(rollouts)] if groups >= rollouts.P else []
 
         return policy.portions.run("training", self._groups(rollouts), attempt, LIGHTER)
 
@@ -100,30 +103,28 @@ class Loop:
         policy = self.state.policy
         return forward(policy.model, part, self.temperature, policy.dtype, self.state.critic)
 
-    def _steps(self, prepared: Rollouts, rate: float, outputs: Outputs | None) -> list[dict[str, float]]:
+    def _steps(self, prepared: Rollouts, rate: float, ahead: list[Outputs]) -> list[dict[str, float]]:
         state, algorithm = self.state, self.state.algorithm
         steps = []
         for number in range(algorithm.passes):
-            if number == 0 and outputs is not None:
-                steps.append(self._step(prepared, rate, outputs))
-                outputs = None  # and with it what the backward pass needed
+            if ahead:
+                steps.append(self._step(prepared, rate, ahead))
                 continue
             order = generator(state.seed, "minibatches", state.iteration, number)
             for minibatch in prepared.minibatches(algorithm.steps_per_pass, order):
-                steps.append(self._step(minibatch, rate))
+                steps.append(self._step(minibatch, rate, []))
         return steps
 
-    def _step(self, minibatch: Rollouts, rate: float, outputs: Outputs | None = None) -> dict[str, float]:
+    def _step(self, minibatch: Rollouts, rate: float, ahead: list[Outputs]) -> dict[str, float]:
         """One optimizer step; its gradient is that of the whole minibatch whatever the micro-batch.
 
-        Where memory runs out the step begins anew with half the micro-batch.
+        Where memory runs out the step begins anew with half the micro-batch, and without what was `ahead`.
         """
         state, policy = self.state, self.state.policy
         first = state.meter.updates == 0
 
         def attempt(groups: int) -> dict[str, Tensor]:
-            whole = outputs if groups >= minibatch.P else None
-            return self._accumulate(minibatch, groups, first, whole)
+            return self._accumulate(minibatch, groups, first, ahead)
 
         metrics = policy.portions.run("training", self._groups(minibatch), attempt, LIGHTER)
         norm = torch.nn.utils.clip_grad_norm_(state.parameters, state.algorithm.max_grad_norm)
@@ -137,17 +138,17 @@ class Loop:
         return {name: float(value) for name, value in metrics.items()} | {"gradient_norm": float(norm)}
 
     def _accumulate(
-        self, minibatch: Rollouts, groups: int, first: bool, outputs: Outputs | None
+        self, minibatch: Rollouts, groups: int, first: bool, ahead: list[Outputs]
     ) -> dict[str, Tensor]:
-        """The gradient of a step, from none, in parts of so many prompts, or all at once where its `outputs` are
-        there; returns what to log."""
+        """The gradient of a step, from none, in parts of so many prompts, or all at once where its forward was
+        made `ahead`; returns what to log."""
         state, policy = self.state, self.state.policy
         state.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, Tensor] = {}
-        parts = [minibatch] if outputs else minibatch.by_length()[0].micro_batches(groups)
+        parts = [minibatch] if ahead else minibatch.by_length()[0].micro_batches(groups)
         with policy.for_backward(state.critic):
             for part in parts:
-                found = outputs or self._forward(part)
+                found = ahead.pop() if ahead else self._forward(part)
                 if first:
                     check_ratio(policy, part, found.logps_PGT)
                 loss, logged = state.algorithm.loss(found, part)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.engine.cache import GrowingLayer, growing_cache
-from algos.engine.forward import MAX_TOKENS, accepts, of_hidden, positions, precision
+from algos.engine.forward import MAX_TOKENS, accepts, inputs_for, of_hidden, precision
 from algos.engine.head import linear_head, unwrapped
 from algos.engine.memory import SHORTER
 from algos.engine.policy import Policy
@@ -21,7 +21,7 @@ def score_group(policy: Policy, rollouts: Rollouts, temperature: float) -> Tenso
     """Log-probabilities [1, G, T] of the responses to one prompt, under the policy as it is now.
 
     They are those of `score_policy` but for rounding. Models that keep more than keys and values of the
-    prompt (windows, recurrent states) read it again for every response.
+    prompt (windows, recurrent states) read it again for every response. Raises RunError where memory does not take even one.
     """
     head = linear_head(policy.model)
     if head is None or not _keeps_all_keys(policy.model):
@@ -63,11 +63,7 @@ def _hidden(model: nn.Module, rollouts: Rollouts) -> Tensor:
     return hidden[None]
 
 
-def _read(inner: Any, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-    """The trunk's hidden states of these tokens, which stand at the end of the mask."""
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
-    inputs |= {"past_key_values": cache, "use_cache": True}
-    if accepts(inner, "position_ids"):
-        inputs["position_ids"] = positions(mask)[:, -ids.shape[1] :]
-    hidden: Tensor = inner.base_model(**inputs).last_hidden_state
-    return hidden
+def _read(inner: Any, ids_BN: Tensor, mask_BS: Tensor, cache: Any) -> Tensor:
+    """The trunk's hidden states of these tokens, [B, N, H]."""
+    hidden_BNH: Tensor = inner.base_model(**inputs_for(inner, ids_BN, mask_BS, cache)).last_hidden_state
+    return hidden_BNH

@@ -59,7 +59,11 @@ def with_reference(policy: Policy, rollouts: Rollouts, temperature: float) -> Ro
 
 
 def with_policy(
-    policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None, outputs: Outputs | None
+    policy: Policy,
+    rollouts: Rollouts,
+    temperature: float,
+    critic: Critic | None,
+    outputs: Outputs | None = None,
 ) -> Rollouts:
     """With the policy's log-probabilities and values before the update, from `outputs` where the training
     forward has been there already.

@@ -154,7 +154,7 @@ def before_update(
 ) -> Rollouts:
     """What `prepare` is given: the log-probabilities of policy and reference and, with a critic, values."""
     referred = with_reference(policy, rollouts, temperature)
-    return with_policy(policy, referred, temperature, critic, None)
+    return with_policy(policy, referred, temperature, critic)
 
 
 def scored(rollouts: Rollouts, scores: Sequence[Sequence[float]]) -> Rollouts:
