@@ -51,7 +51,8 @@ def _by_machine(table: Callable[[Sequence[Timed]], str]) -> Callable[[Sequence[T
         groups = [
             list(group) for _, group in groupby(sorted(rows, key=lambda r: r.device), lambda r: r.device)
         ]
-        return "\n\n".join(f"{title(same, same[0].device)}\n\n{table(same)}" for same in groups)
+        shown = "\n\n".join(f"{title(same, same[0].device)}\n\n{table(same)}" for same in groups)
+        return shown or "Not measured yet."
 
     return tables
 
