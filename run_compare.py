@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _redraw(args: Sequence[str]) -> int:
-    from eval.comparison import draw
+    from eval.drawing import draw
 
     folders = [arg for arg in args if not arg.startswith("-")]
     if len(folders) != 1:

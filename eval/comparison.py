@@ -14,7 +14,7 @@ from algos.engine.storage import write_json
 from eval.console import Console
 from eval.data.accounting import summary
 from eval.directory.integrity import changed_versions, check_sources, refuse_other_data
-from eval.directory.lock import held
+from eval.drawing import draw
 from eval.frontier.sampling import update_pool
 from eval.judge import wins
 from eval.launch import Job, Update, launch, run_jobs
@@ -69,14 +69,6 @@ def _noting(store: Store, update: Update) -> Update:
             store.integrity.note()
 
     return told
-
-
-def draw(store: Store) -> Path:
-    """The report of whatever the directory holds, drawn again."""
-    from eval.report.page import write_report
-
-    with held(store.path, "report", wait=60):
-        return write_report(Store.open(store.path), store.path)
 
 
 def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:

@@ -46,6 +46,19 @@ def test_a_synthetic_comparison_is_whole_and_has_so_many_rows(tmp_path: Path) ->
     ]
 
 
+def test_drawing_again_loads_no_code_that_trains(tmp_path: Path) -> None:
+    """It takes longer to load than most reports take to draw."""
+    synthetic.comparison(tmp_path / "made", 600)
+    code = (
+        "import sys; from run_compare import main; status = main(['report', sys.argv[1]]); "
+        "print(status, sorted({'transformers.modeling_utils', 'peft', 'trl'} & sys.modules.keys()))"
+    )
+    drawn = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "made"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert drawn.stdout.splitlines() == [str(tmp_path / "made" / "report.html"), "0 []"]
+
+
 def test_a_seed_and_an_arm_cost_what_they_add() -> None:
     rows = [timed(WHOLE, 120), timed(NO_FRONTIER, 90), timed(SEED, 115), timed(ARM, 110), timed(HELP, 2)]
     rows += [timed(NO_FRONTIER, 50, workers=2), timed(SEED, 63, workers=2)]

@@ -13,6 +13,7 @@ from forging import forge, forged_files
 from small_world import SmallWorld
 
 import eval.comparison
+import eval.drawing
 import eval.frontier.sampling
 import run_compare
 from algos import UserError
@@ -72,7 +73,7 @@ def forgeries(
     of what is reported on every fourth has its report made, and of the others all that a report reads is read."""
     found, faults = collections.Counter[str](), list[str]()
     files = [file.relative_to(folder) for file in forged_files(folder)]
-    drawn = eval.comparison.draw
+    drawn = eval.drawing.draw
     for number in range(count):
         out = scratch / f"forged-{number}"
         shutil.copytree(folder, out)
@@ -84,7 +85,8 @@ def forgeries(
             else ["report", str(out)]
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(eval.comparison, "draw", drawn if turn % 4 == turn // 4 else _read)
+            for place in (eval.comparison, eval.drawing):
+                patch.setattr(place, "draw", drawn if turn % 4 == turn // 4 else _read)
             status, wrong = fault(command, capsys)
         found[f"{command[0]} {status}"] += 1
         faults += [f"{number}, {command[0]}, {what}: {wrong}"] if wrong else []

@@ -5,7 +5,6 @@ A checksum tells that a file is what somebody wrote, not that this program did: 
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Iterator
@@ -20,24 +19,13 @@ from eval.directory.shapes import Manifest
 Shape = type[BaseModel]
 
 
-def hold_to(shape: Shape, value: Any, file: Path, line: int = 0) -> None:
-    """Raises DamagedFile, naming the file and the entry, for a value of another shape."""
-    try:
-        shape.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        places = [f"line {line}" if line else "", ".".join(map(_readable, first["loc"]))]
-        place = f" ({', '.join(filter(None, places))})" if any(places) else ""
-        raise DamagedFile(
-            f"{file} is not of the shape that this program writes{place}: "
-            f"{first['msg'].removeprefix('Value error, ')}; got {reprlib.repr(first['input'])}."
-        ) from None
-
-
 def read_shaped(file: Path, shape: Shape) -> dict[str, Any]:
     """`read_json`, of this shape. Raises DamagedFile."""
     value = read_json(file)
-    hold_to(shape, value, file)
+    try:
+        shape.model_validate(value)
+    except ValidationError as error:
+        raise _misshapen(error, file) from None
     return value
 
 
@@ -64,11 +52,24 @@ def _rows(file: Path, shape: Shape) -> Iterator[dict[str, Any]]:
     # splitlines() would cut at U+2028 in model output.
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
         try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise DamagedFile(f"{file} is not what was written: line {number} is no row.") from error
-        hold_to(shape, row, file, number)
-        yield row
+            # Parsed and checked in one pass of compiled code: a report reads 10⁶ of these lines.
+            row = shape.model_validate_json(line)
+        except ValidationError as error:
+            if error.errors(include_url=False)[0]["type"] == "json_invalid":
+                raise DamagedFile(f"{file} is not what was written: line {number} is no row.") from None
+            raise _misshapen(error, file, number) from None
+        yield row.__dict__ | (row.model_extra or {})
+
+
+def _misshapen(error: ValidationError, file: Path, line: int = 0) -> DamagedFile:
+    """Names the file and the entry."""
+    first = error.errors(include_url=False)[0]
+    places = [f"line {line}" if line else "", ".".join(map(_readable, first["loc"]))]
+    place = f" ({', '.join(filter(None, places))})" if any(places) else ""
+    return DamagedFile(
+        f"{file} is not of the shape that this program writes{place}: "
+        f"{first['msg'].removeprefix('Value error, ')}; got {reprlib.repr(first['input'])}."
+    )
 
 
 def _readable(part: int | str) -> str:

@@ -103,7 +103,14 @@ class Run:
             disk.remove(self.checkpoints)
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        return read_jsonl(self._file(name), ROWS[name])
+        """The lines of a file. Raises DamagedFile, with the remedy, for one that is no such line."""
+        try:
+            return read_jsonl(self._file(name), ROWS[name])
+        except DamagedFile as error:
+            comparison = self.folder.parent.parent
+            raise DamagedFile(
+                f"{error} Remove {self.folder} and go on with --resume {comparison}: it is made again."
+            ) from error
 
     def check(self) -> None:
         """Raises DamagedFile naming a file that is not what the finished run wrote."""

@@ -47,7 +47,10 @@ def events(store: Store) -> pd.DataFrame:
     """One iteration a row."""
     import pandas as pd
 
-    return pd.DataFrame({**key, **row} for run, key in _keyed(store) for row in run.read("events"))
+    # A run at a time: as objects, all rows of a long comparison would need gigabytes.
+    runs = [(key, pd.DataFrame(run.read("events"))) for run, key in _keyed(store)]
+    keyed = [frame.assign(**key)[[*key, *frame]] for key, frame in runs if len(frame)]
+    return pd.concat(keyed, ignore_index=True) if keyed else pd.DataFrame()
 
 
 def samples(store: Store) -> pd.DataFrame:
