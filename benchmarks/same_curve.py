@@ -183,7 +183,7 @@ def _dpo(world: World, model: Any, policy: Policy, reward: Any, arguments: Mappi
 
 def _positions_from_mask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Position ids where a forward has none, as `generate` gives them."""
-    from algos.engine.forward import positions
+    from algos.engine.inputs import positions
 
     if kwargs.get("position_ids") is None and kwargs.get("past_key_values") is None:
         kwargs["position_ids"] = positions(kwargs["attention_mask"].bool())

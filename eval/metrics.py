@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from algos import Policy, Sampling, sample
-from algos.engine.forward import groups_per_forward, precision, response_logits, token_logps
+from algos.engine.forward import groups_per_forward, response_logits, token_logps
+from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
 from algos.engine.pairs import collate, encode_pairs, recorded, split_tokens
 from algos.engine.prompts import EncodedPrompt, encode_prompts, texts

@@ -63,8 +63,11 @@ def train_base(
         from transformers import AutoModelForCausalLM
         from trl import SFTConfig, SFTTrainer
 
+        from algos.engine.kernels import quicken
+
         # A copy: the trainer writes into the configuration of the model it is given.
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        quicken(model)
         ids = [_encode(tokenizer, text) for text in texts]
         # Tokenised here, so that BOS and EOS are there exactly once: TRL takes such rows as they are.
         rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
@@ -102,8 +105,11 @@ def train_reward_model(
     with _controlled(fit):
         from transformers import AutoTokenizer
 
+        from algos.engine.kernels import quicken
+
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         model = _classifier(base)
+        quicken(model)
         kept, dropped = _encode_pairs(
             tokenizer, pairs, getattr(model.config, "max_position_embeddings", None)
         )

@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from algos import DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError, sample, train
+from algos.engine import hidden
 from algos.engine.forward import forward
 from algos.engine.memory import recomputable
-from algos.engine.prefix import score_group
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy
 
@@ -110,13 +110,13 @@ def test_cached_decoding_is_teacher_forcing(family: Family, matrix: Matrix) -> N
     assert gap < family.tolerance
 
 
-def test_a_prompt_read_once_or_for_every_response(family: Family) -> None:
+def test_a_prompt_read_once_or_for_every_response(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, rollouts = family.policy(), batch()
-    for p in range(rollouts.P):
-        one = rollouts.select(torch.tensor([p]))
-        torch.testing.assert_close(
-            score_group(policy, one, 0.7), score_policy(policy, one, 0.7)[0], rtol=1e-4, atol=1e-4
-        )
+    once, sent = score_policy(policy, rollouts, 0.7)[0], gradients(policy)
+    monkeypatch.setattr(hidden, "MIN_SAVED", 2.0)
+    gap = float((score_policy(policy, rollouts, 0.7)[0] - once).abs().max())
+    assert gap < family.tolerance
+    same_gradients(sent, gradients(family.policy()))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -176,6 +176,15 @@ def gradients(policy: Policy) -> dict[str, Tensor]:
     return {name: p.grad for name, p in policy.trainable().items() if p.grad is not None}
 
 
+def same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """But for rounding: sums are taken in another order, and some are of numbers that cancel."""
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
 def test_gradient_checkpointing_changes_no_gradient(family: Family, matrix: Matrix) -> None:
     if not recomputable(family.model()):
         with pytest.raises(UserError, match="no layers that gradient checkpointing could recompute"):
@@ -183,9 +192,7 @@ def test_gradient_checkpointing_changes_no_gradient(family: Family, matrix: Matr
         matrix.note(family, "checkpointing", "refused")
         return
     plain, again = (gradients(family.policy(gradient_checkpointing=on)) for on in (False, True))
-    assert plain.keys() == again.keys()
-    for name in plain:
-        torch.testing.assert_close(again[name], plain[name], msg=lambda text, name=name: f"{name}: {text}")
+    same_gradients(again, plain)
     matrix.note(family, "checkpointing")
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from algos.engine.forward import inputs_for
 from algos.engine.head import unwrapped
+from algos.engine.hidden import response_hidden
 from algos.engine.rollouts import Rollouts
 
 
@@ -33,9 +33,7 @@ class Critic(nn.Module):
     def forward(self, rollouts: Rollouts, hidden_PGTH: Tensor | None) -> Tensor:
         """Values [P, G, T] in units of reward; `hidden_PGTH` is what the policy's head reads, if shared."""
         if self.trunk is not None:
-            inputs = inputs_for(self.trunk, rollouts.input_ids_BS(), rollouts.attention_mask_BS())
-            hidden_BSH = self.trunk(**inputs).last_hidden_state
-            hidden_PGTH = rollouts.per_group(hidden_BSH[:, -rollouts.T - 1 : -1])
+            hidden_PGTH = response_hidden(self.trunk, rollouts)
         assert hidden_PGTH is not None
         # Values are targets of a regression: fp32 whatever the autocast around.
         with torch.autocast(hidden_PGTH.device.type, enabled=False):

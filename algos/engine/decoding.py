@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from algos.engine.cache import growing_cache
-from algos.engine.forward import accepts, positions, precision
+from algos.engine.inputs import accepts, positions, precision
 from algos.engine.policy import Policy
 from algos.engine.rollouts import pad_left
 

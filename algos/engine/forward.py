@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,46 +11,14 @@ from torch import Tensor, nn
 
 from algos.engine.algorithm import Outputs
 from algos.engine.head import linear_head, selected_logps, unwrapped
+from algos.engine.hidden import response_hidden
+from algos.engine.inputs import accepts, inputs_for, precision
 from algos.engine.rollouts import Rollouts
 
 MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
 MAX_TOKENS = 2**14
 ACTIVATIONS = 24  # numbers that a layer keeps for the backward pass, a token and unit of its width
 MAX_ACTIVATIONS = 2**29  # 2 GiB in fp32
-
-
-@lru_cache(maxsize=64)
-def _parameters(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
-
-
-def accepts(model: Any, name: str) -> bool:
-    """Whether the model's forward has this argument (BLOOM, say, has no `position_ids`)."""
-    kind: Any = type(unwrapped(model))
-    return name in _parameters(kind)
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """Position ids from the mask, so that padding on the left moves nothing. [B, S] → [B, S]."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def inputs_for(model: Any, ids_BN: Tensor, mask_BS: Tensor, cache: Any = None) -> dict[str, Any]:
-    """What the forward of a model or its trunk is given to read tokens that stand at the end of the mask: whole
-    rows (N = S), or what follows the keys and values in the cache."""
-    inputs: dict[str, Any] = {"input_ids": ids_BN, "attention_mask": mask_BS.long(), "use_cache": False}
-    if cache is not None:
-        inputs |= {"past_key_values": cache, "use_cache": True}
-    if accepts(model, "position_ids"):
-        inputs["position_ids"] = positions(mask_BS)[:, -ids_BN.shape[1] :]
-    return inputs
-
-
-@contextmanager
-def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """bf16 matrix products on fp32 weights where asked for; softmax and losses stay in fp32."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        yield
 
 
 def upcast(logits: Tensor) -> Tensor:
@@ -66,14 +32,15 @@ def response_logits(
     """Logits/temperature that predict each response token, [P, G, T, V], and what the head read to predict
     it, [P, G, T, H], where asked for. Only response positions reach the head."""
     T = rollouts.T
-    inputs = inputs_for(model, rollouts.input_ids_BS(), rollouts.attention_mask_BS())
+    # Nobody asks what follows the last token.
+    inputs = inputs_for(model, rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1])
     if accepts(model, "logits_to_keep"):
-        inputs["logits_to_keep"] = T + 1
+        inputs["logits_to_keep"] = T
     reading: AbstractContextManager[list[Tensor]] = _read_by_head(model) if hidden else nullcontext([])
     with reading as read:
-        logits_BTV = model(**inputs).logits[:, -T - 1 : -1]
+        logits_BTV = model(**inputs).logits[:, -T:]
     logits_PGTV = rollouts.per_group(upcast(logits_BTV) / temperature)
-    return logits_PGTV, rollouts.per_group(read[0][:, -T - 1 : -1]) if hidden else None
+    return logits_PGTV, rollouts.per_group(read[0][:, -T:]) if hidden else None
 
 
 @contextmanager
@@ -98,13 +65,6 @@ def token_logps(logits_PGTV: Tensor, ids_PGT: Tensor) -> tuple[Tensor, Tensor]:
     return chosen_PGT, entropy_PGT
 
 
-def response_hidden(model: Any, rollouts: Rollouts) -> Tensor:
-    """The trunk's last hidden states from which each response token is predicted, [P, G, T, H]."""
-    inputs = inputs_for(model, rollouts.input_ids_BS(), rollouts.attention_mask_BS())
-    hidden_BSH: Tensor = unwrapped(model).base_model(**inputs).last_hidden_state
-    return rollouts.per_group(hidden_BSH[:, -rollouts.T - 1 : -1])
-
-
 def forward(
     model: nn.Module,
     rollouts: Rollouts,
@@ -127,13 +87,13 @@ def forward(
                 for x_PGT in token_logps(logits_PGTV, rollouts.response_ids_PGT)
             )
         else:
-            hidden_PGTH = response_hidden(model, rollouts)
-            logps_PGT, entropy_PGT = of_hidden(hidden_PGTH, head, rollouts, temperature)
+            hidden_PGTH = response_hidden(unwrapped(model).base_model, rollouts)
+            logps_PGT, entropy_PGT = _of_hidden(hidden_PGTH, head, rollouts, temperature)
         values_PGT = None if critic is None else critic(rollouts, hidden_PGTH)
     return Outputs(logps_PGT, entropy_PGT, values_PGT)
 
 
-def of_hidden(
+def _of_hidden(
     hidden_PGTH: Tensor, head: nn.Linear, rollouts: Rollouts, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [P, G, T]; padding does not reach the head."""
@@ -155,6 +115,16 @@ def groups_per_forward(
 
     `logits` says how many times all of them stand in memory, where that is not known from the model's head.
     """
+    return max(1, int(1 / _share(model, rollouts, backward, logits)))
+
+
+def responses_per_forward(model: Any, rollouts: Rollouts) -> int:
+    """How many responses of one group go through the model at once, without gradient."""
+    return max(1, min(rollouts.G, int(rollouts.G / _share(model, rollouts, False, None))))
+
+
+def _share(model: Any, rollouts: Rollouts, backward: bool, logits: int | None) -> float:
+    """What one group takes of what a forward pass may."""
     inner = unwrapped(model)
     config = inner.config.get_text_config()
     tokens = rollouts.G * (rollouts.T + rollouts.prompt_ids_PL.shape[1])
@@ -166,4 +136,4 @@ def groups_per_forward(
         width = inner.get_output_embeddings().weight.shape[-1]
         layers = getattr(config, "num_hidden_layers", 1)
         share = max(share, tokens * layers * width * ACTIVATIONS / MAX_ACTIVATIONS)
-    return max(1, int(1 / share))
+    return share

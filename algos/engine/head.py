@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-CHUNK = 2**23
-"""Logits that exist at once: 32 MiB in fp32."""
+from algos.engine.products import FastLinear, product
+
+CHUNK = 2**22
+"""Logits that exist at once: 16 MiB in fp32, which a processor's cache holds."""
 
 _is_linear: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -36,7 +37,7 @@ def linear_head(model: Any) -> nn.Linear | None:
     """
     inner = unwrapped(model)
     head = inner.get_output_embeddings()
-    if type(head) is not nn.Linear:  # an adapter on the head, or another kind of layer
+    if type(head) not in (nn.Linear, FastLinear):  # an adapter on the head, or another kind of layer
         return None
     if inner not in _is_linear:
         remember(inner, _tried(inner, head))
@@ -106,7 +107,7 @@ class _Chunks:
 
     def logits(self, part: slice) -> Tensor:
         """Logits/temperature [C, V], the caller's to write on."""
-        logits_CV = F.linear(self.hidden[part], self.weight, self.bias).to(self.dtype)
+        logits_CV = product(self.hidden[part], self.weight, self.bias).to(self.dtype)
         return logits_CV if self.temperature == 1 else logits_CV.div_(self.temperature)
 
 
@@ -127,11 +128,15 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
             logps_N, normaliser_N, entropy_N = hidden_NH.new_zeros((3, N), dtype=chunks.dtype).unbind(0)
             for part in chunks.parts():
                 logits_CV = chunks.logits(part)
-                normaliser_C = logits_CV.logsumexp(-1)
+                # One exponential a logit gives both the normaliser and the entropy.
+                highest_C1 = logits_CV.amax(-1, keepdim=True)
+                odds_CV = (logits_CV - highest_C1).exp_()
+                total_C = odds_CV.sum(-1)
+                normaliser_C = highest_C1.squeeze(-1) + total_C.log()
                 normaliser_N[part] = normaliser_C
                 logps_N[part] = logits_CV.gather(-1, ids_N[part, None]).squeeze(-1) - normaliser_C
-                p_CV = (logits_CV - normaliser_C[:, None]).exp_()
-                entropy_N[part] = (normaliser_C - torch.linalg.vecdot(p_CV, logits_CV)).clamp(min=0)
+                mean_C = torch.linalg.vecdot(odds_CV, logits_CV) / total_C
+                entropy_N[part] = (normaliser_C - mean_C).clamp(min=0)
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, ids_N, normaliser_N)
         ctx.mark_non_differentiable(entropy_N)
         return logps_N, entropy_N
@@ -153,9 +158,9 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
                 d_logits_CV.scatter_add_(-1, ids_N[part, None], grad_C1)
                 d_logits_CV = d_logits_CV.div_(ctx.temperature).to(ctx.matrix_dtype)
                 if d_hidden is not None:
-                    d_hidden[part] = d_logits_CV @ chunks.weight
+                    d_hidden[part] = product(d_logits_CV, chunks.weight.T)
                 if d_weight is not None:
-                    _add_product(d_weight, d_logits_CV.T, chunks.hidden[part])
+                    d_weight += product(d_logits_CV.T, chunks.hidden[part].T)
                 if d_bias is not None:
                     d_bias += d_logits_CV.sum(0)
         return d_hidden, d_weight, d_bias, None, None
@@ -165,11 +170,3 @@ def _chunks(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | Non
     dtype: torch.dtype = ctx.matrix_dtype
     bias_V = None if bias_V is None else bias_V.to(dtype)
     return _Chunks(hidden_NH.to(dtype), weight_VH.to(dtype), bias_V, ctx.temperature)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, in one pass over `total` where all are of its type."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total.add_(a @ b)

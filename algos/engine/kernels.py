@@ -1,14 +1,22 @@
-"""The same functions in fewer kernels: what some models compute in eight passes over memory takes one."""
+"""The same functions in faster kernels."""
 
 from __future__ import annotations
 
 from torch import nn
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
+from algos.engine.products import multiply_fast
+
+
+def quicken(model: nn.Module) -> None:
+    """Puts faster kernels in the model's layers; what it computes stays the same but for rounding."""
+    fuse_activations(model)
+    multiply_fast(model)
+
 
 def fuse_activations(model: nn.Module) -> None:
     """GPT-2's and others' GELU, written out in operations of its own, becomes torch's (Hendrycks and Gimpel 2016,
-    the tanh approximation): equal but for rounding, without seven copies of the widest activations."""
+    the tanh approximation): one pass over memory instead of eight, no seven copies of the widest activations."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) in (NewGELUActivation, FastGELUActivation):

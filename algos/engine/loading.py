@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from algos.engine.errors import UserError, one_line
-from algos.engine.forward import accepts, inputs_for
+from algos.engine.inputs import accepts, inputs_for
 from algos.engine.memory import out_of_memory
 from algos.engine.settings import Precision
 from algos.engine.weights import safetensors_only

@@ -97,3 +97,8 @@ def recomputed(*models: nn.Module | None) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward  # the class's own shows again
+
+
+def is_recomputed(model: nn.Module) -> bool:
+    """Whether gradient checkpointing is on: what a layer writes to a cache it would write twice."""
+    return any("forward" in vars(layer) for layer in recomputable(model))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from algos.engine.errors import UserError, one_line
 from algos.engine.head import unwrapped
-from algos.engine.kernels import fuse_activations
+from algos.engine.kernels import quicken
 from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, room_for
 from algos.engine.memory import Portions, recomputed, require_recomputable
 from algos.engine.settings import LoRA, Precision
@@ -41,7 +41,7 @@ class Policy:
     ) -> None:
         if gradient_checkpointing:
             require_recomputable(model)
-        fuse_activations(model)
+        quicken(model)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self.source = source

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from algos.engine.calls import RewardError, guarded
 from algos.engine.errors import UserError, one_line
-from algos.engine.forward import accepts, positions
+from algos.engine.inputs import accepts, positions
+from algos.engine.kernels import quicken
 from algos.engine.loading import cached_where_unreachable
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.rollouts import pad_right
@@ -142,6 +143,7 @@ class RewardModel:
                 f"the reward model {str(path)!r} has {self.model.config.num_labels} outputs; it must have 1."
             )
         self.model = self.model.to(device).eval().requires_grad_(False)
+        quicken(self.model)
         config = self.model.config
         self.pooling = getattr(config, "reward_pooling", "model") if pooling == "auto" else pooling
         self.offset = float(getattr(config, "reward_offset", 0.0))

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from algos.engine.decoding import Stepper, filtered, inverse_cdf
 from algos.engine.forward import upcast
+from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
 from algos.engine.policy import Policy
+from algos.engine.products import packed
 from algos.engine.rollouts import Rollouts, pad_left
 from algos.engine.seeding import uniforms
 from algos.engine.settings import Sampling
@@ -48,7 +50,8 @@ def sample(
         return drawn
 
     rows = min(MAX_ROWS, len(prompts) * G)
-    drawn = policy.portions.run("sampling", rows, attempt, SHORTER).trimmed()
+    with precision(policy.device, policy.dtype), packed(policy.model, rows):
+        drawn = policy.portions.run("sampling", rows, attempt, SHORTER).trimmed()
     prompt_ids_PL, prompt_mask_PL = pad_left(list(prompts), policy.pad_id)
     fixed_PGT = None
     if sampling.greedy_prefix and not greedy:

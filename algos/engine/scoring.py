@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from algos.engine.algorithm import Outputs
 from algos.engine.critic import Critic
 from algos.engine.errors import RunError
-from algos.engine.forward import forward, groups_per_forward
+from algos.engine.forward import forward, groups_per_forward, responses_per_forward
 from algos.engine.memory import SHORTER
 from algos.engine.policy import Policy
 from algos.engine.rollouts import Rollouts, join_right
@@ -22,6 +22,22 @@ def score_policy(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and, with a critic, values [P, G, T] under the policy as it is now."""
     return _score(policy.model, policy, rollouts, temperature, critic)
+
+
+@torch.no_grad()
+def score_group(policy: Policy, rollouts: Rollouts, temperature: float) -> Tensor:
+    """Log-probabilities [1, G, T] of the hundreds of responses to one prompt: those of `score_policy`, which keeps
+    groups whole. Raises RunError where memory does not take even one."""
+
+    def attempt(responses: int) -> Tensor:
+        found = []
+        for part_K in torch.arange(rollouts.G, device=policy.device).split(responses):
+            part = rollouts.pick(part_K[None]).trimmed()
+            found.append(forward(policy.model, part, temperature, policy.dtype).logps_PGT.transpose(0, 1))
+        return join_right(found, width=rollouts.T).transpose(0, 1)
+
+    size = responses_per_forward(policy.model, rollouts)
+    return policy.portions.run("scoring of groups", size, attempt, SHORTER)
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ import torch
 
 from algos import Policy, RunError, Sampling, sample
 from algos.engine.policy import pick_device
-from algos.engine.prefix import score_group
 from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
+from algos.engine.scoring import score_group
 from algos.engine.seeding import derive
 from algos.losses import sequence_logps
 from eval.frontier.pool import Pool, describe

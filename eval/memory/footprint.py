@@ -16,8 +16,9 @@ from algos import DPO, LoRA, Policy, Sampling
 from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
 from algos.engine.decoding import Stepper, filtered, inverse_cdf
-from algos.engine.forward import forward, groups_per_forward, precision, upcast
+from algos.engine.forward import forward, groups_per_forward, upcast
 from algos.engine.head import linear_head, remember
+from algos.engine.inputs import precision
 from algos.engine.memory import recomputed
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS

@@ -1,0 +1,60 @@
+"""The trunk's hidden states from which response tokens are predicted, a prompt read once for all its responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from algos.engine.inputs import accepts, inputs_for
+from algos.engine.memory import is_recomputed
+from algos.engine.rollouts import Rollouts
+
+MIN_SAVED = 0.1
+"""Share of the tokens below which a second call of the trunk costs more than it saves."""
+
+
+def response_hidden(trunk: Any, rollouts: Rollouts) -> Tensor:
+    """The last hidden states from which each response token is predicted, [P, G, T, H].
+
+    A group's prompt is read once, with its gradient, where keys and values are all that is needed of it: layers that
+    keep more (windows, recurrent states) read it again for every response. So does gradient checkpointing, which
+    keeps nothing.
+    """
+    P, G, L, T = rollouts.P, rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T
+    saved = (G - 1) * L / (G * (L + T))
+    if saved >= MIN_SAVED and T > 1 and not is_recomputed(trunk):
+        cache = _keys_alone(trunk)
+        if cache is not None:
+            return _of_groups(trunk, rollouts, cache)
+    # Nobody asks what follows the last token.
+    ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
+    hidden_BSH: Tensor = trunk(**inputs_for(trunk, ids_BS, mask_BS)).last_hidden_state
+    return hidden_BSH[:, -T:].unflatten(0, (P, G))
+
+
+def _of_groups(trunk: Any, rollouts: Rollouts, cache: DynamicCache) -> Tensor:
+    """The prompts' last hidden states, then those of the responses, read after the prompts' keys and values."""
+    G = rollouts.G
+    prompts_PLH = _read(trunk, rollouts.prompt_ids_PL, rollouts.prompt_mask_PL, cache)
+    cache.batch_repeat_interleave(G)
+    ids_BN, mask_BS = rollouts.response_ids_PGT[..., :-1].flatten(0, 1), rollouts.attention_mask_BS()[:, :-1]
+    rest_BNH = _read(trunk, ids_BN, mask_BS, cache)
+    first_B1H = prompts_PLH[:, -1:].repeat_interleave(G, dim=0)
+    return rollouts.per_group(torch.cat([first_B1H, rest_BNH], dim=1))
+
+
+def _read(trunk: Any, ids_BN: Tensor, mask_BS: Tensor, cache: DynamicCache) -> Tensor:
+    """The trunk's hidden states of these tokens, [B, N, H]."""
+    hidden_BNH: Tensor = trunk(**inputs_for(trunk, ids_BN, mask_BS, cache)).last_hidden_state
+    return hidden_BNH
+
+
+def _keys_alone(trunk: Any) -> DynamicCache | None:
+    """An empty cache, where keys and values are all that this trunk keeps of a text."""
+    cache = DynamicCache(config=trunk.config)
+    plain = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return cache if plain and accepts(trunk, "past_key_values") else None

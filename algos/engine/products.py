@@ -1,0 +1,163 @@
+"""fp32 matrix products through oneDNN, on processors with AVX-512.
+
+torch multiplies fp32 matrices with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN, which torch
+carries too and multiplies bf16 with, does not: on an AMD EPYC with AVX-512 its products take half the time, and those
+of a few rows with weights in its own layout, as decoding makes them, two fifths (docs/benchmarks.md). Both add in
+fp32, in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+MIN_PRODUCTS = 2**22
+"""Multiplications below which preparing oneDNN's kernel for a new shape costs more than it saves."""
+
+
+@cache
+def available() -> bool:
+    """Whether this processor and this torch can."""
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """a bᵀ + bias [M, N], without gradient; a and b in any layout."""
+    if _suits(a_MK, b_NK):
+        return _onednn(a_MK, b_NK, bias_N)
+    return F.linear(a_MK, b_NK, bias_N)
+
+
+def multiply_fast(model: nn.Module) -> None:
+    """From now on the model's linear layers multiply through oneDNN where that is faster; parameters, types and
+    names of the layers stay what they are to everyone who asks with `isinstance`."""
+    if available():
+        for module in model.modules():
+            module.__class__ = _FAST.get(type(module), type(module))
+
+
+@contextmanager
+def packed(model: nn.Module, rows: int) -> Iterator[None]:
+    """The block, without gradient and in which no weight changes, for products of about so many rows: weights are laid
+    out for them once, which takes as long as two products and a copy of them."""
+    layers = [x for x in model.modules() if isinstance(x, (FastLinear, FastConv1D)) and _packs(x, rows)]
+    try:
+        for layer in layers:
+            # The same layout whatever the number of rows, but for one.
+            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.matrix.contiguous(), max(2, rows))
+        yield
+    finally:
+        for layer in layers:
+            layer.packed = None
+
+
+class FastLinear(nn.Linear):
+    """torch's, through oneDNN."""
+
+    packed: Tensor | None = None
+
+    @property
+    def matrix(self) -> Tensor:
+        """[out, in]"""
+        return self.weight.detach()
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.packed is not None:
+            return _onednn(input, self.packed, self.bias)
+        if _in_fp32(input, self.weight, self.out_features):
+            return _Linear.apply(input, self.weight, self.bias, False)
+        return super().forward(input)
+
+
+class FastConv1D(Conv1D):
+    """transformers' linear layer with a transposed weight, through oneDNN."""
+
+    packed: Tensor | None = None
+
+    @property
+    def matrix(self) -> Tensor:
+        """[out, in]"""
+        return self.weight.detach().t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is not None:
+            return _onednn(x, self.packed, self.bias)
+        if _in_fp32(x, self.weight, self.nf):
+            return _Linear.apply(x, self.weight, self.bias, True)
+        return super().forward(x)
+
+
+_FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: FastLinear, Conv1D: FastConv1D}
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ + b, or x W + b for a transposed weight [in, out]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.transposed = transposed
+        matrix = weight.t() if transposed else weight
+        return product(x.reshape(-1, x.shape[-1]), matrix, bias).view(*x.shape[:-1], len(matrix))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
+        x_MK, grad_MN = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        a, b = (x_MK, grad_MN) if ctx.transposed else (grad_MN, x_MK)
+        return (
+            product(grad_MN, weight if ctx.transposed else weight.t()).view(x.shape) if for_x else None,
+            product(a.t(), b.t()) if for_weight else None,
+            grad_MN.sum(0) if for_bias else None,
+            None,
+        )
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What torch's own compiler calls; `weight` [out, in] or packed."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+def _suits(a_MK: Tensor, b_NK: Tensor) -> bool:
+    return (
+        a_MK.dtype == b_NK.dtype == torch.float32
+        and a_MK.device.type == "cpu"
+        and a_MK.numel() * len(b_NK) >= MIN_PRODUCTS
+        and available()
+    )
+
+
+def _in_fp32(x: Tensor, weight: Tensor, out: int) -> bool:
+    """Whether a layer's product is one for oneDNN."""
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel() * out >= MIN_PRODUCTS
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _packs(layer: FastLinear | FastConv1D, rows: int) -> bool:
+    weight = layer.weight
+    return (
+        weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and rows * weight.numel() >= MIN_PRODUCTS
+        and not torch.is_autocast_enabled("cpu")
+    )

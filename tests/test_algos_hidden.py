@@ -1,0 +1,110 @@
+"""A prompt read once for all its responses (all families: test_algos_families.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import rollouts_of, tiny_policy
+from torch import Tensor
+
+from algos.engine import hidden
+from algos.engine.critic import Critic
+from algos.engine.forward import forward
+from algos.engine.head import linear_head
+from algos.engine.policy import Policy
+from algos.engine.rollouts import Rollouts
+from algos.engine.scoring import score_group, score_policy
+
+WEIGHTS = torch.tensor([[[1.0, -2.0, 0.5], [3.0, 1.0, 0.0]], [[0.3, 2.0, -1.0], [1.0, 0.0, 0.0]]])
+
+
+def groups() -> Rollouts:
+    """Prompts and responses padded, two responses to each prompt."""
+    return rollouts_of([[3, 2, 1, 1, 2], [1, 2]], [[[1, 2, 0], [2, 0]], [[1, 1, 0], [0]]])
+
+
+def group() -> Rollouts:
+    """One prompt, padded on both sides, as a part of a larger batch is."""
+    return groups().select(torch.tensor([1]))
+
+
+def count_tokens(policy: Policy) -> list[int]:
+    """Filled by every call of the trunk from now on."""
+    read: list[int] = []
+
+    def count(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        read.append(inputs["input_ids"].numel())
+
+    assert linear_head(policy.model) is not None  # tried out before anything is counted
+    policy.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    return read
+
+
+def gradients(policy: Policy, rollouts: Rollouts, critic: Critic | None = None) -> dict[str, Tensor]:
+    """What weighted log-probabilities, and values, send back to every weight."""
+    with policy.for_backward(critic):
+        outputs = forward(policy.model, rollouts, 0.7, policy.dtype, critic)
+        total = (outputs.logps_PGT * WEIGHTS).sum()
+        if outputs.values_PGT is not None:
+            total = total + (outputs.values_PGT * WEIGHTS).sum()
+        total.backward()
+    found: dict[str, Tensor] = {"": outputs.logps_PGT.detach()}
+    for module in filter(None, (policy.model, critic)):
+        for name, weight in module.named_parameters():
+            assert weight.grad is not None
+            found[f"{type(module).__name__} {name}"], weight.grad = weight.grad, None
+    return found
+
+
+def twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on prompts are read for every response."""
+    monkeypatch.setattr(hidden, "MIN_SAVED", 2.0)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("critic", [None, "shared", "separate"])
+def test_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch, kind: str, critic: Any) -> None:
+    policy = tiny_policy(kind, double=True)
+    made = None
+    if critic:
+        made = Critic(policy.model, critic)
+        torch.nn.init.normal_(made.head.weight)
+    once = gradients(policy, groups(), made)
+    twice(monkeypatch)
+    assert len(once) > 10
+    # Llama's norms and rotations compute in fp32 whatever its weights are in.
+    torch.testing.assert_close(once, gradients(policy, groups(), made), atol=1e-5, rtol=1e-3)
+
+
+def test_gradient_checkpointing_reads_it_for_every_response() -> None:
+    """A layer that computed its keys again would add them to the cache again."""
+    policy = tiny_policy("llama", double=True)
+    plain = gradients(policy, groups())
+    policy.gradient_checkpointing = True
+    read = count_tokens(policy)
+    torch.testing.assert_close(plain, gradients(policy, groups()), atol=1e-5, rtol=1e-3)
+    assert read == [2 * 2 * (5 + 3 - 1)]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("tokens", [1, 1000])
+def test_hundreds_of_responses_in_parts(monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int) -> None:
+    policy = tiny_policy(kind, double=True)
+    expected = score_policy(policy, group(), 0.7)[0]
+    monkeypatch.setattr("algos.engine.forward.MAX_TOKENS", tokens)
+    torch.testing.assert_close(score_group(policy, group(), 0.7), expected)
+
+
+def test_tokens_computed_are_tokens_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts once, responses without their last token: nobody asks what follows it."""
+    policy, rollouts = tiny_policy(), groups()
+    read = count_tokens(policy)
+    forward(policy.model, rollouts, 1.0, policy.dtype)
+    L, B, T = rollouts.prompt_ids_PL.shape[1], rollouts.P * rollouts.G, rollouts.T
+    assert read == [rollouts.P * L, B * (T - 1)]
+    read.clear()
+    twice(monkeypatch)
+    forward(policy.model, rollouts, 1.0, policy.dtype)
+    assert read == [B * (L + T - 1)]

@@ -1,0 +1,119 @@
+"""oneDNN's products are torch's, with their gradients; where this processor has none, torch's are tried alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import rollouts_of, tiny_policy
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from algos import Sampling
+from algos.engine import products
+from algos.engine.products import FastConv1D, FastLinear, multiply_fast, packed, product
+from algos.engine.sampling import sample
+
+needs_onednn = pytest.mark.skipif(not products.available(), reason="no AVX-512, or no oneDNN in this torch")
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "MIN_PRODUCTS", 1)
+
+
+def layers(bias: bool = True) -> list[nn.Module]:
+    torch.manual_seed(0)
+    conv = Conv1D(7, 5)
+    nn.init.normal_(conv.bias)
+    return [nn.Linear(5, 7, bias=bias), conv]
+
+
+def grads(layer: nn.Module, x: Tensor, out: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], out.to(y.dtype))]
+
+
+@pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False])
+def test_products_in_any_layout(monkeypatch: pytest.MonkeyPatch, onednn: bool) -> None:
+    monkeypatch.setattr(products, "available", lambda: onednn)
+    a, b, bias = torch.randn(6, 4), torch.randn(3, 4), torch.randn(3)
+    for left in (a, a.t().contiguous().t()):
+        for right in (b, b.t().contiguous().t(), b.repeat(1, 2)[:, :4]):
+            torch.testing.assert_close(product(left, right, bias), a @ b.T + bias)
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(2, 3, 5), (4, 5), (1, 5), (0, 5)])
+def test_layers_and_their_gradients(shape: tuple[int, ...]) -> None:
+    x, out = torch.randn(shape), torch.randn(*shape[:-1], 7)
+    for layer in [*layers(), layers(bias=False)[0]]:
+        expected = grads(copy.deepcopy(layer).double(), x.double(), out)
+        multiply_fast(layer)
+        assert isinstance(layer, (FastLinear, FastConv1D))
+        assert (type(layer(x).grad_fn).__name__ == "_LinearBackward") == (x.numel() > 0)
+        for found, right in zip(grads(layer, x, out), expected, strict=True):
+            torch.testing.assert_close(found.double(), right, atol=1e-5, rtol=1e-5)
+
+
+@needs_onednn
+def test_frozen_weights_get_no_gradient() -> None:
+    for layer in layers():
+        multiply_fast(layer)
+        layer.requires_grad_(False)
+        x = torch.randn(3, 5, requires_grad=True)
+        layer(x).sum().backward()
+        assert x.grad is not None
+        assert all(weight.grad is None for weight in layer.parameters())
+
+
+@needs_onednn
+def test_other_precisions_are_torchs() -> None:
+    for layer in layers():
+        plain = copy.deepcopy(layer)
+        multiply_fast(layer)
+        x = torch.randn(3, 5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+            assert torch.equal(layer(x), plain(x))
+        assert torch.equal(layer.double()(x.double()), plain.double()(x.double()))
+
+
+@needs_onednn
+def test_packed_weights_for_the_block_alone() -> None:
+    for layer in layers():
+        multiply_fast(layer)
+        x = torch.randn(4, 5)
+        expected = layer(x).detach()
+        with torch.no_grad(), packed(layer, 4):
+            assert layer.packed is not None
+            for rows in (1, 3, 4):
+                torch.testing.assert_close(layer(x[:rows]), expected[:rows])
+        assert layer.packed is None
+        assert set(layer.state_dict()) == {"weight", "bias"}
+        with torch.no_grad():
+            layer.weight.mul_(2)
+            layer.bias.mul_(2)
+        torch.testing.assert_close(layer(x), 2 * expected)
+
+
+@needs_onednn
+def test_a_sample_is_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy("gpt2")
+    sampling = Sampling(max_new_tokens=8, group_size=4)
+    found = sample(policy, [[3, 2, 1], [1, 2]], sampling, seed=1)
+    monkeypatch.setattr(products, "MIN_PRODUCTS", 2**60)
+    plain = sample(policy, [[3, 2, 1], [1, 2]], sampling, seed=1)
+    assert torch.equal(found.response_ids_PGT, plain.response_ids_PGT)
+    torch.testing.assert_close(found.sampler_logps_PGT, plain.sampler_logps_PGT)
+
+
+def test_a_copy_and_what_is_saved_are_as_before() -> None:
+    policy = tiny_policy("gpt2")
+    rollouts = rollouts_of([[1, 2]], [[[1, 2, 0]]])
+    other = copy.deepcopy(policy.model)
+    assert list(other.state_dict()) == list(policy.model.state_dict())
+    inputs = rollouts.input_ids_BS()
+    assert torch.equal(other(input_ids=inputs).logits, policy.model(input_ids=inputs).logits)
