@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from algos.engine.storage import MANIFEST, DamagedFile, existing, read_json
 from eval.directory.shapes import Manifest
@@ -52,13 +53,13 @@ def _rows(file: Path, shape: Shape) -> Iterator[dict[str, Any]]:
     # splitlines() would cut at U+2028 in model output.
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
         try:
-            # Parsed and checked in one pass of compiled code: a report reads 10⁶ of these lines.
-            row = shape.model_validate_json(line)
+            # Checked, then read, in compiled code, which together takes half the time of `json`: a report reads 10⁶.
+            shape.model_validate_json(line)
+            yield from_json(line)
         except ValidationError as error:
             if error.errors(include_url=False)[0]["type"] == "json_invalid":
                 raise DamagedFile(f"{file} is not what was written: line {number} is no row.") from None
             raise _misshapen(error, file, number) from None
-        yield row.__dict__ | (row.model_extra or {})
 
 
 def _misshapen(error: ValidationError, file: Path, line: int = 0) -> DamagedFile:
