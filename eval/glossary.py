@@ -230,7 +230,10 @@ _TRAINING = [
         "mean of z = β·h, the implicit reward of the chosen response less that of the rejected one, always against the reference; of token means for the losses that average",
     ),
     Metric(
-        "accuracy", "pairs ordered right", "share", "pairs with a positive margin; a margin that rounding could have made counts half"
+        "accuracy",
+        "pairs ordered right",
+        "share",
+        "pairs with a positive margin; a margin that rounding could have made counts half",
     ),
     Metric(
         "chosen_logps",
