@@ -53,7 +53,7 @@ def multiply_fast(model: nn.Module) -> None:
 def packed(model: nn.Module, rows: int) -> Iterator[None]:
     """The block, without gradient and in which no weight changes, for products of about so many rows: weights are laid
     out for them once, which takes as long as two products and a copy of them."""
-    layers = [x for x in model.modules() if isinstance(x, (FastLinear, FastConv1D)) and _packs(x, rows)]
+    layers = [] if torch.is_autocast_enabled("cpu") else [x for x in _packable(model, rows) if _on_cpu(x)]
     try:
         for layer in layers:
             # The same layout whatever the number of rows, but for one.
@@ -62,6 +62,11 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.packed = None
+
+
+def packed_bytes(model: nn.Module, rows: int) -> int:
+    """What `packed` takes on a CPU."""
+    return sum(layer.weight.nbytes for layer in _packable(model, rows))
 
 
 class FastLinear(nn.Linear):
@@ -153,11 +158,10 @@ def _in_fp32(x: Tensor, weight: Tensor, out: int) -> bool:
     )
 
 
-def _packs(layer: FastLinear | FastConv1D, rows: int) -> bool:
-    weight = layer.weight
-    return (
-        weight.dtype == torch.float32
-        and weight.device.type == "cpu"
-        and rows * weight.numel() >= MIN_PRODUCTS
-        and not torch.is_autocast_enabled("cpu")
-    )
+def _packable(model: nn.Module, rows: int) -> list[FastLinear | FastConv1D]:
+    layers = [layer for layer in model.modules() if isinstance(layer, (FastLinear, FastConv1D))]
+    return [x for x in layers if x.weight.dtype == torch.float32 and rows * x.weight.numel() >= MIN_PRODUCTS]
+
+
+def _on_cpu(layer: FastLinear | FastConv1D) -> bool:
+    return layer.weight.device.type == "cpu"

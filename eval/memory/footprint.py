@@ -20,6 +20,7 @@ from algos.engine.forward import forward, groups_per_forward, upcast
 from algos.engine.head import linear_head, remember
 from algos.engine.inputs import precision
 from algos.engine.memory import recomputed
+from algos.engine.products import multiply_fast, packed_bytes
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
 from eval.memory.standins import FullRollouts, Peak, has_linear_head, stand_ins, with_trained
@@ -182,7 +183,10 @@ class _Phases:
     def _made(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_config(self.load.config.get_text_config(), dtype=self.weights).eval()
+        config = self.load.config.get_text_config()
+        model = AutoModelForCausalLM.from_config(config, dtype=self.weights).eval()
+        multiply_fast(model)
+        return model
 
     def critic(self, kind: Literal["shared", "separate"]) -> Critic:
         """Its trunk is made and not copied: stand-ins with buffers cannot be."""
@@ -248,4 +252,5 @@ class _Phases:
             logits_BV = stepper.step(torch.zeros(rows, dtype=torch.long))
             logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
             inverse_cdf(logps_BV, torch.zeros(rows, dtype=torch.float64))
-        return peak.bytes
+        copies = self.load.dtype == torch.float32 and not self.load.on_gpu
+        return peak.bytes + (packed_bytes(read.model, rows) if copies else 0)
