@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from tiny import rollouts_of, tiny_policy
+from tiny import rollouts_of, same_weights, tiny_policy
+from tiny_runs import ALGORITHMS, run
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -108,6 +109,22 @@ def test_a_sample_is_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) 
     plain = sample(policy, [[3, 2, 1], [1, 2]], sampling, seed=1)
     assert torch.equal(found.response_ids_PGT, plain.response_ids_PGT)
     torch.testing.assert_close(found.sampler_logps_PGT, plain.sampler_logps_PGT)
+
+
+@needs_onednn
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_run_again_to_the_last_bit(threads: int) -> None:
+    """What resuming rests on."""
+    before, found = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(2):
+            found.append(tiny_policy())
+            run(ALGORITHMS["ppo-separate"], found[-1])
+    finally:
+        torch.set_num_threads(before)
+    assert same_weights(*found)
+    assert not same_weights(found[0], tiny_policy())
 
 
 def test_a_copy_and_what_is_saved_are_as_before() -> None:

@@ -67,6 +67,12 @@ class Cost:
         pairs = sum(length**2 for length in lengths)
         return 2.0 * (self.trunk * sum(lengths) + 2 * self.attention * pairs + self.head * predicted)
 
+    def groups(self, prompts: Sequence[int], responses: int, read: int) -> float:
+        """FLOPs of the trunk reading each prompt once, and behind it so many tokens of each of its responses."""
+        tokens = sum(prompt + responses * read for prompt in prompts)
+        pairs = sum(prompt**2 + responses * read * (prompt + read) for prompt in prompts)
+        return 2.0 * (self.trunk * tokens + 2 * self.attention * pairs)
+
     def decoding(self, context: int) -> float:
         """FLOPs of one more token behind `context` others."""
         return 2.0 * (self.trunk + 2 * self.attention * (context + 1) + self.head)
@@ -89,19 +95,23 @@ def needed(case: Case, algorithm: str) -> dict[str, Work]:
     cost, T = Cost.of_size(case.size), RESPONSE_TOKENS
     texts = [pair["prompt"] for pair in case.pairs] if algorithm == "dpo" else case.prompts
     prompts = [len(text.split()) for text in texts]
-    lengths = [prompt + T - 1 for prompt in prompts]
+    groups = SEQUENCES // 2 if algorithm == "dpo" else prompts_a_step(algorithm)
 
     def a_step(flops: float, of: int) -> float:
-        """The mean over all prompts of the case, for `of` sequences."""
+        """The mean over all prompts of the case, for `of` of them, or of their responses."""
         return flops * of / len(prompts)
 
-    whole = a_step(cost.flops(lengths, T * len(lengths)), SEQUENCES)
-    critic = a_step(cost.flops(lengths, 0), SEQUENCES) if algorithm == "ppo-separate" else 0.0
+    if groups < SEQUENCES:
+        trunk = a_step(cost.groups(prompts, SEQUENCES // groups, T - 1), groups)
+    else:
+        trunk = a_step(cost.flops([prompt + T - 1 for prompt in prompts], 0), SEQUENCES)
+    whole = trunk + 2.0 * cost.head * SEQUENCES * T
+    critic = trunk if algorithm == "ppo-separate" else 0.0
     passes = PPO_EPOCHS if algorithm.startswith("ppo") else 1
     work = {REFERENCE: Work(whole), UPDATE: Work(passes * (1 + BACKWARD) * (whole + critic))}
     if algorithm == "dpo":
         return work
-    prefill = a_step(cost.flops(prompts, len(prompts)), prompts_a_step(algorithm))
+    prefill = a_step(cost.flops(prompts, len(prompts)), groups)
     steps = sum(cost.decoding(prompt + t) for prompt in prompts for t in range(T - 1))
     weights = (cost.trunk + cost.head) * (2 if case.dtype == "bf16" else 4)
     sampling = Work(prefill + a_step(steps, SEQUENCES), float(T * weights))

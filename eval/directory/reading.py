@@ -53,13 +53,14 @@ def _rows(file: Path, shape: Shape) -> Iterator[dict[str, Any]]:
     # splitlines() would cut at U+2028 in model output.
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
         try:
-            # Checked, then read, in compiled code, which together takes half the time of `json`: a report reads 10⁶.
-            shape.model_validate_json(line)
-            yield from_json(line)
+            row = from_json(line)  # half the time of `json`: a report reads 10⁶ lines
+        except ValueError:
+            raise DamagedFile(f"{file} is not what was written: line {number} is no row.") from None
+        try:
+            shape.model_validate(row)
         except ValidationError as error:
-            if error.errors(include_url=False)[0]["type"] == "json_invalid":
-                raise DamagedFile(f"{file} is not what was written: line {number} is no row.") from None
             raise _misshapen(error, file, number) from None
+        yield row
 
 
 def _misshapen(error: ValidationError, file: Path, line: int = 0) -> DamagedFile:
