@@ -3,8 +3,8 @@
 A vocabulary of 50,000 makes the logits of a batch larger than the model; log-softmax, its copy for the
 gradient and the gradient itself make them four times as large. Here a chunk of positions goes through the head
 at once; what remains of it are one log-probability, one entropy and one normaliser a position. The backward
-pass computes the chunk's logits again (as Chen et al. 2016 do for layers), which costs a third more of the
-head alone.
+pass computes logits again (as Chen et al. 2016 do for layers), which costs a third more of the head alone; a
+chunk of words at once, for with their normalisers known all positions' gradient of a word's weights is one product.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from algos.engine.products import FastLinear, product
 
 CHUNK = 2**22
 """Logits that exist at once: 16 MiB in fp32, which a processor's cache holds."""
+
+_ALL = slice(None)
 
 _is_linear: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -92,23 +94,33 @@ def _matrix_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-class _Chunks:
-    """The logits of consecutive rows, one buffer for all of them."""
+class _Logits:
+    """Parts of the logits that a gradient-free product gives."""
 
     def __init__(
         self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, temperature: float
     ) -> None:
         self.hidden, self.weight, self.bias, self.temperature = hidden_NH, weight_VH, bias_V, temperature
         self.dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
-        self.rows = max(1, CHUNK // len(weight_VH))
 
-    def parts(self) -> list[slice]:
-        return [slice(i, i + self.rows) for i in range(0, len(self.hidden), self.rows)]
+    def rows(self) -> list[slice]:
+        """Parts with all words of some positions."""
+        return _parts(len(self.hidden), len(self.weight))
 
-    def logits(self, part: slice) -> Tensor:
-        """Logits/temperature [C, V], the caller's to write on."""
-        logits_CV = product(self.hidden[part], self.weight, self.bias).to(self.dtype)
-        return logits_CV if self.temperature == 1 else logits_CV.div_(self.temperature)
+    def words(self) -> list[slice]:
+        """Parts with all positions of some words."""
+        return _parts(len(self.weight), len(self.hidden))
+
+    def part(self, rows: slice, words: slice) -> Tensor:
+        """Logits/temperature, the caller's to write on."""
+        bias = None if self.bias is None else self.bias[words]
+        logits = product(self.hidden[rows], self.weight[words], bias).to(self.dtype)
+        return logits if self.temperature == 1 else logits.div_(self.temperature)
+
+
+def _parts(length: int, width: int) -> list[slice]:
+    size = max(1, CHUNK // max(1, width))
+    return [slice(i, i + size) for i in range(0, length, size)]
 
 
 class _SelectiveLogSoftmax(torch.autograd.Function):
@@ -123,11 +135,11 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.matrix_dtype, ctx.temperature = _matrix_dtype(hidden_NH), temperature
         with torch.autocast(hidden_NH.device.type, enabled=False):
-            chunks = _chunks(ctx, hidden_NH, weight_VH, bias_V)
+            logits = _logits(ctx, hidden_NH, weight_VH, bias_V)
             N = len(ids_N)
-            logps_N, normaliser_N, entropy_N = hidden_NH.new_zeros((3, N), dtype=chunks.dtype).unbind(0)
-            for part in chunks.parts():
-                logits_CV = chunks.logits(part)
+            logps_N, normaliser_N, entropy_N = hidden_NH.new_zeros((3, N), dtype=logits.dtype).unbind(0)
+            for part in logits.rows():
+                logits_CV = logits.part(part, _ALL)
                 # One exponential a logit gives both the normaliser and the entropy.
                 highest_C1 = logits_CV.amax(-1, keepdim=True)
                 odds_CV = (logits_CV - highest_C1).exp_()
@@ -144,29 +156,31 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """∂ log π(y)/∂ logits = 1[y] − π."""
+        """∂ log π(y)/∂ logits = 1[y] − π; some words at a time, whose weights' gradient is then whole."""
         hidden_NH, weight_VH, bias_V, ids_N, normaliser_N = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden_NH.device.type, enabled=False):
-            chunks = _chunks(ctx, hidden_NH, weight_VH, bias_V)
-            d_hidden = torch.empty_like(hidden_NH) if for_hidden else None
-            d_weight = torch.zeros_like(weight_VH) if for_weight else None
-            d_bias = torch.zeros_like(bias_V) if for_bias and bias_V is not None else None
-            for part in chunks.parts():
-                grad_C1 = grad_N[part, None]
-                d_logits_CV = chunks.logits(part).sub_(normaliser_N[part, None]).exp_().mul_(-grad_C1)
-                d_logits_CV.scatter_add_(-1, ids_N[part, None], grad_C1)
-                d_logits_CV = d_logits_CV.div_(ctx.temperature).to(ctx.matrix_dtype)
+            logits, grad_N1 = _logits(ctx, hidden_NH, weight_VH, bias_V), grad_N[:, None]
+            d_hidden = hidden_NH.new_zeros(hidden_NH.shape, dtype=logits.dtype) if for_hidden else None
+            d_weight = torch.empty_like(weight_VH) if for_weight else None
+            d_bias = torch.empty_like(bias_V) if for_bias and bias_V is not None else None
+            for words in logits.words():
+                d_logits_NC = logits.part(_ALL, words).sub_(normaliser_N[:, None]).exp_().mul_(-grad_N1)
+                place_N = ids_N - words.start
+                here_N1 = ((place_N >= 0) & (place_N < d_logits_NC.shape[1]))[:, None]
+                place_N1 = place_N[:, None].clamp(0, d_logits_NC.shape[1] - 1)
+                d_logits_NC.scatter_add_(-1, place_N1, torch.where(here_N1, grad_N1, 0.0))
+                d_logits_NC = d_logits_NC.div_(ctx.temperature).to(ctx.matrix_dtype)
                 if d_hidden is not None:
-                    d_hidden[part] = product(d_logits_CV, chunks.weight.T)
+                    d_hidden += product(d_logits_NC, logits.weight[words].T)
                 if d_weight is not None:
-                    d_weight += product(d_logits_CV.T, chunks.hidden[part].T)
+                    d_weight[words] = product(d_logits_NC.T, logits.hidden.T)
                 if d_bias is not None:
-                    d_bias += d_logits_CV.sum(0)
-        return d_hidden, d_weight, d_bias, None, None
+                    d_bias[words] = d_logits_NC.sum(0)
+        return None if d_hidden is None else d_hidden.to(hidden_NH.dtype), d_weight, d_bias, None, None
 
 
-def _chunks(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> _Chunks:
+def _logits(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> _Logits:
     dtype: torch.dtype = ctx.matrix_dtype
     bias_V = None if bias_V is None else bias_V.to(dtype)
-    return _Chunks(hidden_NH.to(dtype), weight_VH.to(dtype), bias_V, ctx.temperature)
+    return _Logits(hidden_NH.to(dtype), weight_VH.to(dtype), bias_V, ctx.temperature)
