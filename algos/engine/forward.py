@@ -97,13 +97,14 @@ def _of_hidden(
     hidden_PGTH: Tensor, head: nn.Linear, rollouts: Rollouts, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [P, G, T]; padding does not reach the head."""
+    mask_PGT = rollouts.mask_PGT
+    hidden_NH, ids_N = hidden_PGTH.flatten(0, 2), rollouts.response_ids_PGT.flatten()
+    if bool(mask_PGT.all()):
+        return tuple(x_N.view(mask_PGT.shape) for x_N in selected_logps(hidden_NH, head, ids_N, temperature))
     places_N = rollouts.places_N()
-    hidden_NH = hidden_PGTH.flatten(0, 2)[places_N]
-    ids_N = rollouts.response_ids_PGT.flatten()[places_N]
-    logps_N, entropy_N = selected_logps(hidden_NH, head, ids_N, temperature)
+    found = selected_logps(hidden_NH[places_N], head, ids_N[places_N], temperature)
     logps_PGT, entropy_PGT = (
-        x_N.new_zeros(rollouts.mask_PGT.numel()).index_copy(0, places_N, x_N).view(rollouts.mask_PGT.shape)
-        for x_N in (logps_N, entropy_N)
+        x_N.new_zeros(mask_PGT.numel()).index_copy(0, places_N, x_N).view(mask_PGT.shape) for x_N in found
     )
     return logps_PGT, entropy_PGT
 

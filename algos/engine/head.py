@@ -1,10 +1,10 @@
-"""The language model's head and the log-softmax behind it, a few rows at a time: [B, T, V] never exists.
+"""The language model's head and the log-softmax behind it, some words at a time: [B, T, V] never exists.
 
 A vocabulary of 50,000 makes the logits of a batch larger than the model; log-softmax, its copy for the
-gradient and the gradient itself make them four times as large. Here a chunk of positions goes through the head
-at once; what remains of it are one log-probability, one entropy and one normaliser a position. The backward
-pass computes logits again (as Chen et al. 2016 do for layers), which costs a third more of the head alone; a
-chunk of words at once, for with their normalisers known all positions' gradient of a word's weights is one product.
+gradient and the gradient itself make them four times as large. Here all positions meet a chunk of words at once;
+what remains of it are a maximum, two sums (the online softmax of Milakov and Gimelshein 2018) and the chosen words'
+logits. The backward pass computes logits again (as Chen et al. 2016 do for layers), which costs a third more of the
+head alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from algos.engine.products import FastLinear, product
 
-CHUNK = 2**22
-"""Logits that exist at once: 16 MiB in fp32, which a processor's cache holds."""
-
-_ALL = slice(None)
+CHUNK = 2**21
+"""Logits that exist at once: 8 MiB in fp32, which a processor's cache holds."""
 
 _is_linear: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -103,24 +101,60 @@ class _Logits:
         self.hidden, self.weight, self.bias, self.temperature = hidden_NH, weight_VH, bias_V, temperature
         self.dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
 
-    def rows(self) -> list[slice]:
-        """Parts with all words of some positions."""
-        return _parts(len(self.hidden), len(self.weight))
-
     def words(self) -> list[slice]:
-        """Parts with all positions of some words."""
-        return _parts(len(self.weight), len(self.hidden))
+        """Parts of the vocabulary, of at most `CHUNK` logits."""
+        size, V = max(1, CHUNK // max(1, len(self.hidden))), len(self.weight)
+        return [slice(i, min(i + size, V)) for i in range(0, V, size)]
 
-    def part(self, rows: slice, words: slice) -> Tensor:
-        """Logits/temperature, the caller's to write on."""
+    def part(self, words: slice) -> Tensor:
+        """All positions' logits/temperature of these words [N, C], the caller's to write on."""
         bias = None if self.bias is None else self.bias[words]
-        logits = product(self.hidden[rows], self.weight[words], bias).to(self.dtype)
+        logits = product(self.hidden, self.weight[words], bias).to(self.dtype)
         return logits if self.temperature == 1 else logits.div_(self.temperature)
 
 
-def _parts(length: int, width: int) -> list[slice]:
-    size = max(1, CHUNK // max(1, width))
-    return [slice(i, i + size) for i in range(0, length, size)]
+class _Sums:
+    """What is known of each position's distribution after some of its words: with the highest logit m, Σ e^(x−m) and
+    Σ e^(x−m)·(x−m), all [N]."""
+
+    def __init__(self, logits_NC: Tensor) -> None:
+        self.highest = logits_NC.amax(-1)
+        self.total, self.weighted = _sums(logits_NC, self.highest)
+
+    def add(self, logits_NC: Tensor) -> None:
+        """These words too."""
+        before, self.highest = self.highest, torch.maximum(self.highest, logits_NC.amax(-1))
+        fall_N = before - self.highest
+        shrink_N = fall_N.exp()
+        total_N, weighted_N = _sums(logits_NC, self.highest)
+        self.weighted = shrink_N * (self.weighted + fall_N * self.total) + weighted_N
+        self.total = shrink_N * self.total + total_N
+
+    @property
+    def normaliser(self) -> Tensor:
+        """log Σ e^x"""
+        return self.highest + self.total.log()
+
+    @property
+    def entropy(self) -> Tensor:
+        return (self.total.log() - self.weighted / self.total).clamp(min=0)
+
+
+def _sums(logits_NC: Tensor, highest_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Writes on the logits: a copy of them more would cost as much as the exponential."""
+    below_NC = logits_NC.sub_(highest_N[:, None])
+    odds_NC = below_NC.exp()
+    return odds_NC.sum(-1), below_NC.mul_(odds_NC).sum(-1)
+
+
+class _Chosen:
+    """Which positions chose one of these words, and its place among them, all [N, 1]."""
+
+    def __init__(self, ids_N: Tensor, words: slice) -> None:
+        place_N = ids_N - words.start
+        width = words.stop - words.start
+        self.here = ((place_N >= 0) & (place_N < width))[:, None]
+        self.place = place_N.clamp(0, width - 1)[:, None]
 
 
 class _SelectiveLogSoftmax(torch.autograd.Function):
@@ -136,19 +170,18 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         ctx.matrix_dtype, ctx.temperature = _matrix_dtype(hidden_NH), temperature
         with torch.autocast(hidden_NH.device.type, enabled=False):
             logits = _logits(ctx, hidden_NH, weight_VH, bias_V)
-            N = len(ids_N)
-            logps_N, normaliser_N, entropy_N = hidden_NH.new_zeros((3, N), dtype=logits.dtype).unbind(0)
-            for part in logits.rows():
-                logits_CV = logits.part(part, _ALL)
-                # One exponential a logit gives both the normaliser and the entropy.
-                highest_C1 = logits_CV.amax(-1, keepdim=True)
-                odds_CV = (logits_CV - highest_C1).exp_()
-                total_C = odds_CV.sum(-1)
-                normaliser_C = highest_C1.squeeze(-1) + total_C.log()
-                normaliser_N[part] = normaliser_C
-                logps_N[part] = logits_CV.gather(-1, ids_N[part, None]).squeeze(-1) - normaliser_C
-                mean_C = torch.linalg.vecdot(odds_CV, logits_CV) / total_C
-                entropy_N[part] = (normaliser_C - mean_C).clamp(min=0)
+            chosen_N1 = hidden_NH.new_zeros((len(ids_N), 1), dtype=logits.dtype)
+            sums: _Sums | None = None
+            for words in logits.words():
+                logits_NC, chosen = logits.part(words), _Chosen(ids_N, words)
+                chosen_N1 = torch.where(chosen.here, logits_NC.gather(-1, chosen.place), chosen_N1)
+                if sums is None:
+                    sums = _Sums(logits_NC)
+                else:
+                    sums.add(logits_NC)
+            assert sums is not None
+            normaliser_N, entropy_N = sums.normaliser, sums.entropy
+            logps_N = chosen_N1.squeeze(-1) - normaliser_N
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, ids_N, normaliser_N)
         ctx.mark_non_differentiable(entropy_N)
         return logps_N, entropy_N
@@ -165,11 +198,9 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
             d_weight = torch.empty_like(weight_VH) if for_weight else None
             d_bias = torch.empty_like(bias_V) if for_bias and bias_V is not None else None
             for words in logits.words():
-                d_logits_NC = logits.part(_ALL, words).sub_(normaliser_N[:, None]).exp_().mul_(-grad_N1)
-                place_N = ids_N - words.start
-                here_N1 = ((place_N >= 0) & (place_N < d_logits_NC.shape[1]))[:, None]
-                place_N1 = place_N[:, None].clamp(0, d_logits_NC.shape[1] - 1)
-                d_logits_NC.scatter_add_(-1, place_N1, torch.where(here_N1, grad_N1, 0.0))
+                d_logits_NC = logits.part(words).sub_(normaliser_N[:, None]).exp_().mul_(-grad_N1)
+                chosen = _Chosen(ids_N, words)
+                d_logits_NC.scatter_add_(-1, chosen.place, torch.where(chosen.here, grad_N1, 0.0))
                 d_logits_NC = d_logits_NC.div_(ctx.temperature).to(ctx.matrix_dtype)
                 if d_hidden is not None:
                     d_hidden += product(d_logits_NC, logits.weight[words].T)

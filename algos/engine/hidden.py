@@ -24,7 +24,7 @@ def response_hidden(trunk: Any, rollouts: Rollouts) -> Tensor:
     keep more (windows, recurrent states) read it again for every response. So does gradient checkpointing, which
     keeps nothing.
     """
-    P, G, L, T = rollouts.P, rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T
+    G, L, T = rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T
     saved = (G - 1) * L / (G * (L + T))
     if saved >= MIN_SAVED and T > 1 and not is_recomputed(trunk):
         cache = _keys_alone(trunk)
@@ -33,7 +33,7 @@ def response_hidden(trunk: Any, rollouts: Rollouts) -> Tensor:
     # Nobody asks what follows the last token.
     ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
     hidden_BSH: Tensor = trunk(**inputs_for(trunk, ids_BS, mask_BS)).last_hidden_state
-    return hidden_BSH[:, -T:].unflatten(0, (P, G))
+    return rollouts.per_group(hidden_BSH[:, -T:])
 
 
 def _of_groups(trunk: Any, rollouts: Rollouts, cache: DynamicCache) -> Tensor:

@@ -133,6 +133,8 @@ class Loop:
             group["lr"] = rate
         # Not in parts: the optimizer's two moments of every trained weight are there whole or not at all.
         policy.portions.run("the optimizer's step", 1, lambda _: state.optimizer.step(), ADAPTERS)
+        # Gradients are as large as the weights, and sampling and the next forward can do without them.
+        state.optimizer.zero_grad(set_to_none=True)
         state.meter.updates += 1
         self._charge(minibatch)
         return {name: float(value) for name, value in metrics.items()} | {"gradient_norm": float(norm)}

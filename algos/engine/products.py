@@ -36,7 +36,7 @@ def available() -> bool:
 
 def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """a bᵀ + bias [M, N], without gradient; a and b in any layout."""
-    if _suits(a_MK, b_NK):
+    if _suits(a_MK, b_NK, len(b_NK)):
         return _onednn(a_MK, b_NK, bias_N)
     return F.linear(a_MK, b_NK, bias_N)
 
@@ -69,40 +69,47 @@ def packed_bytes(model: nn.Module, rows: int) -> int:
     return sum(layer.weight.nbytes for layer in _packable(model, rows))
 
 
-class FastLinear(nn.Linear):
-    """torch's, through oneDNN."""
+class _Fast(nn.Module):
+    """What linear layers of both layouts share."""
 
+    transposed = False
+    """Whether the weight is [in, out] instead of [out, in]."""
     packed: Tensor | None = None
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     @property
     def matrix(self) -> Tensor:
         """[out, in]"""
-        return self.weight.detach()
+        weight = self.weight.detach()
+        return weight.t() if self.transposed else weight
 
-    def forward(self, input: Tensor) -> Tensor:
-        if self.packed is not None:
-            return _onednn(input, self.packed, self.bias)
-        if _in_fp32(input, self.weight, self.out_features):
-            return _Linear.apply(input, self.weight, self.bias, False)
-        return super().forward(input)
-
-
-class FastConv1D(Conv1D):
-    """transformers' linear layer with a transposed weight, through oneDNN."""
-
-    packed: Tensor | None = None
-
-    @property
-    def matrix(self) -> Tensor:
-        """[out, in]"""
-        return self.weight.detach().t()
-
-    def forward(self, x: Tensor) -> Tensor:
+    def through_onednn(self, x: Tensor) -> Tensor | None:
+        """The layer's output; None where torch's own product is to be taken."""
         if self.packed is not None:
             return _onednn(x, self.packed, self.bias)
-        if _in_fp32(x, self.weight, self.nf):
-            return _Linear.apply(x, self.weight, self.bias, True)
-        return super().forward(x)
+        if _suits(x, self.weight, len(self.matrix)) and not torch.is_autocast_enabled("cpu"):
+            found: Tensor = _Linear.apply(x, self.weight, self.bias, self.transposed)
+            return found
+        return None
+
+
+class FastLinear(_Fast, nn.Linear):
+    """torch's, through oneDNN."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        found = self.through_onednn(input)
+        return super().forward(input) if found is None else found
+
+
+class FastConv1D(_Fast, Conv1D):
+    """transformers' linear layer with a transposed weight, through oneDNN."""
+
+    transposed = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.through_onednn(x)
+        return super().forward(x) if found is None else found
 
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: FastLinear, Conv1D: FastConv1D}
@@ -139,29 +146,20 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found
 
 
-def _suits(a_MK: Tensor, b_NK: Tensor) -> bool:
+def _suits(x: Tensor, weight: Tensor, outputs: int) -> bool:
+    """Whether a product with so many outputs a row is one for oneDNN."""
     return (
-        a_MK.dtype == b_NK.dtype == torch.float32
-        and a_MK.device.type == "cpu"
-        and a_MK.numel() * len(b_NK) >= MIN_PRODUCTS
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel() * outputs >= MIN_PRODUCTS
         and available()
     )
 
 
-def _in_fp32(x: Tensor, weight: Tensor, out: int) -> bool:
-    """Whether a layer's product is one for oneDNN."""
-    return (
-        x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.numel() * out >= MIN_PRODUCTS
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def _packable(model: nn.Module, rows: int) -> list[FastLinear | FastConv1D]:
-    layers = [layer for layer in model.modules() if isinstance(layer, (FastLinear, FastConv1D))]
+def _packable(model: nn.Module, rows: int) -> list[_Fast]:
+    layers = [layer for layer in model.modules() if isinstance(layer, _Fast)]
     return [x for x in layers if x.weight.dtype == torch.float32 and rows * x.weight.numel() >= MIN_PRODUCTS]
 
 
-def _on_cpu(layer: FastLinear | FastConv1D) -> bool:
+def _on_cpu(layer: _Fast) -> bool:
     return layer.weight.device.type == "cpu"
