@@ -46,8 +46,5 @@ class Critic(nn.Module):
 
 
 def _own_copy(model: PreTrainedModel) -> nn.Module:
-    trunk: Any = copy.deepcopy(model.base_model)
-    # No head beside it whose gradient its rows could be added to (`sparsify_tied_embedding`).
-    trunk.get_input_embeddings().sparse = False
-    own: nn.Module = trunk
-    return own.requires_grad_(True).eval()
+    trunk: nn.Module = copy.deepcopy(model.base_model)
+    return trunk.requires_grad_(True).eval()

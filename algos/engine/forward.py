@@ -14,6 +14,7 @@ from algos.engine.head import linear_head, selected_logps, unwrapped
 from algos.engine.hidden import response_hidden
 from algos.engine.inputs import accepts, inputs_for, precision
 from algos.engine.rollouts import Rollouts
+from algos.engine.tied import shared_gradient
 
 MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
 MAX_TOKENS = 2**14
@@ -87,22 +88,25 @@ def forward(
                 for x_PGT in token_logps(logits_PGTV, rollouts.response_ids_PGT)
             )
         else:
-            hidden_PGTH = response_hidden(unwrapped(model).base_model, rollouts)
-            logps_PGT, entropy_PGT = _of_hidden(hidden_PGTH, head, rollouts, temperature)
+            inner = unwrapped(model)
+            with shared_gradient(inner.get_input_embeddings(), head) as passed:
+                hidden_PGTH = response_hidden(inner.base_model, rollouts)
+            logps_PGT, entropy_PGT = _of_hidden(hidden_PGTH, head, passed[-1], rollouts, temperature)
         values_PGT = None if critic is None else critic(rollouts, hidden_PGTH)
     return Outputs(logps_PGT, entropy_PGT, values_PGT)
 
 
 def _of_hidden(
-    hidden_PGTH: Tensor, head: nn.Linear, rollouts: Rollouts, temperature: float
+    hidden_PGTH: Tensor, head: nn.Linear, weight_VH: Tensor, rollouts: Rollouts, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [P, G, T]; padding does not reach the head."""
     mask_PGT = rollouts.mask_PGT
     hidden_NH, ids_N = hidden_PGTH.flatten(0, 2), rollouts.response_ids_PGT.flatten()
     if bool(mask_PGT.all()):
-        return tuple(x_N.view(mask_PGT.shape) for x_N in selected_logps(hidden_NH, head, ids_N, temperature))
+        logps_N, entropy_N = selected_logps(hidden_NH, head, ids_N, temperature, weight_VH)
+        return logps_N.view(mask_PGT.shape), entropy_N.view(mask_PGT.shape)
     places_N = rollouts.places_N()
-    found = selected_logps(hidden_NH[places_N], head, ids_N[places_N], temperature)
+    found = selected_logps(hidden_NH[places_N], head, ids_N[places_N], temperature, weight_VH)
     logps_PGT, entropy_PGT = (
         x_N.new_zeros(mask_PGT.numel()).index_copy(0, places_N, x_N).view(mask_PGT.shape) for x_N in found
     )

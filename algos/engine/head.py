@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from algos.engine.products import FastLinear, product
 
-CHUNK = 2**21
-"""Logits that exist at once: 8 MiB in fp32, which a processor's cache holds."""
+CHUNK = 2**20
+"""Logits that exist at once: 4 MiB in fp32, which a processor's cache holds."""
 
 _is_linear: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -77,11 +77,14 @@ def _tried(inner: Any, head: nn.Linear) -> bool:
 
 
 def selected_logps(
-    hidden_NH: Tensor, head: nn.Linear, ids_N: Tensor, temperature: float
+    hidden_NH: Tensor, head: nn.Linear, ids_N: Tensor, temperature: float, weight_VH: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the given tokens and entropies (no gradient), both [N] in nats, at least in fp32."""
+    """Log-probabilities of the given tokens and entropies (no gradient), both [N] in nats, at least in fp32.
+
+    `weight_VH` takes the place of the head's own weight, where its gradient is to go through it (`shared_gradient`).
+    """
     found: tuple[Tensor, Tensor] = _SelectiveLogSoftmax.apply(
-        hidden_NH, head.weight, head.bias, ids_N, temperature
+        hidden_NH, head.weight if weight_VH is None else weight_VH, head.bias, ids_N, temperature
     )
     return found
 
@@ -104,6 +107,8 @@ class _Logits:
     def words(self) -> list[slice]:
         """Parts of the vocabulary, of at most `CHUNK` logits."""
         size, V = max(1, CHUNK // max(1, len(self.hidden))), len(self.weight)
+        # An odd number of cache lines: rows a power of two apart would fall on the same few places of the cache.
+        size = size // 32 * 32 - 16 if size >= 64 else size
         return [slice(i, min(i + size, V)) for i in range(0, V, size)]
 
     def part(self, words: slice) -> Tensor:
@@ -197,6 +202,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
             d_hidden = hidden_NH.new_zeros(hidden_NH.shape, dtype=logits.dtype) if for_hidden else None
             d_weight = torch.empty_like(weight_VH) if for_weight else None
             d_bias = torch.empty_like(bias_V) if for_bias and bias_V is not None else None
+            hidden_HN = logits.hidden.T.contiguous()
             for words in logits.words():
                 d_logits_NC = logits.part(words).sub_(normaliser_N[:, None]).exp_().mul_(-grad_N1)
                 chosen = _Chosen(ids_N, words)
@@ -205,7 +211,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
                 if d_hidden is not None:
                     d_hidden += product(d_logits_NC, logits.weight[words].T)
                 if d_weight is not None:
-                    d_weight[words] = product(d_logits_NC.T, logits.hidden.T)
+                    d_weight[words] = product(hidden_HN, d_logits_NC.T).T
                 if d_bias is not None:
                     d_bias[words] = d_logits_NC.sum(0)
         return None if d_hidden is None else d_hidden.to(hidden_NH.dtype), d_weight, d_bias, None, None

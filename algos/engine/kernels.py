@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
-from algos.engine.head import unwrapped
 from algos.engine.heap import keep_freed
 from algos.engine.products import multiply_fast
 
@@ -17,7 +14,6 @@ def quicken(model: nn.Module) -> None:
     keep_freed()
     fuse_activations(model)
     multiply_fast(model)
-    sparsify_tied_embedding(model)
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -27,12 +23,3 @@ def fuse_activations(model: nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) in (NewGELUActivation, FastGELUActivation):
                 setattr(module, name, GELUTanh())
-
-
-def sparsify_tied_embedding(model: Any) -> None:
-    """Where the head's weights are the embedding's, the embedding's part of their gradient is added row by row to
-    the head's, instead of as a matrix of zeros but for the rows of the words that were read."""
-    inner = unwrapped(model)
-    embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
-    if isinstance(embedding, nn.Embedding) and head is not None and head.weight is embedding.weight:
-        embedding.sparse = True

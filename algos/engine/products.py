@@ -131,13 +131,19 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         x_MK, grad_MN = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        a, b = (x_MK, grad_MN) if ctx.transposed else (grad_MN, x_MK)
         return (
             product(grad_MN, weight if ctx.transposed else weight.t()).view(x.shape) if for_x else None,
-            product(a.t(), b.t()) if for_weight else None,
+            _summed(*(x_MK, grad_MN) if ctx.transposed else (grad_MN, x_MK)) if for_weight else None,
             grad_MN.sum(0) if for_bias else None,
             None,
         )
+
+
+def _summed(a_MA: Tensor, b_MB: Tensor) -> Tensor:
+    """aᵀ b [A, B]. What oneDNN reads first it wants transposed in memory: whichever of the two is sooner copied."""
+    if b_MB.numel() + a_MA.shape[1] * b_MB.shape[1] < a_MA.numel():
+        return product(b_MB.t(), a_MA.t()).t()
+    return product(a_MA.t(), b_MB.t())
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,65 @@
+"""The gradient of weights that are both embedding and head, as one matrix.
+
+The head's part is a whole matrix, the embedding's some rows of it. Left to themselves they meet in autograd as two
+whole matrices, the second of them zeros but for those rows: at a vocabulary of 50,000 as much memory again, and as long
+to fill as a layer takes to compute. Here a lookup also hands the weights on to the head, so that the gradient that
+comes back for them can take the rows in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+@contextmanager
+def shared_gradient(embedding: Any, head: nn.Linear) -> Iterator[list[Tensor]]:
+    """The block in which a text is embedded and its logits are made; the last of the list is the weight for the head."""
+    passed = [head.weight]
+    tied = type(embedding) is nn.Embedding and embedding.weight is head.weight
+    if not (tied and head.weight.requires_grad and torch.is_grad_enabled()):
+        yield passed
+        return
+
+    def lookup(ids: Tensor) -> Tensor:
+        rows: Tensor
+        rows, weight = _Lookup.apply(passed[-1], ids, embedding.padding_idx)
+        passed.append(weight)
+        return rows
+
+    embedding.forward = lookup
+    try:
+        yield passed
+    finally:
+        del embedding.forward  # the class's own shows again
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows [..., H] of a weight [V, H], and the weight for others to use behind it."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_VH: Tensor, ids: Tensor, padding: int | None) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(ids)
+        ctx.padding, ctx.shape = padding, weight_VH.shape
+        ctx.set_materialize_grads(False)
+        return F.embedding(ids, weight_VH), weight_VH.view_as(weight_VH)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_rows: Tensor | None, d_weight_VH: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The rows are added in place: the head made the gradient for this alone."""
+        if d_rows is not None:
+            (ids,) = ctx.saved_tensors
+            ids_N, d_rows_NH = ids.flatten(), d_rows.flatten(0, -2)
+            if ctx.padding is not None:
+                d_rows_NH = d_rows_NH.masked_fill((ids_N == ctx.padding)[:, None], 0.0)
+            if d_weight_VH is None:
+                d_weight_VH = d_rows.new_zeros(ctx.shape)
+            d_weight_VH.index_put_((ids_N,), d_rows_NH.to(d_weight_VH.dtype), accumulate=True)
+        return d_weight_VH, None, None
