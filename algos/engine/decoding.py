@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from algos.engine.cache import growing_cache
+from algos.engine.direct import Direct, direct, padding_bias
 from algos.engine.inputs import accepts, positions, precision
 from algos.engine.policy import Policy
 from algos.engine.rollouts import pad_left
@@ -28,16 +30,21 @@ class Stepper:
         self.ids, self.mask = ids_PL.to(policy.device), mask_PL.to(policy.device)
         self.cache_name = _cache_name(self.model)
         self.cache: Any = growing_cache(policy.inner.config) if self.cache_name else None
+        self.direct = direct(self.model)
 
     def prefill(self) -> Tensor:
         """After the prompts, every prompt repeated for its group."""
         logits_PV = self._run(self.ids)
         group_B = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(self.group_size)
+        if self.direct is not None:
+            self.position, self.bias = self.mask.sum(-1), padding_bias(self.mask, logits_PV.dtype)
         self.keep(group_B)
         return logits_PV[group_B]
 
     def step(self, token_B: Tensor) -> Tensor:
         """After one more token in every row."""
+        if self.direct is not None:
+            return self._run_layers(self.direct, token_B)
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=-1)
         self.ids = (
             token_B[:, None] if self.cache is not None else torch.cat([self.ids, token_B[:, None]], dim=-1)
@@ -47,10 +54,19 @@ class Stepper:
     def keep(self, rows: Tensor) -> None:
         """Makes these rows, some of them perhaps several times, the batch."""
         self.ids, self.mask = self.ids[rows], self.mask[rows]
+        if self.direct is not None:
+            self.position, self.bias = self.position[rows], self.bias[rows]
         if self.cache is not None:
             # As beam search does: the one selection that layers of every kind have (attention, sliding
             # windows, convolutions, recurrent states).
             self.cache.reorder_cache(rows)
+
+    def _run_layers(self, direct: Direct, token_B: Tensor) -> Tensor:
+        self.bias = F.pad(self.bias, (0, 1))
+        with precision(token_B.device, self.dtype):
+            logits_BV = direct.step(token_B, self.position, self.bias, self.cache)
+        self.position = self.position + 1
+        return logits_BV
 
     def _run(self, ids: Tensor) -> Tensor:
         new = ids.shape[1]

@@ -100,15 +100,14 @@ def _of_hidden(
     hidden_PGTH: Tensor, head: nn.Linear, weight_VH: Tensor, rollouts: Rollouts, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [P, G, T]; padding does not reach the head."""
-    mask_PGT = rollouts.mask_PGT
+    places_N, shape = rollouts.places_N(), rollouts.mask_PGT.shape
     hidden_NH, ids_N = hidden_PGTH.flatten(0, 2), rollouts.response_ids_PGT.flatten()
-    if bool(mask_PGT.all()):
+    if len(places_N) == len(ids_N):
         logps_N, entropy_N = selected_logps(hidden_NH, head, ids_N, temperature, weight_VH)
-        return logps_N.view(mask_PGT.shape), entropy_N.view(mask_PGT.shape)
-    places_N = rollouts.places_N()
+        return logps_N.view(shape), entropy_N.view(shape)
     found = selected_logps(hidden_NH[places_N], head, ids_N[places_N], temperature, weight_VH)
     logps_PGT, entropy_PGT = (
-        x_N.new_zeros(mask_PGT.numel()).index_copy(0, places_N, x_N).view(mask_PGT.shape) for x_N in found
+        x_N.new_zeros(len(ids_N)).index_copy(0, places_N, x_N).view(shape) for x_N in found
     )
     return logps_PGT, entropy_PGT
 

@@ -88,7 +88,7 @@ class _Fast(nn.Module):
         """The layer's output; None where torch's own product is to be taken."""
         if self.packed is not None:
             return _onednn(x, self.packed, self.bias)
-        if _suits(x, self.weight, len(self.matrix)) and not torch.is_autocast_enabled("cpu"):
+        if _suits(x, self.weight, self.weight.shape[self.transposed]) and not torch.is_autocast_enabled("cpu"):
             found: Tensor = _Linear.apply(x, self.weight, self.bias, self.transposed)
             return found
         return None

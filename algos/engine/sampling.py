@@ -123,7 +123,10 @@ def _decode(
     rows_B = torch.arange(P * G, device=device)  # which response each row of the running batch is
     logits_BV = stepper.prefill()
     for t in range(T):
-        logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
+        logits_BV = upcast(logits_BV)
+        if sampling.temperature != 1:
+            logits_BV = logits_BV / sampling.temperature
+        logps_BV = filtered(logits_BV, sampling).log_softmax(-1)
         sampled = not greedy and t >= sampling.greedy_prefix
         token_B = inverse_cdf(logps_BV, U_BT[rows_B, t]) if sampled else logps_BV.argmax(-1)
         drawn.ids[rows_B, t] = token_B
