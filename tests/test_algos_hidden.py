@@ -1,4 +1,5 @@
-"""A prompt read once for all its responses (all families: test_algos_families.py)."""
+"""A prompt read once for all its responses, by the layers themselves or through a cache (all families:
+test_algos_families.py)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from algos.engine import hidden
 from algos.engine.critic import Critic
+from algos.engine.direct import direct
 from algos.engine.forward import forward
 from algos.engine.head import linear_head
 from algos.engine.policy import Policy
@@ -31,14 +33,11 @@ def group() -> Rollouts:
 
 
 def count_tokens(policy: Policy) -> list[int]:
-    """Filled by every call of the trunk from now on."""
+    """Filled by every text that is embedded from now on."""
     read: list[int] = []
-
-    def count(_: Any, __: Any, inputs: dict[str, Any]) -> None:
-        read.append(inputs["input_ids"].numel())
-
     assert linear_head(policy.model) is not None  # tried out before anything is counted
-    policy.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    assert direct(policy.model) is not None
+    policy.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: read.append(ids[0].numel()))
     return read
 
 
@@ -58,6 +57,11 @@ def gradients(policy: Policy, rollouts: Rollouts, critic: Critic | None = None) 
     return found
 
 
+def by_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on no model's layers are known."""
+    monkeypatch.setattr("algos.engine.forward.direct", lambda _: None)
+
+
 def twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on prompts are read for every response."""
     monkeypatch.setattr(hidden, "MIN_SAVED", 2.0)
@@ -71,11 +75,12 @@ def test_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch, kind: s
     if critic:
         made = Critic(policy.model, critic)
         torch.nn.init.normal_(made.head.weight)
-    once = gradients(policy, groups(), made)
-    twice(monkeypatch)
-    assert len(once) > 10
-    # Llama's norms and rotations compute in fp32 whatever its weights are in.
-    torch.testing.assert_close(once, gradients(policy, groups(), made), atol=1e-5, rtol=1e-3)
+    found = gradients(policy, groups(), made)
+    assert len(found) > 10
+    for other in (by_cache, twice):
+        other(monkeypatch)
+        # Llama's norms and rotations compute in fp32 whatever its weights are in.
+        torch.testing.assert_close(found, gradients(policy, groups(), made), atol=1e-5, rtol=1e-3)
 
 
 def test_gradient_checkpointing_reads_it_for_every_response() -> None:
@@ -93,7 +98,7 @@ def test_gradient_checkpointing_reads_it_for_every_response() -> None:
 def test_hundreds_of_responses_in_parts(monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int) -> None:
     policy = tiny_policy(kind, double=True)
     expected = score_policy(policy, group(), 0.7)[0]
-    monkeypatch.setattr("algos.engine.forward.MAX_TOKENS", tokens)
+    monkeypatch.setattr("algos.engine.forward.CACHED_TOKENS", tokens)
     torch.testing.assert_close(score_group(policy, group(), 0.7), expected)
 
 
@@ -103,6 +108,10 @@ def test_tokens_computed_are_tokens_needed(monkeypatch: pytest.MonkeyPatch) -> N
     read = count_tokens(policy)
     forward(policy.model, rollouts, 1.0, policy.dtype)
     L, B, T = rollouts.prompt_ids_PL.shape[1], rollouts.P * rollouts.G, rollouts.T
+    assert read == [rollouts.P * L + B * (T - 1)]
+    read.clear()
+    by_cache(monkeypatch)
+    forward(policy.model, rollouts, 1.0, policy.dtype)
     assert read == [rollouts.P * L, B * (T - 1)]
     read.clear()
     twice(monkeypatch)

@@ -201,6 +201,38 @@ def test_the_optimizer_steps_at_the_rate_that_is_logged() -> None:
     assert used[2:] == pytest.approx([0.05, 0.1, 0.05])
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_between_iterations_there_are_no_gradients(name: str) -> None:
+    """They are as large as the weights, and sampling and scoring can do without them."""
+    policy = tiny_policy()
+    seen: list[bool] = []
+
+    def hook(state: TrainState, _: float) -> None:
+        seen.append(any(p.grad is not None for p in state.parameters))
+
+    run(ALGORITHMS[name], policy, hook=hook)
+    assert len(seen) > 2
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("longest", [1e-3, 1e3])
+def test_gradients_are_cut_to_the_norm_and_no_further(
+    longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spied(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        weights = [p for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([p.grad.flatten() for p in weights]).norm()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spied)
+    rows = run(replace(ALGORITHMS["reinforce"], max_grad_norm=longest), tiny_policy()).rows
+    for norm, row in zip(norms, rows, strict=True):
+        assert norm == pytest.approx(min(row["gradient_norm"], longest), rel=1e-3)
+
+
 def test_explained_variance_by_hand() -> None:
     returns = torch.tensor([1.0, 3.0, 5.0])
     assert float(explained_variance(returns, returns)) == 1

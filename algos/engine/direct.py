@@ -1,8 +1,9 @@
-"""One token more through the layers themselves, for the models whose layers are known.
+"""Texts through the layers themselves, for the models whose layers are known.
 
 What transformers does around the layers (masks made anew, caches looked up, outputs wrapped) takes longer for one token
-of a small model than its layers do. Here the same modules are called in the same order, adapters in them included; only
-attention's few lines are written again. Whether that is what a model computes is tried out, not assumed.
+of a small model than its layers do; and tokens of prompts and of responses, which only attention has to tell apart, are
+multiplied together here. The same modules are called in the same order, adapters in them included; attention's few
+lines alone are written again. Whether that is what a model computes is tried out, not assumed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +20,14 @@ from torch.nn import functional as F
 
 from algos.engine.cache import GrowingLayer, growing_cache
 from algos.engine.head import linear_head, unwrapped
-from algos.engine.inputs import positions
+from algos.engine.inputs import inputs_for, positions
+from algos.engine.rollouts import Rollouts
 
 Module = Callable[[Tensor], Tensor]
 Rotation = tuple[Tensor, Tensor] | None
-"""Cosines and sines [B, 1, D] of the positions."""
+"""Cosines and sines [N, D] of the tokens' positions."""
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values [N, heads, D] of N tokens → what they read, [N, heads·D]."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class Layer:
     """x + out(attention(heads(before(x)))), then x + mlp(between(x)): what GPT-2 and Llama have in common."""
 
     before: Module
-    heads: Callable[[Tensor, Rotation], Sequence[Tensor]]
-    """[B, 1, H] → query [B, heads, 1, D], key and value [B, heads of keys and values, 1, D]."""
+    heads: Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]
+    """[N, H] → queries [N, heads, D], keys and values [N, heads of keys and values, D]."""
     out: Module
     between: Module
     mlp: Module
@@ -39,14 +44,17 @@ class Layer:
     grouped: bool
     """Whether several heads share their keys and values."""
 
-    def __call__(self, x_B1H: Tensor, rotation: Rotation, cache: GrowingLayer, bias_B11S: Tensor) -> Tensor:
-        query, *new = self.heads(self.before(x_B1H), rotation)
-        keys, values = cache.update(*new)
-        read = F.scaled_dot_product_attention(
-            query, keys, values, bias_B11S.to(query.dtype), scale=self.scale, enable_gqa=self.grouped
+    def __call__(self, x_NH: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
+        x_NH = x_NH + self.out(attention(*self.heads(self.before(x_NH), rotation)))
+        return x_NH + self.mlp(self.between(x_NH))
+
+    def read(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """[B, heads, N, D] of queries and [B, heads, S, D] of the others → [B·N, heads·D]."""
+        bias = bias.to(query.dtype)
+        found = F.scaled_dot_product_attention(
+            query, keys, values, bias, scale=self.scale, enable_gqa=self.grouped
         )
-        x_B1H = x_B1H + self.out(read.transpose(1, 2).flatten(2))
-        return x_B1H + self.mlp(self.between(x_B1H))
+        return found.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Direct:
     """A model as embeddings, layers, a last norm and a head."""
 
     embed: Callable[[Tensor, Tensor], tuple[Tensor, Rotation]]
+    """Ids and positions [N] → [N, H]"""
     layers: Sequence[Layer]
     norm: Module
     head: Module
@@ -61,36 +70,106 @@ class Direct:
     def step(self, token_B: Tensor, position_B: Tensor, bias_B11S: Tensor, cache: Any) -> Tensor:
         """Logits [B, V] behind one more token, which also goes into the cache. The bias is 0 where a token may be
         read and −inf on padding."""
-        x_B1H, rotation = self.embed(token_B[:, None], position_B[:, None])
+        x_BH, rotation = self.embed(token_B, position_B)
         for layer, states in zip(self.layers, cache.layers, strict=True):
-            x_B1H = layer(x_B1H, rotation, states, bias_B11S)
-        return self.head(self.norm(x_B1H))[:, 0]
+            x_BH = layer(x_BH, rotation, partial(_after_cached, layer, states, bias_B11S))
+        return self.head(self.norm(x_BH))
+
+    def response_hidden(self, rollouts: Rollouts) -> Tensor:
+        """The last hidden states from which each response token is predicted, [P, G, T, H]: prompts, read once a
+        group, and responses go through the layers together and meet in attention alone."""
+        P, G, L = rollouts.P, rollouts.G, rollouts.prompt_ids_PL.shape[1]
+        ids_BN = rollouts.response_ids_PGT[..., :-1].flatten(0, 1)
+        at_PL, at_BS = positions(rollouts.prompt_mask_PL), positions(rollouts.attention_mask_BS()[:, :-1])
+        x_NH, rotation = self.embed(
+            torch.cat([rollouts.prompt_ids_PL.flatten(), ids_BN.flatten()]),
+            torch.cat([at_PL.flatten(), at_BS[:, L:].flatten()]),
+        )
+        biases = _biases(rollouts, x_NH.dtype)
+        for layer in self.layers:
+            x_NH = layer(x_NH, rotation, partial(_in_groups, layer, rollouts, biases))
+        x_PLH, x_BNH = (
+            part.unflatten(0, (rows, -1)) for part, rows in zip(_apart(x_NH, P * L), (P, P * G), strict=True)
+        )
+        read_BTH = torch.cat([x_PLH[:, -1:].repeat_interleave(G, dim=0), x_BNH], dim=1)
+        return rollouts.per_group(self.norm(read_BTH))
 
 
 def padding_bias(mask_BS: Tensor, dtype: torch.dtype) -> Tensor:
     """[B, 1, 1, S] to add to attention's logits: 0 on tokens, −inf on padding."""
-    return torch.zeros(mask_BS.shape, dtype=dtype, device=mask_BS.device).masked_fill(~mask_BS, -torch.inf)[
-        :, None, None
-    ]
+    return _bias(mask_BS[:, None, None], dtype)
+
+
+def _bias(readable: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(readable.shape, dtype=dtype, device=readable.device).masked_fill(~readable, -torch.inf)
+
+
+def _biases(rollouts: Rollouts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What prompts may read of themselves [P, 1, L, L], and responses of their prompts and themselves
+    [B, 1, N, L + N]."""
+    G, L, N = rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T - 1
+    mask_PL, device = rollouts.prompt_mask_PL, rollouts.mask_PGT.device
+    before_LL = torch.ones(L, L, dtype=torch.bool, device=device).tril()
+    # Padding reads itself: with nothing to read its softmax would not be finite.
+    itself_LL = torch.eye(L, dtype=torch.bool, device=device)
+    prompts = (before_LL & mask_PL[:, None, :]) | itself_LL
+    before_NN = torch.ones(N, N, dtype=torch.bool, device=device).tril()
+    asked = mask_PL.repeat_interleave(G, dim=0)[:, None, :].expand(-1, N, -1)
+    responses = torch.cat([asked, before_NN.expand(len(asked), -1, -1)], dim=-1)
+    return _bias(prompts[:, None], dtype), _bias(responses[:, None], dtype)
+
+
+def _after_cached(
+    layer: Layer, cache: GrowingLayer, bias_B11S: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """One token a row, behind those in the cache."""
+    keys, values = cache.update(key[:, :, None], value[:, :, None])
+    return layer.read(query[:, :, None], keys, values, bias_B11S)
+
+
+def _in_groups(layer: Layer, rollouts: Rollouts, biases: tuple[Tensor, Tensor], *of_tokens: Tensor) -> Tensor:
+    """The tokens of all prompts, then those of all responses."""
+    P, G, L = rollouts.P, rollouts.G, rollouts.prompt_ids_PL.shape[1]
+    asked, answered = zip(*(_apart(x, P * L) for x in of_tokens), strict=True)
+    query, *before = (x.unflatten(0, (P, L)).transpose(1, 2) for x in asked)
+    own, *after = (x.unflatten(0, (P * G, -1)).transpose(1, 2) for x in answered)
+    both = [torch.cat([x.repeat_interleave(G, dim=0), y], dim=2) for x, y in zip(before, after, strict=True)]
+    (keys, values), (all_keys, all_values) = before, both
+    return torch.cat(
+        [layer.read(query, keys, values, biases[0]), layer.read(own, all_keys, all_values, biases[1])]
+    )
+
+
+def _apart(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """The first rows and the others; unlike slices, they send back one gradient, not two halves full of zeros."""
+    ahead, behind = x.split([first, len(x) - first])
+    return ahead, behind
 
 
 def _gpt2(model: Any) -> Direct:
     trunk = model.transformer
 
-    def embed(ids_B1: Tensor, positions_B1: Tensor) -> tuple[Tensor, Rotation]:
-        return trunk.wte(ids_B1) + trunk.wpe(positions_B1), None
+    def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
+        return trunk.wte(ids_N) + trunk.wpe(positions_N), None
 
-    def heads_of(attention: Any) -> Callable[[Tensor, Rotation], Sequence[Tensor]]:
+    def heads_of(attention: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
         width = attention.head_dim
 
-        def heads(x_B1H: Tensor, _: Rotation) -> Sequence[Tensor]:
-            return attention.c_attn(x_B1H).view(len(x_B1H), 1, 3, -1, width).permute(2, 0, 3, 1, 4).unbind(0)
+        def heads(x_NH: Tensor, _: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+            query, key, value = attention.c_attn(x_NH).view(len(x_NH), 3, -1, width).unbind(1)
+            return query, key, value
 
         return heads
 
     layers = [
         Layer(
-            block.ln_1, heads_of(block.attn), block.attn.c_proj, block.ln_2, block.mlp, block.attn.scaling, False
+            block.ln_1,
+            heads_of(block.attn),
+            block.attn.c_proj,
+            block.ln_2,
+            block.mlp,
+            block.attn.scaling,
+            False,
         )
         for block in trunk.h
     ]
@@ -100,23 +179,21 @@ def _gpt2(model: Any) -> Direct:
 def _llama(model: Any) -> Direct:
     trunk = model.model
 
-    def embed(ids_B1: Tensor, positions_B1: Tensor) -> tuple[Tensor, Rotation]:
-        x_B1H = trunk.embed_tokens(ids_B1)
-        return x_B1H, trunk.rotary_emb(x_B1H, position_ids=positions_B1)
+    def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
+        x_NH = trunk.embed_tokens(ids_N)
+        cos_1ND, sin_1ND = trunk.rotary_emb(x_NH[None], position_ids=positions_N[None])
+        return x_NH, (cos_1ND[0], sin_1ND[0])
 
-    def heads_of(attention: Any) -> Callable[[Tensor, Rotation], Sequence[Tensor]]:
-        parts = [
-            (attention.q_proj, getattr(attention, "q_norm", None)),
-            (attention.k_proj, getattr(attention, "k_norm", None)),
-            (attention.v_proj, None),
-        ]
+    def heads_of(attention: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
+        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
 
-        def heads(x_B1H: Tensor, rotation: Rotation) -> Sequence[Tensor]:
+        def heads(x_NH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
             assert rotation is not None
-            shape = (len(x_B1H), 1, -1, attention.head_dim)
-            split = [linear(x_B1H).view(shape) for linear, _ in parts]
-            normed = [x if norm is None else norm(x) for x, (_, norm) in zip(split, parts, strict=True)]
-            query, key, value = (x.transpose(1, 2) for x in normed)
+            shape = (len(x_NH), -1, attention.head_dim)
+            query, key, value = (
+                linear(x_NH).view(shape) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            query, key = (x if norm is None else norm(x) for x, norm in zip((query, key), norms, strict=True))
             return _rotated(query, rotation), _rotated(key, rotation), value
 
         return heads
@@ -136,11 +213,11 @@ def _llama(model: Any) -> Direct:
     return Direct(embed, layers, trunk.norm, model.lm_head)
 
 
-def _rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Su et al. 2021, halves instead of neighbours, as Llama's weights are laid out. [B, heads, 1, D]."""
-    cos_B11D, sin_B11D = (part[:, None] for part in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos_B11D + torch.cat([-second, first], dim=-1) * sin_B11D
+def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Su et al. 2021, halves instead of neighbours, as Llama's weights are laid out."""
+    cos_N1D, sin_N1D = (part[:, None] for part in rotation)
+    first, second = x_NAD.chunk(2, dim=-1)
+    return x_NAD * cos_N1D + torch.cat([-second, first], dim=-1) * sin_N1D
 
 
 _KNOWN: dict[str, Callable[[Any], Direct]] = {
@@ -173,23 +250,21 @@ def remember(model: nn.Module, found: Direct | None) -> None:
 def _tried(inner: Any) -> Direct | None:
     """Padding, two tokens and one more, both ways."""
     build = _KNOWN.get(type(inner).__name__) if type(inner).__module__.startswith("transformers.") else None
-    cache = growing_cache(inner.config)
-    if build is None or linear_head(inner) is None or not _plain(cache):
+    if build is None or linear_head(inner) is None:
         return None
-    found, device = build(inner), inner.device
-    vocabulary = inner.config.get_text_config().vocab_size
-    ids = (torch.arange(6, device=device) % vocabulary).view(2, 3)
+    cache, device = growing_cache(inner.config), inner.device
+    if not _plain(cache):
+        return None
+    ids = (torch.arange(6, device=device) % inner.config.vocab_size).view(2, 3)
     mask = torch.tensor([[False, True, True], [True, True, True]], device=device)
     with torch.autocast(device.type, enabled=False):
-        expected = inner(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask)).logits[:, -1]
-        inner(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1].long(),
-            position_ids=positions(mask[:, :-1]),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = found.step(ids[:, -1], mask.sum(-1) - 1, padding_bias(mask, expected.dtype), cache)
+        expected = inner(**inputs_for(inner, ids, mask)).logits[:, -1]
+        inner(**inputs_for(inner, ids[:, :-1], mask[:, :-1], cache))
+        try:
+            found = build(inner)
+            logits = found.step(ids[:, -1], mask.sum(-1) - 1, padding_bias(mask, expected.dtype), cache)
+        except (AttributeError, TypeError):  # another transformers may have other names for its parts
+            return None
     return found if torch.allclose(logits, expected, rtol=1e-3, atol=1e-3) else None
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.engine.algorithm import Outputs
+from algos.engine.direct import direct
 from algos.engine.head import linear_head, selected_logps, unwrapped
 from algos.engine.hidden import response_hidden
 from algos.engine.inputs import accepts, inputs_for, precision
@@ -18,6 +19,7 @@ from algos.engine.tied import shared_gradient
 
 MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
 MAX_TOKENS = 2**14
+CACHED_TOKENS = 2**12  # of a no-gradient forward on a CPU: more would only leave its caches
 ACTIVATIONS = 24  # numbers that a layer keeps for the backward pass, a token and unit of its width
 MAX_ACTIVATIONS = 2**29  # 2 GiB in fp32
 
@@ -89,8 +91,9 @@ def forward(
             )
         else:
             inner = unwrapped(model)
+            layers = direct(inner)
             with shared_gradient(inner.get_input_embeddings(), head) as passed:
-                hidden_PGTH = response_hidden(inner.base_model, rollouts)
+                hidden_PGTH = response_hidden(inner.base_model, rollouts, layers)
             logps_PGT, entropy_PGT = _of_hidden(hidden_PGTH, head, passed[-1], rollouts, temperature)
         values_PGT = None if critic is None else critic(rollouts, hidden_PGTH)
     return Outputs(logps_PGT, entropy_PGT, values_PGT)
@@ -132,7 +135,8 @@ def _share(model: Any, rollouts: Rollouts, backward: bool, logits: int | None) -
     inner = unwrapped(model)
     config = inner.config.get_text_config()
     tokens = rollouts.G * (rollouts.T + rollouts.prompt_ids_PL.shape[1])
-    share = tokens / MAX_TOKENS
+    on_cpu = rollouts.mask_PGT.device.type == "cpu"
+    share = tokens / (CACHED_TOKENS if on_cpu and not backward else MAX_TOKENS)
     if logits is None:
         logits = 0 if linear_head(model) is not None else 2 if backward else 1
     share = max(share, logits * rollouts.G * rollouts.T * config.vocab_size / MAX_LOGITS)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from algos.engine.direct import Direct
 from algos.engine.inputs import accepts, inputs_for
 from algos.engine.memory import is_recomputed
 from algos.engine.rollouts import Rollouts
@@ -17,8 +18,9 @@ MIN_SAVED = 0.1
 """Share of the tokens below which a second call of the trunk costs more than it saves."""
 
 
-def response_hidden(trunk: Any, rollouts: Rollouts) -> Tensor:
-    """The last hidden states from which each response token is predicted, [P, G, T, H].
+def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None) -> Tensor:
+    """The last hidden states from which each response token is predicted, [P, G, T, H]; through the `layers`
+    themselves, where they are known.
 
     A group's prompt is read once, with its gradient, where keys and values are all that is needed of it: layers that
     keep more (windows, recurrent states) read it again for every response. So does gradient checkpointing, which
@@ -27,6 +29,8 @@ def response_hidden(trunk: Any, rollouts: Rollouts) -> Tensor:
     G, L, T = rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T
     saved = (G - 1) * L / (G * (L + T))
     if saved >= MIN_SAVED and T > 1 and not is_recomputed(trunk):
+        if layers is not None:
+            return layers.response_hidden(rollouts)
         cache = _keys_alone(trunk)
         if cache is not None:
             return _of_groups(trunk, rollouts, cache)

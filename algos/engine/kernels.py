@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
+from algos.engine.activated import keep_less
 from algos.engine.heap import keep_freed
 from algos.engine.products import multiply_fast
 
@@ -14,6 +15,7 @@ def quicken(model: nn.Module) -> None:
     keep_freed()
     fuse_activations(model)
     multiply_fast(model)
+    keep_less(model)
 
 
 def fuse_activations(model: nn.Module) -> None:

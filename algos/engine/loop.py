@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from algos.engine.algorithm import Algorithm, Outputs
 from algos.engine.budget import Budget
@@ -127,8 +128,11 @@ class Loop:
             return self._accumulate(minibatch, groups, first, ahead)
 
         metrics = policy.portions.run("training", self._groups(minibatch), attempt, LIGHTER)
-        norm = torch.nn.utils.clip_grad_norm_(state.parameters, state.algorithm.max_grad_norm)
+        norm = get_total_norm([p.grad for p in state.parameters if p.grad is not None])
         check_gradient(policy, norm, state.meter.updates, state.iteration)
+        longest = state.algorithm.max_grad_norm
+        if norm + 1e-6 > longest:  # else torch would multiply every gradient by 1
+            clip_grads_with_norm_(state.parameters, longest, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         # Not in parts: the optimizer's two moments of every trained weight are there whole or not at all.

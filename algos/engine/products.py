@@ -8,7 +8,7 @@ fp32, in another order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -75,8 +75,8 @@ class _Fast(nn.Module):
     transposed = False
     """Whether the weight is [in, out] instead of [out, in]."""
     packed: Tensor | None = None
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
 
     @property
     def matrix(self) -> Tensor:
@@ -88,7 +88,9 @@ class _Fast(nn.Module):
         """The layer's output; None where torch's own product is to be taken."""
         if self.packed is not None:
             return _onednn(x, self.packed, self.bias)
-        if _suits(x, self.weight, self.weight.shape[self.transposed]) and not torch.is_autocast_enabled("cpu"):
+        if _suits(x, self.weight, self.weight.shape[self.transposed]) and not torch.is_autocast_enabled(
+            "cpu"
+        ):
             found: Tensor = _Linear.apply(x, self.weight, self.bias, self.transposed)
             return found
         return None
@@ -129,14 +131,20 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
-        x_MK, grad_MN = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        return (
-            product(grad_MN, weight if ctx.transposed else weight.t()).view(x.shape) if for_x else None,
-            _summed(*(x_MK, grad_MN) if ctx.transposed else (grad_MN, x_MK)) if for_weight else None,
-            grad_MN.sum(0) if for_bias else None,
-            None,
-        )
+        return *linear_gradients(x, weight, grad, ctx.transposed, ctx.needs_input_grad[:3]), None
+
+
+def linear_gradients(
+    x: Tensor, weight: Tensor, grad: Tensor, transposed: bool, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of a linear layer's input, weight and bias, where needed; `weight` [in, out] if transposed, else [out, in]."""
+    for_x, for_weight, for_bias = needed
+    x_MK, grad_MN = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    return (
+        product(grad_MN, weight if transposed else weight.t()).view(x.shape) if for_x else None,
+        _summed(*(x_MK, grad_MN) if transposed else (grad_MN, x_MK)) if for_weight else None,
+        grad_MN.sum(0) if for_bias else None,
+    )
 
 
 def _summed(a_MA: Tensor, b_MB: Tensor) -> Tensor:

@@ -89,6 +89,19 @@ class _Responses:
             torch.zeros(shape[:-1], dtype=torch.bool, device=device),
         )
 
+    @classmethod
+    def of_steps(
+        cls, policy: Policy, steps: Sequence[tuple[Tensor, Tensor, Tensor]], eos: Tensor, B: int, T: int
+    ) -> _Responses:
+        """[B, T] from what each step drew: for which responses, which tokens and their log-probabilities."""
+        drawn = cls.blank(policy, (B, T))
+        rows_N, token_N, logps_N = (torch.cat(parts) for parts in zip(*steps, strict=True))
+        counts = torch.tensor([len(rows_B) for rows_B, _, _ in steps], device=policy.device)
+        place = (rows_N, torch.arange(len(steps), device=policy.device).repeat_interleave(counts))
+        drawn.ids[place], drawn.mask[place], drawn.logps[place] = token_N, True, logps_N
+        drawn.ended[rows_N[torch.isin(token_N, eos)]] = True
+        return drawn
+
     def put(self, part: tuple[slice, slice], other: _Responses) -> None:
         """Writes some prompts' responses in their place."""
         for field in fields(self):
@@ -118,9 +131,9 @@ def _decode(
     """The responses of one batch. Each prompt is encoded once for its group; rows that have ended leave it."""
     device, (P, G, T) = policy.device, U_PGT.shape
     U_BT, eos = U_PGT.flatten(0, 1).to(device), torch.tensor(policy.eos_ids, device=device)
-    drawn = _Responses.blank(policy, (P * G, T))
     stepper = Stepper(policy, prompts, G)
     rows_B = torch.arange(P * G, device=device)  # which response each row of the running batch is
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
     logits_BV = stepper.prefill()
     for t in range(T):
         logits_BV = upcast(logits_BV)
@@ -128,17 +141,13 @@ def _decode(
             logits_BV = logits_BV / sampling.temperature
         logps_BV = filtered(logits_BV, sampling).log_softmax(-1)
         sampled = not greedy and t >= sampling.greedy_prefix
-        token_B = inverse_cdf(logps_BV, U_BT[rows_B, t]) if sampled else logps_BV.argmax(-1)
-        drawn.ids[rows_B, t] = token_B
-        drawn.mask[rows_B, t] = True
-        drawn.logps[rows_B, t] = logps_BV.gather(-1, token_B[:, None]).squeeze(-1).float()
-        over_B = torch.isin(token_B, eos)
-        drawn.ended[rows_B[over_B]] = True
-        if t + 1 == T or bool(over_B.all()):
+        token_B = inverse_cdf(logps_BV, U_BT[:, t]) if sampled else logps_BV.argmax(-1)
+        steps.append((rows_B, token_B, logps_BV.gather(-1, token_B[:, None]).squeeze(-1).float()))
+        going = (~torch.isin(token_B, eos)).nonzero().squeeze(-1)
+        if t + 1 == T or len(going) == 0:
             break
-        if bool(over_B.any()):
-            going = (~over_B).nonzero().squeeze(-1)
-            rows_B, token_B = rows_B[going], token_B[going]
+        if len(going) < len(rows_B):
+            rows_B, token_B, U_BT = rows_B[going], token_B[going], U_BT[going]
             stepper.keep(going)
         logits_BV = stepper.step(token_B)
-    return drawn.grouped(P, G)
+    return _Responses.of_steps(policy, steps, eos, P * G, T).grouped(P, G)

@@ -28,6 +28,8 @@ def shared_gradient(embedding: Any, head: nn.Linear) -> Iterator[list[Tensor]]:
         return
 
     def lookup(ids: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # its weight would hand on no gradient
+            return F.embedding(ids, head.weight)
         rows: Tensor
         rows, weight = _Lookup.apply(passed[-1], ids, embedding.padding_idx)
         passed.append(weight)

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from algos import DPO, LoRA, Policy, Sampling
+from algos.engine import direct
 from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
 from algos.engine.decoding import Stepper, filtered, inverse_cdf
 from algos.engine.forward import forward, groups_per_forward, upcast
 from algos.engine.head import linear_head, remember
 from algos.engine.inputs import precision
+from algos.engine.kernels import quicken
 from algos.engine.memory import recomputed
-from algos.engine.products import multiply_fast, packed_bytes
+from algos.engine.products import packed_bytes
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
 from eval.memory.standins import FullRollouts, Peak, has_linear_head, stand_ins, with_trained
@@ -185,7 +187,8 @@ class _Phases:
 
         config = self.load.config.get_text_config()
         model = AutoModelForCausalLM.from_config(config, dtype=self.weights).eval()
-        multiply_fast(model)
+        quicken(model)
+        direct.remember(model, None)
         return model
 
     def critic(self, kind: Literal["shared", "separate"]) -> Critic:

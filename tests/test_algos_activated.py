@@ -1,0 +1,90 @@
+"""Activations that are made again: the same gradients, less kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import gpt2, llama, rollouts_of, tiny_policy
+from torch import Tensor, nn
+
+from algos.engine import activated
+from algos.engine.activated import keep_less
+from algos.engine.forward import forward
+from algos.engine.products import multiply_fast
+
+
+def feed_forward(kind: str) -> nn.Module:
+    if kind == "gpt2":
+        return gpt2(16).transformer.h[0].mlp.eval()
+    return llama(16).model.layers[0].mlp.eval()
+
+
+def gradients(layer: nn.Module, x: Tensor, frozen: bool = False) -> tuple[list[Tensor], int]:
+    """Output and gradients of input and weights; and how many numbers were kept for them, weights aside."""
+    x, weights = x.clone().requires_grad_(), list(layer.parameters())
+    kept = {w.untyped_storage()._cdata: 0 for w in weights}
+
+    def keep(saved: Tensor) -> Tensor:
+        kept.setdefault(saved.untyped_storage()._cdata, saved.numel())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        y = layer(x)
+    wanted = [x, *(w for w in weights if w.requires_grad)]
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), wanted)], sum(kept.values())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_same_gradients_from_less(kind: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activated, "WIDE", 1)
+    layer, x = feed_forward(kind), torch.randn(3, 5, 16)
+    expected, before = gradients(layer, x)
+    if fast:
+        multiply_fast(layer)
+    keep_less(layer)
+    found, kept = gradients(layer, x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    width = 64 if kind == "gpt2" else 24
+    assert before - kept >= 15 * width  # at the least what the activation gives, 15 tokens
+
+
+def test_frozen_weights_and_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = feed_forward("llama"), torch.randn(3, 16)
+    layer.down_proj.requires_grad_(False)
+    expected, before = gradients(layer, x)
+    keep_less(layer)
+    found, kept = gradients(layer, x)
+    assert kept == before  # too narrow
+    torch.testing.assert_close(found, expected)
+    monkeypatch.setattr(activated, "WIDE", 1)
+    found, kept = gradients(layer, x)
+    assert kept < before
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_whole_models(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollouts = rollouts_of([[3, 2, 1], [1, 2]], [[[1, 2, 0], [2, 0]], [[1, 1, 0], [0]]])
+
+    def found() -> dict[str, Any]:
+        model = tiny_policy(kind, double=True).model
+        forward(model, rollouts, 1.0, torch.float64).logps_PGT.sum().backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    plain = found()
+    monkeypatch.setattr(activated, "WIDE", 1)
+    torch.testing.assert_close(found(), plain, atol=1e-6, rtol=1e-4)
+
+
+def test_other_precisions_and_adapters_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activated, "WIDE", 1)
+    monkeypatch.setattr(activated._Activated, "apply", None)
+    layer, x = feed_forward("gpt2"), torch.randn(3, 16)
+    keep_less(layer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    layer.c_proj = nn.Sequential(layer.c_proj)  # as an adapter wraps it
+    layer(x).sum().backward()

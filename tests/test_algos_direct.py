@@ -1,0 +1,109 @@
+"""Decoding by the layers themselves: what transformers computes, tried out before it is relied on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, WORDS
+from tiny import gpt2, llama, tiny_policy, word_tokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from algos import Policy, Sampling, sample
+from algos.engine import decoding
+from algos.engine.direct import direct
+
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4], [5, 6]]
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+}  # fmt: skip
+KNOWN: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "llama": SIZES,
+    "mistral": SIZES | {"sliding_window": None},
+    "qwen2": SIZES,
+    "qwen3": SIZES,
+}
+
+
+def a_policy(kind: str) -> Policy:
+    """A random model of transformers, its distributions far from uniform."""
+    tokenizer = word_tokenizer(WORDS)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), initializer_range=0.3, **KNOWN[kind])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Policy(AutoModelForCausalLM.from_config(config), tokenizer, dtype="fp32")
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_the_same_samples_as_through_the_model(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, sampling = a_policy(kind), Sampling(max_new_tokens=10, group_size=6)
+    assert direct(policy.model) is not None
+    found = sample(policy, PROMPTS, sampling, 0)
+    assert found.lengths_PG.unique().numel() > 2  # rows left the batch on the way
+    monkeypatch.setattr(decoding, "direct", lambda _: None)
+    expected = sample(policy, PROMPTS, sampling, 0)
+    assert torch.equal(found.response_ids_PGT, expected.response_ids_PGT)
+    torch.testing.assert_close(found.sampler_logps_PGT, expected.sampler_logps_PGT, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["Gemma 2", "OPT", "BLOOM", "Mistral"])
+def test_other_families_go_through_the_model(name: str) -> None:
+    """Mistral's window keeps less of a text than all its keys and values."""
+    assert direct(FAMILIES[name].policy().model) is None
+
+
+class Doubled(nn.Module):
+    """A layer that is not what its name says."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        return 2 * self.layer(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_a_model_that_computes_something_else_is_noticed(make: Any) -> None:
+    changed = make(16).eval()
+    layers = changed.transformer.h if make is gpt2 else changed.model.layers
+    layers[1] = Doubled(layers[1])
+    assert direct(changed) is None
+    once_more = make(16).eval()
+    trunk = once_more.base_model
+    trunk.register_forward_hook(lambda _, inputs, out: setattr(out, "last_hidden_state", 2 * out[0]) or out)
+    assert direct(once_more) is None
+    assert direct(make(16).eval()) is not None
+
+
+def test_adapters_are_in_the_layers() -> None:
+    from algos.engine.policy import LoRA, with_adapter
+
+    model = with_adapter(gpt2(16), LoRA(rank=2))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    layers = direct(model.eval())
+    assert layers is not None
+    policy = Policy(model, word_tokenizer("a b c d e f g h i j k l m n"), dtype="fp32")
+    rollouts = sample(policy, [[1, 2], [3]], Sampling(max_new_tokens=6, group_size=4), 0)
+    with policy.model.disable_adapter():
+        plain = sample(policy, [[1, 2], [3]], Sampling(max_new_tokens=6, group_size=4), 0)
+    assert not torch.equal(rollouts.response_ids_PGT, plain.response_ids_PGT)
+
+
+def test_it_goes_with_its_model() -> None:
+    import gc
+    import weakref
+
+    policy = tiny_policy()
+    assert direct(policy.model) is not None
+    gone = weakref.ref(policy.model)
+    del policy
+    gc.collect()
+    assert gone() is None
