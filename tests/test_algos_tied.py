@@ -65,8 +65,11 @@ def world(padding: int | None) -> tuple[nn.Embedding, nn.Linear]:
 
 
 @pytest.mark.parametrize("padding", [None, 2])
-def test_paddings_row_gets_nothing_from_the_embedding(padding: int | None) -> None:
-    ids = torch.tensor([[2, 3, 3], [6, 2, 0]])
+@pytest.mark.parametrize("times", [1, 2])
+def test_paddings_row_gets_nothing_from_the_embedding(padding: int | None, times: int) -> None:
+    """Fewer tokens than words, and more."""
+    ids = torch.tensor([[2, 3, 3], [6, 2, 0]]).repeat(times, 1)
+    assert (ids.numel() > V) == (times > 1)
     embedding, output = world(padding)
     (output(embedding(ids)).square().sum()).backward()
     expected, embedding.weight.grad = embedding.weight.grad, None

@@ -122,21 +122,23 @@ def groups_per_forward(
 
     `logits` says how many times all of them stand in memory, where that is not known from the model's head.
     """
-    return max(1, int(1 / _share(model, rollouts, backward, logits)))
+    on_cpu = rollouts.mask_PGT.device.type == "cpu"
+    tokens = CACHED_TOKENS if on_cpu and not backward else MAX_TOKENS
+    return max(1, int(1 / _share(model, rollouts, backward, logits, tokens)))
 
 
 def responses_per_forward(model: Any, rollouts: Rollouts) -> int:
     """How many responses of one group go through the model at once, without gradient."""
-    return max(1, min(rollouts.G, int(rollouts.G / _share(model, rollouts, False, None))))
+    # Not as few as a cache would hold: every part reads the prompt again.
+    return max(1, min(rollouts.G, int(rollouts.G / _share(model, rollouts, False, None, MAX_TOKENS))))
 
 
-def _share(model: Any, rollouts: Rollouts, backward: bool, logits: int | None) -> float:
+def _share(model: Any, rollouts: Rollouts, backward: bool, logits: int | None, most_tokens: int) -> float:
     """What one group takes of what a forward pass may."""
     inner = unwrapped(model)
     config = inner.config.get_text_config()
     tokens = rollouts.G * (rollouts.T + rollouts.prompt_ids_PL.shape[1])
-    on_cpu = rollouts.mask_PGT.device.type == "cpu"
-    share = tokens / (CACHED_TOKENS if on_cpu and not backward else MAX_TOKENS)
+    share = tokens / most_tokens
     if logits is None:
         logits = 0 if linear_head(model) is not None else 2 if backward else 1
     share = max(share, logits * rollouts.G * rollouts.T * config.vocab_size / MAX_LOGITS)
