@@ -41,18 +41,16 @@ class Layer:
     between: Module
     mlp: Module
     scale: float
-    grouped: bool
-    """Whether several heads share their keys and values."""
 
     def __call__(self, x_NH: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
         x_NH = x_NH + self.out(attention(*self.heads(self.before(x_NH), rotation)))
         return x_NH + self.mlp(self.between(x_NH))
 
     def read(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """[B, heads, N, D] of queries and [B, heads, S, D] of the others → [B·N, heads·D]."""
-        bias = bias.to(query.dtype)
+        """Queries [B, heads, N, D], keys and values [B, heads or a divisor of them, S, D] → [B·N, heads·D]."""
+        grouped = query.shape[1] != keys.shape[1]
         found = F.scaled_dot_product_attention(
-            query, keys, values, bias, scale=self.scale, enable_gqa=self.grouped
+            query, keys, values, bias.to(query.dtype), scale=self.scale, enable_gqa=grouped
         )
         return found.transpose(1, 2).flatten(2).flatten(0, 1)
 
@@ -169,7 +167,6 @@ def _gpt2(model: Any) -> Direct:
             block.ln_2,
             block.mlp,
             block.attn.scaling,
-            False,
         )
         for block in trunk.h
     ]
@@ -206,7 +203,6 @@ def _llama(model: Any) -> Direct:
             block.post_attention_layernorm,
             block.mlp,
             block.self_attn.scaling,
-            block.self_attn.num_key_value_groups > 1,
         )
         for block in trunk.layers
     ]

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class Policy:
     def vocabulary(self) -> int:
         return int(self.inner.config.get_text_config().vocab_size)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Parameters, embeddings included, adapters not."""
         return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
