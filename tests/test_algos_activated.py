@@ -88,3 +88,14 @@ def test_other_precisions_and_adapters_are_left_alone(monkeypatch: pytest.Monkey
         assert layer(x).dtype == torch.bfloat16
     layer.c_proj = nn.Sequential(layer.c_proj)  # as an adapter wraps it
     layer(x).sum().backward()
+
+
+def test_who_waits_for_the_layer_to_be_called_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activated, "WIDE", 1)
+    layer, x = feed_forward("llama"), torch.randn(3, 16, requires_grad=True)
+    keep_less(layer)
+    layer.down_proj.register_forward_hook(lambda _, inputs, out: out + 1)
+    y = layer(x)
+    assert torch.equal(
+        y.detach(), layer.down_proj(layer._gate(layer.gate_proj(x), layer.up_proj(x))).detach()
+    )

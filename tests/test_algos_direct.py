@@ -57,44 +57,81 @@ def test_other_families_go_through_the_model(name: str) -> None:
 
 
 class Doubled(nn.Module):
-    """A layer that is not what its name says."""
+    """A part that is not what its name says."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self.part = part
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        return 2 * self.layer(*arguments, **keywords)
+        return 2 * self.part(*arguments, **keywords)
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])
 def test_a_model_that_computes_something_else_is_noticed(make: Any) -> None:
-    changed = make(16).eval()
-    layers = changed.transformer.h if make is gpt2 else changed.model.layers
-    layers[1] = Doubled(layers[1])
-    assert direct(changed) is None
-    once_more = make(16).eval()
-    trunk = once_more.base_model
-    trunk.register_forward_hook(lambda _, inputs, out: setattr(out, "last_hidden_state", 2 * out[0]) or out)
-    assert direct(once_more) is None
     assert direct(make(16).eval()) is not None
+    without = make(16).eval()
+    layers = without.transformer.h if make is gpt2 else without.model.layers
+    layers[0] = Doubled(layers[0])  # has not the parts of a layer
+    assert direct(without) is None
+    otherwise = make(16).eval()
+    layer = otherwise.transformer.h[0] if make is gpt2 else otherwise.model.layers[0]
+    layer.register_forward_hook(lambda _, inputs, out: out + 0.01 * inputs[0])
+    assert direct(otherwise) is None
 
 
-def test_adapters_are_in_the_layers() -> None:
+def test_fewer_layers_than_the_model_has() -> None:
+    model = llama(16).eval()
+    model.config.num_hidden_layers = 1
+    assert direct(model) is None
+
+
+def test_a_window_that_the_cache_does_not_tell_of() -> None:
+    config = AutoConfig.for_model(
+        "mistral", vocab_size=16, **SIZES | {"sliding_window": 4, "layer_types": ["full_attention"] * 2}
+    )
+    assert direct(AutoModelForCausalLM.from_config(config).eval()) is None
+
+
+def with_loud_adapter(make: Any = llama) -> Any:
     from algos.engine.policy import LoRA, with_adapter
 
-    model = with_adapter(gpt2(16), LoRA(rank=2))
+    model = with_adapter(make(12), LoRA(rank=2))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
-                weight.normal_()
-    layers = direct(model.eval())
-    assert layers is not None
-    policy = Policy(model, word_tokenizer("a b c d e f g h i j k l m n"), dtype="fp32")
-    rollouts = sample(policy, [[1, 2], [3]], Sampling(max_new_tokens=6, group_size=4), 0)
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def test_adapters_are_in_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Policy(with_loud_adapter(), word_tokenizer("a b c d e f g h i j"), dtype="fp32")
+    assert direct(policy.model) is not None
+    sampling = Sampling(max_new_tokens=8, group_size=6)
+    found = sample(policy, PROMPTS, sampling, 0)
+    monkeypatch.setattr(decoding, "direct", lambda _: None)
+    expected = sample(policy, PROMPTS, sampling, 0)
+    torch.testing.assert_close(found.sampler_logps_PGT, expected.sampler_logps_PGT, atol=2e-5, rtol=2e-5)
     with policy.model.disable_adapter():
-        plain = sample(policy, [[1, 2], [3]], Sampling(max_new_tokens=6, group_size=4), 0)
-    assert not torch.equal(rollouts.response_ids_PGT, plain.response_ids_PGT)
+        plain = sample(policy, PROMPTS, sampling, 0)
+    assert not torch.equal(found.response_ids_PGT, plain.response_ids_PGT)
+
+
+def test_adapters_that_come_later_are_too() -> None:
+    from algos.engine.policy import LoRA, with_adapter
+
+    model = llama(12).eval()
+    layers = direct(model)
+    assert layers is not None
+    x = torch.randn(3, 16)
+    before = layers.layers[0].out(x)
+    adapted = with_adapter(model, LoRA(rank=2))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(weight)
+    assert direct(adapted) is layers
+    assert not torch.allclose(layers.layers[0].out(x), before)
 
 
 def test_it_goes_with_its_model() -> None:

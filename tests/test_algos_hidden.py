@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import rollouts_of, tiny_policy
+from test_algos_direct import with_loud_adapter
+from tiny import gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor
 
-from algos.engine import hidden
+from algos.engine import activated, hidden
 from algos.engine.critic import Critic
 from algos.engine.direct import direct
 from algos.engine.forward import forward
@@ -83,8 +84,29 @@ def test_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch, kind: s
         torch.testing.assert_close(found, gradients(policy, groups(), made), atol=1e-5, rtol=1e-3)
 
 
-def test_gradient_checkpointing_reads_it_for_every_response() -> None:
+def test_the_same_with_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_loud_adapter(gpt2).double()
+    policy = Policy(model, word_tokenizer("a b c d e f g h i j"), dtype="fp32")
+
+    def found() -> dict[str, Tensor]:
+        outputs = forward(policy.model, groups(), 0.7, policy.dtype)
+        weights = policy.trainable()
+        sent = torch.autograd.grad((outputs.logps_PGT * WEIGHTS).sum(), list(weights.values()))
+        return {"": outputs.logps_PGT.detach(), **dict(zip(weights, sent, strict=True))}
+
+    once = found()
+    assert direct(policy.model) is not None
+    for other in (by_cache, twice):
+        other(monkeypatch)
+        torch.testing.assert_close(once, found())
+
+
+@pytest.mark.parametrize("wide", [1, 2**60])
+def test_gradient_checkpointing_reads_it_for_every_response(
+    wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A layer that computed its keys again would add them to the cache again."""
+    monkeypatch.setattr(activated, "WIDE", wide)
     policy = tiny_policy("llama", double=True)
     plain = gradients(policy, groups())
     policy.gradient_checkpointing = True

@@ -37,11 +37,22 @@ def activated(linear: nn.Module, activation: Activation, *read: Tensor) -> Tenso
     """linear(activation(*read))"""
     transposed = _TRANSPOSED.get(type(linear))  # None for adapters and whatever else there may be
     worth = torch.is_grad_enabled() and read[0].numel() >= WIDE
-    if transposed is not None and worth and not torch.is_autocast_enabled(read[0].device.type):
+    plain = not torch.is_autocast_enabled(read[0].device.type) and not _has_hooks(linear)
+    if transposed is not None and worth and plain:
         found: Tensor = _Activated.apply(activation, linear.weight, linear.bias, transposed, *read)
         return found
     given: Tensor = linear(activation(*read))
     return given
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody waits for the module to be called."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 _TRANSPOSED: dict[type[nn.Module], bool] = {

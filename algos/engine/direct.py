@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from algos.engine.cache import GrowingLayer, growing_cache
 from algos.engine.head import linear_head, unwrapped
 from algos.engine.inputs import inputs_for, positions
+from algos.engine.memory import out_of_memory
 from algos.engine.rollouts import Rollouts
 
 Module = Callable[[Tensor], Tensor]
@@ -48,9 +49,11 @@ class Layer:
 
     def read(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Queries [B, heads, N, D], keys and values [B, heads or a divisor of them, S, D] → [B·N, heads·D]."""
-        grouped = query.shape[1] != keys.shape[1]
+        sharing, on_cpu = query.shape[1] // keys.shape[1], query.device.type == "cpu"
+        if sharing > 1 and not on_cpu:  # with a bias only torch's slowest kernel knows of shared keys there
+            keys, values = (x.repeat_interleave(sharing, dim=1) for x in (keys, values))
         found = F.scaled_dot_product_attention(
-            query, keys, values, bias.to(query.dtype), scale=self.scale, enable_gqa=grouped
+            query, keys, values, bias.to(query.dtype), scale=self.scale, enable_gqa=sharing > 1 and on_cpu
         )
         return found.transpose(1, 2).flatten(2).flatten(0, 1)
 
@@ -145,7 +148,7 @@ def _apart(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
 
 
 def _gpt2(model: Any) -> Direct:
-    trunk = model.transformer
+    trunk, head = model.transformer, _head_of(model)
 
     def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
         return trunk.wte(ids_N) + trunk.wpe(positions_N), None
@@ -163,18 +166,18 @@ def _gpt2(model: Any) -> Direct:
         Layer(
             block.ln_1,
             heads_of(block.attn),
-            block.attn.c_proj,
+            partial(_call, block.attn, "c_proj"),
             block.ln_2,
             block.mlp,
             block.attn.scaling,
         )
         for block in trunk.h
     ]
-    return Direct(embed, layers, trunk.ln_f, model.lm_head)
+    return Direct(embed, layers, trunk.ln_f, head)
 
 
 def _llama(model: Any) -> Direct:
-    trunk = model.model
+    trunk, head = model.model, _head_of(model)
 
     def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
         x_NH = trunk.embed_tokens(ids_N)
@@ -199,14 +202,31 @@ def _llama(model: Any) -> Direct:
         Layer(
             block.input_layernorm,
             heads_of(block.self_attn),
-            block.self_attn.o_proj,
+            partial(_call, block.self_attn, "o_proj"),
             block.post_attention_layernorm,
             block.mlp,
             block.self_attn.scaling,
         )
         for block in trunk.layers
     ]
-    return Direct(embed, layers, trunk.norm, model.lm_head)
+    return Direct(embed, layers, trunk.norm, head)
+
+
+def _mistral(model: Any) -> Direct | None:
+    """None with a window, which its cache may not tell of: the model reads another setting than the cache does."""
+    return _llama(model) if model.config.sliding_window is None else None
+
+
+def _call(owner: Any, name: str, x: Tensor) -> Tensor:
+    """By the owner's attribute as it is then: an adapter may have taken its place."""
+    y: Tensor = getattr(owner, name)(x)
+    return y
+
+
+def _head_of(model: Any) -> Module:
+    """Likewise; without holding the model, with which what is known of it is to go."""
+    there = weakref.ref(model)
+    return lambda x: _call(there(), "lm_head", x)
 
 
 def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -216,10 +236,10 @@ def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return x_NAD * cos_N1D + torch.cat([-second, first], dim=-1) * sin_N1D
 
 
-_KNOWN: dict[str, Callable[[Any], Direct]] = {
+_KNOWN: dict[str, Callable[[Any], Direct | None]] = {
     "GPT2LMHeadModel": _gpt2,
     "LlamaForCausalLM": _llama,
-    "MistralForCausalLM": _llama,
+    "MistralForCausalLM": _mistral,
     "Qwen2ForCausalLM": _llama,
     "Qwen3ForCausalLM": _llama,
 }
@@ -244,24 +264,48 @@ def remember(model: nn.Module, found: Direct | None) -> None:
 
 @torch.no_grad()
 def _tried(inner: Any) -> Direct | None:
-    """Padding, two tokens and one more, both ways."""
+    """Two padded prompts and two responses to each, both ways."""
     build = _KNOWN.get(type(inner).__name__) if type(inner).__module__.startswith("transformers.") else None
     if build is None or linear_head(inner) is None:
         return None
-    cache, device = growing_cache(inner.config), inner.device
-    if not _plain(cache):
-        return None
-    ids = (torch.arange(6, device=device) % inner.config.vocab_size).view(2, 3)
-    mask = torch.tensor([[False, True, True], [True, True, True]], device=device)
-    with torch.autocast(device.type, enabled=False):
-        expected = inner(**inputs_for(inner, ids, mask)).logits[:, -1]
-        inner(**inputs_for(inner, ids[:, :-1], mask[:, :-1], cache))
+    rollouts = _a_batch(inner.config.vocab_size, inner.device)
+    ids_BS, mask_BS = rollouts.input_ids_BS(), rollouts.attention_mask_BS()
+    cache = growing_cache(inner.config)
+    with torch.autocast(inner.device.type, enabled=False):
+        whole = inner.base_model(**inputs_for(inner, ids_BS[:, :-1], mask_BS[:, :-1])).last_hidden_state
+        logits = inner(**inputs_for(inner, ids_BS, mask_BS)).logits[:, -1]
+        inner(**inputs_for(inner, ids_BS[:, :-1], mask_BS[:, :-1], cache))
         try:
             found = build(inner)
-            logits = found.step(ids[:, -1], mask.sum(-1) - 1, padding_bias(mask, expected.dtype), cache)
-        except (AttributeError, TypeError):  # another transformers may have other names for its parts
-            return None
-    return found if torch.allclose(logits, expected, rtol=1e-3, atol=1e-3) else None
+            if found is None or not _plain(cache) or len(found.layers) != len(cache.layers):
+                return None
+            hidden = found.response_hidden(rollouts).flatten(0, 1)
+            bias = padding_bias(mask_BS, logits.dtype)
+            stepped = found.step(ids_BS[:, -1], mask_BS.sum(-1) - 1, bias, cache)
+        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
+            return None  # another version of transformers may be built otherwise
+    alike = _alike(hidden, whole[:, -rollouts.T :]) and _alike(stepped, logits)
+    return found if alike else None
+
+
+def _a_batch(vocabulary: int, device: torch.device) -> Rollouts:
+    """P = 2, one prompt shorter than the other; G = 2, T = 4."""
+    ids = torch.arange(1, 23, device=device) % vocabulary
+    prompt_ids_PL, response_ids_PGT = ids[:6].view(2, 3), ids[6:].view(2, 2, 4)
+    return Rollouts(
+        prompt_ids_PL=prompt_ids_PL,
+        prompt_mask_PL=torch.tensor([[False, True, True], [True, True, True]], device=device),
+        response_ids_PGT=response_ids_PGT,
+        mask_PGT=torch.ones_like(response_ids_PGT, dtype=torch.bool),
+        ended_PG=torch.zeros(2, 2, dtype=torch.bool, device=device),
+    )
+
+
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    """But for rounding, which goes with what numbers there are."""
+    return bool(((found - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1e-3)).item())
 
 
 def _plain(cache: Any) -> bool:

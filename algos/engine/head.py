@@ -19,7 +19,9 @@ from torch.autograd.function import once_differentiable
 from algos.engine.products import FastLinear, product
 
 CHUNK = 2**20
-"""Logits that exist at once: 4 MiB in fp32, which a processor's cache holds."""
+"""Logits that exist at once on a CPU: 4 MiB in fp32, which its cache holds."""
+GPU_CHUNK = 2**24
+"""And on a GPU, where every part costs the start of a dozen kernels."""
 
 _is_linear: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -105,10 +107,12 @@ class _Logits:
         self.dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
 
     def words(self) -> list[slice]:
-        """Parts of the vocabulary, of at most `CHUNK` logits."""
-        size, V = max(1, CHUNK // max(1, len(self.hidden))), len(self.weight)
-        # An odd number of cache lines: rows a power of two apart would fall on the same few places of the cache.
-        size = size // 32 * 32 - 16 if size >= 64 else size
+        """Parts of the vocabulary, of at most so many logits."""
+        on_cpu, V = self.hidden.device.type == "cpu", len(self.weight)
+        size = max(1, (CHUNK if on_cpu else GPU_CHUNK) // max(1, len(self.hidden)))
+        if on_cpu and size >= 64:
+            # An odd number of cache lines: rows a power of two apart would fall on the same few places of the cache.
+            size = size // 32 * 32 - 16
         return [slice(i, min(i + size, V)) for i in range(0, V, size)]
 
     def part(self, words: slice) -> Tensor:
@@ -202,7 +206,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
             d_hidden = hidden_NH.new_zeros(hidden_NH.shape, dtype=logits.dtype) if for_hidden else None
             d_weight = torch.empty_like(weight_VH) if for_weight else None
             d_bias = torch.empty_like(bias_V) if for_bias and bias_V is not None else None
-            hidden_HN = logits.hidden.T.contiguous()
+            hidden_HN = logits.hidden.T.contiguous() if for_weight else None
             for words in logits.words():
                 d_logits_NC = logits.part(words).sub_(normaliser_N[:, None]).exp_().mul_(-grad_N1)
                 chosen = _Chosen(ids_N, words)
@@ -210,7 +214,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
                 d_logits_NC = d_logits_NC.div_(ctx.temperature).to(ctx.matrix_dtype)
                 if d_hidden is not None:
                     d_hidden += product(d_logits_NC, logits.weight[words].T)
-                if d_weight is not None:
+                if d_weight is not None and hidden_HN is not None:
                     d_weight[words] = product(hidden_HN, d_logits_NC.T).T
                 if d_bias is not None:
                     d_bias[words] = d_logits_NC.sum(0)

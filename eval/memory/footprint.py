@@ -188,6 +188,7 @@ class _Phases:
         config = self.load.config.get_text_config()
         model = AutoModelForCausalLM.from_config(config, dtype=self.weights).eval()
         quicken(model)
+        # What can't be tried out without data is taken for unknown: through caches, which takes more.
         direct.remember(model, None)
         return model
 
