@@ -129,15 +129,19 @@ def _after_cached(
 
 
 def _in_groups(layer: Layer, rollouts: Rollouts, biases: tuple[Tensor, Tensor], *of_tokens: Tensor) -> Tensor:
-    """The tokens of all prompts, then those of all responses."""
+    """The tokens of all prompts, then those of all responses. Attention keeps copies of what it reads, so that nothing
+    keeps the wider tensors that they are parts of."""
     P, G, L = rollouts.P, rollouts.G, rollouts.prompt_ids_PL.shape[1]
     asked, answered = zip(*(_apart(x, P * L) for x in of_tokens), strict=True)
-    query, *before = (x.unflatten(0, (P, L)).transpose(1, 2) for x in asked)
+    query, *before = (x.unflatten(0, (P, L)).transpose(1, 2).contiguous() for x in asked)
     own, *after = (x.unflatten(0, (P * G, -1)).transpose(1, 2) for x in answered)
     both = [torch.cat([x.repeat_interleave(G, dim=0), y], dim=2) for x, y in zip(before, after, strict=True)]
     (keys, values), (all_keys, all_values) = before, both
     return torch.cat(
-        [layer.read(query, keys, values, biases[0]), layer.read(own, all_keys, all_values, biases[1])]
+        [
+            layer.read(query, keys, values, biases[0]),
+            layer.read(own.contiguous(), all_keys, all_values, biases[1]),
+        ]
     )
 
 
