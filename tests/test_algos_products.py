@@ -101,6 +101,21 @@ def test_packed_weights_for_the_block_alone() -> None:
 
 
 @needs_onednn
+def test_packed_in_what_autocast_multiplies_in() -> None:
+    for layer in [*layers(), layers(bias=False)[0]]:
+        multiply_fast(layer)
+        x = torch.randn(4, 5)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = layer(x)
+            with packed(layer, 4):
+                assert layer.packed is not None
+                assert layer.packed.dtype == torch.bfloat16
+                found = layer(x)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found, expected)
+
+
+@needs_onednn
 def test_a_sample_is_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy("gpt2")
     sampling = Sampling(max_new_tokens=8, group_size=4)

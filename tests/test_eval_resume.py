@@ -183,7 +183,7 @@ def test_ctrl_c_once_saves_and_says_how_to_go_on(
 ) -> None:
     out, straight = tmp_path / "out", tmp_path / "straight"
     # No checkpoint but the one that the signal asks for.
-    more = ["--budget", "120iterations", "--algos", "reinforce", "dpo", "--checkpoint-every", "1e7"]
+    more = ["--budget", "400iterations", "--algos", "reinforce", "dpo", "--checkpoint-every", "1e7"]
     assert start([*first(small, straight), *more]).wait() == 0
     log.unlink()
     child = start([*first(small, out), *more, "--workers", str(workers)])

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from algos.engine.cache import growing_cache
-from algos.engine.direct import Direct, direct, padding_bias
+from algos.engine.direct import direct
 from algos.engine.inputs import accepts, positions, precision
+from algos.engine.layers import Direct, padding_bias
 from algos.engine.policy import Policy
 from algos.engine.rollouts import pad_left
 

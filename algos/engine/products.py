@@ -52,21 +52,27 @@ def multiply_fast(model: nn.Module) -> None:
 @contextmanager
 def packed(model: nn.Module, rows: int) -> Iterator[None]:
     """The block, without gradient and in which no weight changes, for products of about so many rows: weights are laid
-    out for them once, which takes as long as two products and a copy of them."""
-    layers = [] if torch.is_autocast_enabled("cpu") else [x for x in _packable(model, rows) if _on_cpu(x)]
+    out for them once, which takes as long as two products and a copy of them; in what autocast multiplies in, if it is
+    on already."""
+    layers = [layer for layer in _packable(model, rows) if _on_cpu(layer)]
     try:
         for layer in layers:
             # The same layout whatever the number of rows, but for one.
-            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.matrix.contiguous(), max(2, rows))
+            matrix = layer.matrix.to(_multiplied_in()).contiguous()
+            layer.packed = torch.ops.mkldnn._reorder_linear_weight(matrix, max(2, rows))
         yield
     finally:
         for layer in layers:
             layer.packed = None
 
 
-def packed_bytes(model: nn.Module, rows: int) -> int:
-    """What `packed` takes on a CPU."""
-    return sum(layer.weight.nbytes for layer in _packable(model, rows))
+def packed_bytes(model: nn.Module, rows: int, dtype: torch.dtype) -> int:
+    """What `packed` takes on a CPU, for products in this precision."""
+    return sum(layer.weight.numel() for layer in _packable(model, rows)) * dtype.itemsize
+
+
+def _multiplied_in() -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 class _Fast(nn.Module):
@@ -87,7 +93,8 @@ class _Fast(nn.Module):
     def through_onednn(self, x: Tensor) -> Tensor | None:
         """The layer's output; None where torch's own product is to be taken."""
         if self.packed is not None:
-            return _onednn(x, self.packed, self.bias)
+            dtype = self.packed.dtype
+            return _onednn(x.to(dtype), self.packed, None if self.bias is None else self.bias.to(dtype))
         if _suits(x, self.weight, self.weight.shape[self.transposed]) and not torch.is_autocast_enabled(
             "cpu"
         ):

@@ -256,5 +256,5 @@ class _Phases:
             logits_BV = stepper.step(torch.zeros(rows, dtype=torch.long))
             logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
             inverse_cdf(logps_BV, torch.zeros(rows, dtype=torch.float64))
-        copies = self.load.dtype == torch.float32 and not self.load.on_gpu
-        return peak.bytes + (packed_bytes(read.model, rows) if copies else 0)
+        copies = 0 if self.load.on_gpu else packed_bytes(read.model, rows, self.load.dtype)
+        return peak.bytes + copies
