@@ -34,7 +34,7 @@ def keep_less(model: nn.Module) -> None:
 
 
 def activated(linear: nn.Module, activation: Activation, *read: Tensor) -> Tensor:
-    """linear(activation(*read))"""
+    """linear(activation(*read)), of tensors [..., K] → [..., N]; the activation's own output is not kept where it is wide."""
     transposed = _TRANSPOSED.get(type(linear))  # None for adapters and whatever else there may be
     worth = torch.is_grad_enabled() and read[0].numel() >= WIDE
     plain = not torch.is_autocast_enabled(read[0].device.type) and not _has_hooks(linear)

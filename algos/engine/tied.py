@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 @contextmanager
 def shared_gradient(embedding: Any, head: nn.Linear) -> Iterator[list[Tensor]]:
-    """The block in which a text is embedded and its logits are made; the last of the list is the weight for the head."""
+    """The block in which a text is embedded; behind it, the last of the list is the weight [V, H] for the head."""
     passed = [head.weight]
     tied = type(embedding) is nn.Embedding and embedding.weight is head.weight
     if not (tied and head.weight.requires_grad and torch.is_grad_enabled()):
