@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from tiny import gpt2, llama, rollouts_of, tiny_policy
 from torch import Tensor, nn
 
 from algos.engine import activated
-from algos.engine.activated import keep_less
+from algos.engine.activated import fed, keep_less, projected
 from algos.engine.forward import forward
 from algos.engine.products import multiply_fast
+
+Call = Callable[[Tensor], Tensor]
 
 
 def feed_forward(kind: str) -> nn.Module:
@@ -21,7 +24,7 @@ def feed_forward(kind: str) -> nn.Module:
     return llama(16).model.layers[0].mlp.eval()
 
 
-def gradients(layer: nn.Module, x: Tensor, frozen: bool = False) -> tuple[list[Tensor], int]:
+def gradients(layer: nn.Module, x: Tensor, call: Call | None = None) -> tuple[list[Tensor], int]:
     """Output and gradients of input and weights; and how many numbers were kept for them, weights aside."""
     x, weights = x.clone().requires_grad_(), list(layer.parameters())
     kept = {w.untyped_storage()._cdata: 0 for w in weights}
@@ -31,7 +34,7 @@ def gradients(layer: nn.Module, x: Tensor, frozen: bool = False) -> tuple[list[T
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        y = layer(x)
+        y = (call or layer)(x)
     wanted = [x, *(w for w in weights if w.requires_grad)]
     return [y.detach(), *torch.autograd.grad(y.square().sum(), wanted)], sum(kept.values())
 
@@ -39,7 +42,7 @@ def gradients(layer: nn.Module, x: Tensor, frozen: bool = False) -> tuple[list[T
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_the_same_gradients_from_less(kind: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activated, "WIDE", 1)
+    monkeypatch.setattr(activated, "KEPT", 1)
     layer, x = feed_forward(kind), torch.randn(3, 5, 16)
     expected, before = gradients(layer, x)
     if fast:
@@ -51,6 +54,52 @@ def test_the_same_gradients_from_less(kind: str, fast: bool, monkeypatch: pytest
     assert before - kept >= 15 * width  # at the least what the activation gives, 15 tokens
 
 
+def a_layer(kind: str) -> tuple[nn.Module, nn.Module, nn.Module, list[nn.Module]]:
+    """A layer, its first norm and feed-forward part, and the projections behind the norm."""
+    if kind == "gpt2":
+        block = gpt2(16).transformer.h[0].eval()
+        return block, block.ln_1, block.mlp, [block.attn.c_attn]
+    block = llama(16).model.layers[0].eval()
+    heads = block.self_attn
+    return block, block.input_layernorm, block.mlp, [heads.q_proj, heads.k_proj, heads.v_proj]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+def test_norms_are_made_again_too(
+    kind: str, frozen: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before attention's projections and before the feed-forward part."""
+    monkeypatch.setattr(activated, "KEPT", 1)
+    x = torch.randn(7, 16)
+
+    def found(less: bool) -> list[tuple[list[Tensor], int]]:
+        block, norm, mlp, projections = a_layer(kind)
+        for p in norm.parameters():
+            nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
+        if frozen:
+            norm.requires_grad_(False)
+            projections[0].requires_grad_(False)
+        if fast:
+            multiply_fast(block)
+        if less:
+            keep_less(block)
+        return [
+            gradients(
+                nn.ModuleList([norm, *projections]),
+                x,
+                lambda x: torch.cat(projected(mlp, norm, x, *projections), dim=-1),
+            ),
+            gradients(nn.ModuleList([norm, mlp]), x, lambda x: fed(norm, mlp, x)),
+        ]
+
+    for (expected, before), (right, kept) in zip(found(False), found(True), strict=True):
+        torch.testing.assert_close(right, expected, atol=1e-5, rtol=1e-5)
+        # At the least what the norm gives; a frozen layer alone behind it needs nothing of that.
+        assert before - kept >= x.numel() or (frozen and kept <= before)
+
+
 def test_frozen_weights_and_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = feed_forward("llama"), torch.randn(3, 16)
     layer.down_proj.requires_grad_(False)
@@ -59,7 +108,7 @@ def test_frozen_weights_and_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> No
     found, kept = gradients(layer, x)
     assert kept == before  # too narrow
     torch.testing.assert_close(found, expected)
-    monkeypatch.setattr(activated, "WIDE", 1)
+    monkeypatch.setattr(activated, "KEPT", 1)
     found, kept = gradients(layer, x)
     assert kept < before
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -75,12 +124,12 @@ def test_whole_models(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: p.grad for name, p in model.named_parameters()}
 
     plain = found()
-    monkeypatch.setattr(activated, "WIDE", 1)
+    monkeypatch.setattr(activated, "KEPT", 1)
     torch.testing.assert_close(found(), plain, atol=1e-6, rtol=1e-4)
 
 
 def test_other_precisions_and_adapters_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activated, "WIDE", 1)
+    monkeypatch.setattr(activated, "KEPT", 1)
     monkeypatch.setattr(activated._Activated, "apply", None)
     layer, x = feed_forward("gpt2"), torch.randn(3, 16)
     keep_less(layer)
@@ -91,7 +140,7 @@ def test_other_precisions_and_adapters_are_left_alone(monkeypatch: pytest.Monkey
 
 
 def test_who_waits_for_the_layer_to_be_called_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activated, "WIDE", 1)
+    monkeypatch.setattr(activated, "KEPT", 1)
     layer, x = feed_forward("llama"), torch.randn(3, 16, requires_grad=True)
     keep_less(layer)
     layer.down_proj.register_forward_hook(lambda _, inputs, out: out + 1)

@@ -106,7 +106,7 @@ def test_gradient_checkpointing_reads_it_for_every_response(
     wide: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layer that computed its keys again would add them to the cache again."""
-    monkeypatch.setattr(activated, "WIDE", wide)
+    monkeypatch.setattr(activated, "KEPT", wide)
     policy = tiny_policy("llama", double=True)
     plain = gradients(policy, groups())
     policy.gradient_checkpointing = True

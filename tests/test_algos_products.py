@@ -9,6 +9,7 @@ import torch
 from tiny import rollouts_of, same_weights, tiny_policy
 from tiny_runs import ALGORITHMS, run
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from algos import Sampling
@@ -149,3 +150,22 @@ def test_a_copy_and_what_is_saved_are_as_before() -> None:
     assert list(other.state_dict()) == list(policy.model.state_dict())
     inputs = rollouts.input_ids_BS()
     assert torch.equal(other(input_ids=inputs).logits, policy.model(input_ids=inputs).logits)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_in_the_same_pass(dtype: torch.dtype) -> None:
+    x, tolerance = 3 * torch.randn(2, 3, 5), 1e-5 if dtype == torch.float32 else 5e-2
+    for layer in layers():
+        multiply_fast(layer)
+        assert isinstance(layer, (FastLinear, FastConv1D))
+        expected = F.gelu(layer(x), approximate="tanh").detach()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            # Under autocast only weights that are laid out already are multiplied in half precision.
+            assert (layer.through_gelu(x) is None) == (dtype == torch.bfloat16)
+            with packed(layer, rows=6):
+                found = [layer.through_gelu(x)]
+            found += [layer.through_gelu(x)] if dtype == torch.float32 else []
+        for y in found:
+            assert y is not None
+            torch.testing.assert_close(y.float(), expected, atol=tolerance, rtol=tolerance)

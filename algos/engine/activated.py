@@ -1,17 +1,20 @@
-"""An activation and the linear layer behind it, of which the backward pass keeps what the activation read alone.
+"""Norms and activations and the linear layers behind them, of which the backward pass keeps what the norm or the
+activation read, and not what it gave.
 
-What an activation gives is the widest of all that a layer keeps, and takes a hundredth of the layer's time to make
-again (the idea is Chen et al.'s, 2016, for whole layers).
+What they give is as wide as half of all that a layer keeps, and takes a hundredth of the layer's time to make again
+(the idea is Chen et al.'s, 2016, for whole layers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.activations import GELUTanh
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.mistral.modeling_mistral import MistralMLP
@@ -23,37 +26,8 @@ from algos.engine.products import FastConv1D, FastLinear, linear_gradients, prod
 
 Activation = Callable[..., Tensor]
 
-WIDE = 2**20
-"""Numbers that an activation gives, 4 MiB of them, below which they are kept: making them again would take longer."""
-
-
-def keep_less(model: nn.Module) -> None:
-    """From now on the model's feed-forward layers, where they are known, keep less for the backward pass."""
-    for module in model.modules():
-        module.__class__ = _LIGHT.get(type(module), type(module))
-
-
-def activated(linear: nn.Module, activation: Activation, *read: Tensor) -> Tensor:
-    """linear(activation(*read)), of tensors [..., K] → [..., N]; the activation's own output is not kept where it is wide."""
-    transposed = _TRANSPOSED.get(type(linear))  # None for adapters and whatever else there may be
-    worth = torch.is_grad_enabled() and read[0].numel() >= WIDE
-    plain = not torch.is_autocast_enabled(read[0].device.type) and not _has_hooks(linear)
-    if transposed is not None and worth and plain:
-        found: Tensor = _Activated.apply(activation, linear.weight, linear.bias, transposed, *read)
-        return found
-    given: Tensor = linear(activation(*read))
-    return given
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether somebody waits for the module to be called."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
+KEPT = 2**25
+"""Numbers, 128 MiB of them, that the activations of all layers may give together before they are made again."""
 
 _TRANSPOSED: dict[type[nn.Module], bool] = {
     nn.Linear: False, FastLinear: False, Conv1D: True, FastConv1D: True,
@@ -61,54 +35,211 @@ _TRANSPOSED: dict[type[nn.Module], bool] = {
 """Whether the weight is [in, out] instead of [out, in]."""
 
 
-class LightGPT2MLP(GPT2MLP):
+class _Light(nn.Module):
+    """A feed-forward layer that may keep less for the backward pass."""
+
+    last: ClassVar[str]
+    """The name of the linear layer behind the activation."""
+    together: int
+    """Numbers that the activations of all the model's layers give a token."""
+
+    def remakes(self, x: Tensor) -> bool:
+        """Whether what norms and activations give for tokens [..., H] is to be made again in the backward pass."""
+        if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            return False
+        return x.numel() // x.shape[-1] * self.together >= KEPT
+
+    def behind(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """This layer of norm(x), which is made again."""
+        raise NotImplementedError
+
+
+def keep_less(model: nn.Module) -> None:
+    """From now on the model's feed-forward layers, where they are known, keep less for the backward pass."""
+    found: list[Any] = [module for module in model.modules() if type(module) in _LIGHT]
+    for module in found:
+        module.__class__ = _LIGHT[type(module)]
+    together = sum(_inputs(getattr(module, module.last)) for module in found)
+    for module in found:
+        module.together = together
+
+
+def _inputs(linear: Any) -> int:
+    transposed = _TRANSPOSED.get(type(linear))  # None for adapters and whatever else there may be
+    return 0 if transposed is None else int(linear.weight.shape[0 if transposed else 1])
+
+
+def fed(norm: nn.Module, mlp: nn.Module, x: Tensor) -> Tensor:
+    """mlp(norm(x))"""
+    if isinstance(mlp, _Light) and mlp.remakes(x) and not _has_hooks(norm, mlp):
+        return mlp.behind(norm, x)
+    given: Tensor = mlp(norm(x))
+    return given
+
+
+def projected(mlp: nn.Module, norm: nn.Module, x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:
+    """Each linear layer of norm(x), [..., H] → [..., N]; in a layer with this feed-forward part."""
+    if isinstance(mlp, _Light) and mlp.remakes(x):
+        return _behind(norm, x, *linears)
+    given = norm(x)
+    return tuple(linear(given) for linear in linears)
+
+
+def _behind(norm: nn.Module, x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:
+    if all(type(linear) in _TRANSPOSED for linear in linears) and not _has_hooks(norm, *linears):
+        weights = chain.from_iterable((linear.weight, linear.bias) for linear in linears)
+        found: tuple[Tensor, ...] = _Projected.apply(norm, linears, x, *norm.parameters(), *weights)
+        return found
+    given = norm(x)
+    return tuple(linear(given) for linear in linears)
+
+
+def activated(linear: nn.Module, activation: Activation, *read: Tensor, again: bool) -> Tensor:
+    """linear(activation(*read)), of tensors [..., K] → [..., N]; made `again`, the activation's output is not kept."""
+    if again and type(linear) in _TRANSPOSED and not _has_hooks(linear):
+        found: Tensor = _Activated.apply(activation, linear, linear.weight, linear.bias, *read)
+        return found
+    given: Tensor = linear(activation(*read))
+    return given
+
+
+def _has_hooks(*modules: nn.Module) -> bool:
+    """Whether somebody waits for one of the modules to be called."""
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+class LightGPT2MLP(_Light, GPT2MLP):
     """transformers', keeping less."""
 
+    last = "c_proj"
+
     def forward(self, hidden_states: Any) -> Tensor:
-        return self.dropout(activated(self.c_proj, self.act, self.c_fc(hidden_states)))
+        if not torch.is_grad_enabled() and isinstance(self.act, GELUTanh):
+            wide = self._at_once(hidden_states)
+            if wide is not None:
+                return self.dropout(self.c_proj(wide))
+        return self._rest(self.c_fc(hidden_states), self.remakes(hidden_states))
+
+    def _at_once(self, x: Tensor) -> Tensor | None:
+        """What the activation gives, where it and the product before it can be one."""
+        linear: Any = self.c_fc
+        if not isinstance(linear, FastConv1D) or _has_hooks(linear, self.act):
+            return None
+        return linear.through_gelu(x)
+
+    def behind(self, norm: nn.Module, x: Tensor) -> Tensor:
+        (wide,) = _behind(norm, x, self.c_fc)
+        return self._rest(wide, again=True)
+
+    def _rest(self, wide: Tensor, again: bool) -> Tensor:
+        return self.dropout(activated(self.c_proj, self.act, wide, again=again))
 
 
-class _Gated(nn.Module):
+class _Gated(_Light):
+    last = "down_proj"
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
     act_fn: Activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return activated(self.down_proj, self._gate, self.gate_proj(x), self.up_proj(x))
+        again = self.remakes(x)
+        return activated(self.down_proj, self._gate, self.gate_proj(x), self.up_proj(x), again=again)
+
+    def behind(self, norm: nn.Module, x: Tensor) -> Tensor:
+        wide = _behind(norm, x, self.gate_proj, self.up_proj)
+        return activated(self.down_proj, self._gate, *wide, again=True)
 
     def _gate(self, gate: Tensor, up: Tensor) -> Tensor:
         return self.act_fn(gate) * up
 
 
-_LIGHT: dict[type[nn.Module], type[nn.Module]] = {GPT2MLP: LightGPT2MLP} | {
+_LIGHT: dict[type[nn.Module], type[_Light]] = {GPT2MLP: LightGPT2MLP} | {
     kind: type(f"Light{kind.__name__}", (_Gated, kind), {"__doc__": "transformers', keeping less."})
     for kind in (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP)
 }
 
 
+def _multiplied(x: Tensor, linear: Any) -> Tensor:
+    matrix: Tensor = linear.weight.t() if _TRANSPOSED[type(linear)] else linear.weight
+    return product(x.reshape(-1, x.shape[-1]), matrix, linear.bias).view(*x.shape[:-1], len(matrix))
+
+
 class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, activation: Activation, weight: Tensor, bias: Tensor | None, transposed: bool, *read: Tensor
+        ctx: Any,
+        activation: Activation,
+        linear: nn.Module,
+        weight: Tensor,
+        bias: Tensor | None,
+        *read: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(weight, *read)
-        ctx.activation, ctx.transposed = activation, transposed
-        x = activation(*read)
-        matrix = weight.t() if transposed else weight
-        return product(x.reshape(-1, x.shape[-1]), matrix, bias).view(*x.shape[:-1], len(matrix))
+        ctx.activation, ctx.transposed = activation, _TRANSPOSED[type(linear)]
+        return _multiplied(activation(*read), linear)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *read = ctx.saved_tensors
-        _, for_weight, for_bias, _, *for_read = ctx.needs_input_grad
-        with torch.enable_grad():
-            read = [x.detach().requires_grad_(needed) for x, needed in zip(read, for_read, strict=True)]
-            x = ctx.activation(*read)
+        _, _, for_weight, for_bias, *for_read = ctx.needs_input_grad
+        x, read = _made_again(ctx.activation, read, for_read)
         needs = (any(for_read), for_weight, for_bias)
         d_x, d_weight, d_bias = linear_gradients(x.detach(), weight, grad, ctx.transposed, needs)
-        d_read = iter(
-            torch.autograd.grad(x, [y for y in read if y.requires_grad], d_x) if any(for_read) else ()
-        )
-        return None, d_weight, d_bias, None, *(next(d_read) if needed else None for needed in for_read)
+        return None, None, d_weight, d_bias, *_gradients(x, read, d_x)
+
+
+class _Projected(torch.autograd.Function):
+    """Norms are small: all of their parameters count as read."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, norm: nn.Module, linears: Sequence[nn.Module], x: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        own = len(list(norm.parameters()))
+        ctx.save_for_backward(x, *parameters)
+        ctx.norm, ctx.own = norm, own
+        ctx.transposed = [_TRANSPOSED[type(linear)] for linear in linears]
+        given = norm(x)
+        return tuple(_multiplied(given, linear) for linear in linears)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        of_norm, of_linears = parameters[: ctx.own], parameters[ctx.own :]
+        _, _, for_x, *needed = ctx.needs_input_grad
+        for_norm, for_linears = needed[: ctx.own], needed[ctx.own :]
+        given, (x,) = _made_again(ctx.norm, [x], [for_x])
+        read = [x, *(p if need else p.detach() for p, need in zip(of_norm, for_norm, strict=True))]
+        d_given: Tensor | None = None
+        d_linears: list[Tensor | None] = []
+        for i, grad in enumerate(grads):
+            needs = (given.requires_grad, *for_linears[2 * i : 2 * i + 2])
+            d_x, *d_both = linear_gradients(given.detach(), of_linears[2 * i], grad, ctx.transposed[i], needs)
+            d_given = d_x if d_given is None or d_x is None else d_given.add_(d_x)
+            d_linears += d_both
+        return None, None, *_gradients(given, read, d_given), *d_linears
+
+
+def _made_again(
+    function: Activation, read: Sequence[Tensor], needed: Sequence[bool]
+) -> tuple[Tensor, list[Tensor]]:
+    """function(*read), and what it read, cut off from all before."""
+    with torch.enable_grad():
+        read = [x.detach().requires_grad_(need) for x, need in zip(read, needed, strict=True)]
+        return function(*read), read
+
+
+def _gradients(given: Tensor, read: Sequence[Tensor], d_given: Tensor | None) -> list[Tensor | None]:
+    """Of what was read, where it asks for one."""
+    wanted = [x for x in read if x.requires_grad]
+    found = iter(torch.autograd.grad(given, wanted, d_given) if wanted else ())
+    return [next(found) if x.requires_grad else None for x in read]

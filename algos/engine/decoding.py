@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from algos.engine.attention import padding_bias
 from algos.engine.cache import growing_cache
 from algos.engine.direct import direct
 from algos.engine.inputs import accepts, positions, precision
-from algos.engine.layers import Direct, padding_bias
+from algos.engine.layers import Direct
 from algos.engine.policy import Policy
 from algos.engine.rollouts import pad_left
 
@@ -38,7 +39,7 @@ class Stepper:
         logits_PV = self._run(self.ids)
         group_B = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(self.group_size)
         if self.direct is not None:
-            self.position, self.bias = self.mask.sum(-1), padding_bias(self.mask, logits_PV.dtype)
+            self.position, self.bias = self.mask.sum(-1), padding_bias(self.mask[:, None], logits_PV.dtype)
         self.keep(group_B)
         return logits_PV[group_B]
 

@@ -9,65 +9,65 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from algos.engine.activated import fed, projected
+from algos.engine.attention import padding_bias
 from algos.engine.cache import GrowingLayer, growing_cache
 from algos.engine.head import linear_head, unwrapped
 from algos.engine.inputs import inputs_for
-from algos.engine.layers import Direct, Layer, Module, Rotation, padding_bias
+from algos.engine.layers import Direct, Layer, Module, Rotation
 from algos.engine.memory import out_of_memory
 from algos.engine.rollouts import Rollouts
 
 
-def _gpt2(model: Any) -> Direct:
-    trunk, head = model.transformer, _head_of(model)
-
+def _gpt2(trunk: Any) -> Direct:
     def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
         return trunk.wte(ids_N) + trunk.wpe(positions_N), None
 
-    def heads_of(attention: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
-        width = attention.head_dim
+    def heads_of(block: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
+        attention, width = block.attn, block.attn.head_dim
 
         def heads(x_NH: Tensor, _: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-            query, key, value = attention.c_attn(x_NH).view(len(x_NH), 3, -1, width).unbind(1)
+            (wide,) = projected(block.mlp, block.ln_1, x_NH, attention.c_attn)
+            query, key, value = wide.view(len(x_NH), 3, -1, width).unbind(1)
             return query, key, value
 
         return heads
 
     layers = [
         Layer(
-            block.ln_1,
-            heads_of(block.attn),
+            heads_of(block),
             partial(_call, block.attn, "c_proj"),
-            block.ln_2,
-            block.mlp,
+            partial(fed, block.ln_2, block.mlp),
             block.attn.scaling,
         )
         for block in trunk.h
     ]
-    return Direct(embed, layers, trunk.ln_f, head)
+    return Direct(embed, layers, trunk.ln_f)
 
 
-def _llama(model: Any) -> Direct:
-    trunk, head = model.model, _head_of(model)
-
+def _llama(trunk: Any) -> Direct:
     def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
         x_NH = trunk.embed_tokens(ids_N)
         cos_1ND, sin_1ND = trunk.rotary_emb(x_NH[None], position_ids=positions_N[None])
         return x_NH, (cos_1ND[0], sin_1ND[0])
 
-    def heads_of(attention: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
+    def heads_of(block: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
+        attention = block.self_attn
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
 
         def heads(x_NH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
             assert rotation is not None
-            shape = (len(x_NH), -1, attention.head_dim)
+            projections = attention.q_proj, attention.k_proj, attention.v_proj
             query, key, value = (
-                linear(x_NH).view(shape) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+                x.view(len(x_NH), -1, attention.head_dim)
+                for x in projected(block.mlp, block.input_layernorm, x_NH, *projections)
             )
             query, key = (x if norm is None else norm(x) for x, norm in zip((query, key), norms, strict=True))
             return _rotated(query, rotation), _rotated(key, rotation), value
@@ -76,21 +76,19 @@ def _llama(model: Any) -> Direct:
 
     layers = [
         Layer(
-            block.input_layernorm,
-            heads_of(block.self_attn),
+            heads_of(block),
             partial(_call, block.self_attn, "o_proj"),
-            block.post_attention_layernorm,
-            block.mlp,
+            partial(fed, block.post_attention_layernorm, block.mlp),
             block.self_attn.scaling,
         )
         for block in trunk.layers
     ]
-    return Direct(embed, layers, trunk.norm, head)
+    return Direct(embed, layers, trunk.norm)
 
 
-def _mistral(model: Any) -> Direct | None:
+def _mistral(trunk: Any) -> Direct | None:
     """None with a window, which its cache may not tell of: the model reads another setting than the cache does."""
-    return _llama(model) if model.config.sliding_window is None else None
+    return _llama(trunk) if trunk.config.sliding_window is None else None
 
 
 def _call(owner: Any, name: str, x: Tensor) -> Tensor:
@@ -101,8 +99,8 @@ def _call(owner: Any, name: str, x: Tensor) -> Tensor:
 
 def _head_of(model: Any) -> Module:
     """Likewise; without holding the model, with which what is known of it is to go."""
-    there = weakref.ref(model)
-    return lambda x: _call(there(), "lm_head", x)
+    there: Callable[[], Any] = weakref.ref(model)
+    return lambda x: there().get_output_embeddings()(x)
 
 
 def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -113,23 +111,23 @@ def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 _KNOWN: dict[str, Callable[[Any], Direct | None]] = {
-    "GPT2LMHeadModel": _gpt2,
-    "LlamaForCausalLM": _llama,
-    "MistralForCausalLM": _mistral,
-    "Qwen2ForCausalLM": _llama,
-    "Qwen3ForCausalLM": _llama,
+    "GPT2Model": _gpt2,
+    "LlamaModel": _llama,
+    "MistralModel": _mistral,
+    "Qwen2Model": _llama,
+    "Qwen3Model": _llama,
 }
-"""By the name of their class in transformers."""
+"""By the name of their trunk's class in transformers."""
 
 _found: weakref.WeakKeyDictionary[nn.Module, Direct | None] = weakref.WeakKeyDictionary()
 
 
 def direct(model: Any) -> Direct | None:
-    """The model taken apart; None where it is not known, keeps more of a text than keys and values, or computes
-    something else than its layers one after another."""
+    """The language model taken apart; None where it is not known, keeps more of a text than keys and values, or
+    computes something else than its layers one after another."""
     inner = unwrapped(model)
     if inner not in _found:
-        remember(inner, _tried(inner))
+        remember(inner, taken_apart(inner))
     return _found[inner]
 
 
@@ -139,31 +137,46 @@ def remember(model: nn.Module, found: Direct | None) -> None:
 
 
 @torch.no_grad()
-def _tried(inner: Any) -> Direct | None:
-    """Two padded prompts and two responses to each, both ways."""
-    build = _KNOWN.get(type(inner).__name__) if type(inner).__module__.startswith("transformers.") else None
-    if build is None or linear_head(inner) is None:
-        return None
-    rollouts = _a_batch(inner.config.vocab_size, inner.device)
-    ids_BS, mask_BS = rollouts.input_ids_BS(), rollouts.attention_mask_BS()
-    cache = growing_cache(inner.config)
+def taken_apart(inner: Any) -> Direct | None:
+    """`direct`, tried out anew: of a language model, or of a trunk alone, which then has no head. What is returned
+    holds the trunk."""
+    trunk = inner.base_model
+    build = _KNOWN.get(type(trunk).__name__) if type(inner).__module__.startswith("transformers.") else None
     with torch.autocast(inner.device.type, enabled=False):
-        whole = inner.base_model(**inputs_for(inner, ids_BS[:, :-1], mask_BS[:, :-1])).last_hidden_state
-        logits = inner(**inputs_for(inner, ids_BS, mask_BS)).logits[:, -1]
-        inner(**inputs_for(inner, ids_BS[:, :-1], mask_BS[:, :-1], cache))
         try:
-            found = build(inner)
-            if found is None or not _plain(cache) or len(found.layers) != len(cache.layers):
+            found = None if build is None else build(trunk)
+            if found is None:
                 return None
-            hidden = found.response_hidden(rollouts).flatten(0, 1)
-            bias = padding_bias(mask_BS, logits.dtype)
-            stepped = found.step(ids_BS[:, -1], mask_BS.sum(-1) - 1, bias, cache)
+            if trunk is inner:
+                return found if _reads_alike(found, trunk) else None
+            found = replace(found, head=_head_of(inner))
+            tried = linear_head(inner) is not None and _reads_alike(found, trunk)
+            return found if tried and _steps_alike(found, inner) else None
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if out_of_memory(error):
                 raise
             return None  # another version of transformers may be built otherwise
-    alike = _alike(hidden, whole[:, -rollouts.T :]) and _alike(stepped, logits)
-    return found if alike else None
+
+
+def _reads_alike(found: Direct, trunk: Any) -> bool:
+    """In training."""
+    rollouts = _a_batch(trunk.config.vocab_size, trunk.device)
+    ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
+    whole = trunk(**inputs_for(trunk, ids_BS, mask_BS)).last_hidden_state[:, -rollouts.T :]
+    return all(_alike(read(rollouts).flatten(0, 1), whole) for read in (found.of_groups, found.of_texts))
+
+
+def _steps_alike(found: Direct, inner: Any) -> bool:
+    """In decoding, from a cache of keys and values and nothing else."""
+    rollouts = _a_batch(inner.config.vocab_size, inner.device)
+    ids_BS, mask_BS = rollouts.input_ids_BS(), rollouts.attention_mask_BS()
+    cache = growing_cache(inner.config)
+    logits = inner(**inputs_for(inner, ids_BS, mask_BS)).logits[:, -1]
+    inner(**inputs_for(inner, ids_BS[:, :-1], mask_BS[:, :-1], cache))
+    if not _plain(cache) or len(found.layers) != len(cache.layers):
+        return False
+    bias = padding_bias(mask_BS[:, None], logits.dtype)
+    return _alike(found.step(ids_BS[:, -1], mask_BS.sum(-1) - 1, bias, cache), logits)
 
 
 def _a_batch(vocabulary: int, device: torch.device) -> Rollouts:

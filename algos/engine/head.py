@@ -211,7 +211,9 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
                 d_logits_NC = logits.part(words).sub_(normaliser_N[:, None]).exp_().mul_(-grad_N1)
                 chosen = _Chosen(ids_N, words)
                 d_logits_NC.scatter_add_(-1, chosen.place, torch.where(chosen.here, grad_N1, 0.0))
-                d_logits_NC = d_logits_NC.div_(ctx.temperature).to(ctx.matrix_dtype)
+                if ctx.temperature != 1:
+                    d_logits_NC.div_(ctx.temperature)
+                d_logits_NC = d_logits_NC.to(ctx.matrix_dtype)
                 if d_hidden is not None:
                     d_hidden += product(d_logits_NC, logits.weight[words].T)
                 if d_weight is not None and hidden_HN is not None:

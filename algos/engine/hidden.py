@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from algos.engine.attention import is_short
 from algos.engine.inputs import accepts, inputs_for
 from algos.engine.layers import Direct
 from algos.engine.memory import is_recomputed
@@ -28,12 +29,15 @@ def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None
     """
     G, L, T = rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T
     saved = (G - 1) * L / (G * (L + T))
-    if saved >= MIN_SAVED and T > 1 and not is_recomputed(trunk):
-        if layers is not None:
-            return layers.response_hidden(rollouts)
-        cache = _keys_alone(trunk)
-        if cache is not None:
-            return _of_groups(trunk, rollouts, cache)
+    if not is_recomputed(trunk):
+        if saved >= MIN_SAVED and T > 1:
+            if layers is not None:
+                return layers.of_groups(rollouts)
+            cache = _keys_alone(trunk)
+            if cache is not None:
+                return _of_groups(trunk, rollouts, cache)
+        elif layers is not None and rollouts.mask_PGT.device.type == "cpu" and is_short(L + T - 1):
+            return layers.of_texts(rollouts)
     # Nobody asks what follows the last token.
     ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
     hidden_BSH: Tensor = trunk(**inputs_for(trunk, ids_BS, mask_BS)).last_hidden_state

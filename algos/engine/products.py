@@ -93,14 +93,26 @@ class _Fast(nn.Module):
     def through_onednn(self, x: Tensor) -> Tensor | None:
         """The layer's output; None where torch's own product is to be taken."""
         if self.packed is not None:
-            dtype = self.packed.dtype
-            return _onednn(x.to(dtype), self.packed, None if self.bias is None else self.bias.to(dtype))
-        if _suits(x, self.weight, self.weight.shape[self.transposed]) and not torch.is_autocast_enabled(
-            "cpu"
-        ):
+            return self._of_packed(x, self.packed, "none")
+        if self._suits(x):
             found: Tensor = _Linear.apply(x, self.weight, self.bias, self.transposed)
             return found
         return None
+
+    def through_gelu(self, x: Tensor) -> Tensor | None:
+        """GELU (the tanh approximation) of the layer's output, in one pass and without gradient; None where it has to
+        be made of the two."""
+        if self.packed is not None:
+            return self._of_packed(x, self.packed, "gelu")
+        return _onednn(x, self.matrix, self.bias, "gelu") if self._suits(x) else None
+
+    def _of_packed(self, x: Tensor, packed: Tensor, then: str) -> Tensor:
+        dtype = packed.dtype
+        return _onednn(x.to(dtype), packed, None if self.bias is None else self.bias.to(dtype), then)
+
+    def _suits(self, x: Tensor) -> bool:
+        suits = _suits(x, self.weight, self.weight.shape[self.transposed])
+        return suits and not torch.is_autocast_enabled("cpu")
 
 
 class FastLinear(_Fast, nn.Linear):
@@ -161,9 +173,10 @@ def _summed(a_MA: Tensor, b_MB: Tensor) -> Tensor:
     return product(a_MA.t(), b_MB.t())
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
     """What torch's own compiler calls; `weight` [out, in] or packed."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    how = "tanh" if then == "gelu" else ""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], how)
     return found
 
 

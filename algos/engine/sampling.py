@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from algos.engine.decoding import Stepper, filtered, inverse_cdf
+from algos.engine.direct import direct
 from algos.engine.forward import upcast
 from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
@@ -50,6 +51,7 @@ def sample(
         return drawn
 
     rows = min(MAX_ROWS, len(prompts) * G)
+    direct(policy.model)  # tried out before weights are laid out in half precision, which rounds differently
     with precision(policy.device, policy.dtype), packed(policy.model, rows):
         drawn = policy.portions.run("sampling", rows, attempt, SHORTER).trimmed()
     prompt_ids_PL, prompt_mask_PL = pad_left(list(prompts), policy.pad_id)

@@ -1,0 +1,129 @@
+"""Attention as products: what the kernel computes, over groups and over whole texts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import rollouts_of
+from torch import Tensor
+from torch.nn import functional as F
+
+from algos.engine import attention
+from algos.engine.attention import Texts, attend_after_cached, is_short, padding_bias
+from algos.engine.rollouts import Rollouts
+
+HEADS = {"each its own keys": (4, 4), "shared keys": (4, 2), "one key for all": (4, 1), "one head": (1, 1)}
+BATCHES = {
+    "groups": rollouts_of([[3, 2, 1], [1]], [[[1, 2, 0, 4], [2, 0]], [[1, 1, 3, 2], [0, 5, 5, 5]]]),
+    "one group": rollouts_of([[3, 2, 1]], [[[1, 2, 0], [2, 0, 1], [3, 3, 3]]]),
+    "one response each": rollouts_of([[3, 2], [1]], [[[1, 2, 0]], [[1, 1, 3]]]),
+}
+
+
+def texts_of(rollouts: Rollouts, whole: bool, dtype: torch.dtype = torch.float64) -> Texts:
+    if whole:
+        return Texts.whole(rollouts.attention_mask_BS()[:, :-1], dtype)
+    return Texts.in_groups(rollouts, dtype)
+
+
+def drawn(texts: Texts, heads: tuple[int, int], dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Queries, keys and values as layers give them: parts of one wide tensor."""
+    tokens, generator = texts.P * (texts.L + texts.G * texts.N), torch.Generator().manual_seed(0)
+    whole = torch.randn(tokens, heads[0] + 2 * heads[1], 8, generator=generator, dtype=dtype)
+    parts = whole.split([heads[0], heads[1], heads[1]], dim=1)
+    return [part.detach().requires_grad_() for part in parts]
+
+
+def by_hand(texts: Texts, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """One query after another: what it may read is said by the biases alone."""
+    A = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(A, dim=1), value.repeat_interleave(A, dim=1)
+    found = []
+    prompts = torch.arange(texts.P * texts.L).view(texts.P, texts.L)
+    for p in range(texts.P):
+        for i in range(texts.L):
+            found.append(
+                _one(
+                    query[prompts[p, i]],
+                    key[prompts[p]],
+                    value[prompts[p]],
+                    texts.prompts_P1LL[p, 0, i],
+                    scale,
+                )
+            )
+    for b in range(texts.P * texts.G):
+        own = texts.prompt_tokens + b * texts.N + torch.arange(texts.N)
+        read = torch.cat([prompts[b // texts.G], own])
+        for i in range(texts.N):
+            bias = texts.responses_B1NS[b, 0, i]
+            found.append(_one(query[own[i]], key[read], value[read], bias, scale))
+    return torch.stack(found).flatten(1)
+
+
+def _one(query_AD: Tensor, key_SAD: Tensor, value_SAD: Tensor, bias_S: Tensor, scale: float) -> Tensor:
+    odds_AS = (torch.einsum("ad,sad->as", query_AD, key_SAD) * scale + bias_S).softmax(-1)
+    return torch.einsum("as,sad->ad", odds_AS, value_SAD)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("heads", HEADS)
+def test_products_and_kernel_read_the_same(
+    heads: str, batch: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = texts_of(BATCHES[batch], whole)
+    given = drawn(texts, HEADS[heads])
+    expected = by_hand(texts, *given, scale=0.3)
+    d_out = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(expected, given, d_out)
+    for short in (attention.SHORT, 0):
+        monkeypatch.setattr(attention, "SHORT", short)
+        found = texts.attend(*given, 0.3)
+        assert ("Products" in type(found.grad_fn).__name__) == bool(short)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, given, d_out), gradients)
+
+
+def test_what_may_be_read() -> None:
+    """Prompts are padded on the left; a response reads its own prompt, itself, and nothing that comes later."""
+    texts = texts_of(BATCHES["groups"], whole=False)
+    first, second = (bias == 0 for bias in texts.prompts_P1LL[:, 0])
+    assert first.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+    # Padding reads itself, lest its softmax be of nothing.
+    assert second.tolist() == [[True, False, False], [False, True, False], [False, False, True]]
+    response = texts.responses_B1NS[2, 0] == 0
+    assert response.tolist() == [
+        [False, False, True, True, False, False],
+        [False, False, True, True, True, False],
+        [False, False, True, True, True, True],
+    ]
+
+
+def test_long_texts_and_half_precision_are_the_kernels() -> None:
+    assert is_short(181)
+    assert not is_short(182)
+    texts = texts_of(BATCHES["groups"], whole=False, dtype=torch.float32)
+    query, key, value = (x.detach().bfloat16().requires_grad_() for x in drawn(texts, (4, 2)))
+    found = texts.attend(query, key, value, 0.3)
+    assert found.dtype == torch.bfloat16
+    assert "Products" not in type(found.grad_fn).__name__
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", HEADS)
+def test_one_token_behind_those_in_the_cache(heads: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    (of_query, of_keys), B, S = HEADS[heads], 3, 5
+    query = torch.randn(B, of_query, 8, generator=generator).to(dtype)
+    room = torch.randn(2, B, of_keys, S + 4, 8, generator=generator).to(dtype)
+    keys, values = room[..., :S, :]  # views, as the cache gives them
+    bias = padding_bias(
+        torch.tensor([[[True] * S], [[False] * 2 + [True] * 3], [[False] + [True] * 4]]), torch.float32
+    )
+    expected = F.scaled_dot_product_attention(
+        query.float()[:, :, None], keys.float(), values.float(), bias, scale=0.3, enable_gqa=True
+    )
+    found = attend_after_cached(query, keys, values, bias, 0.3)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.float(), expected.flatten(1), atol=tolerance, rtol=tolerance)
