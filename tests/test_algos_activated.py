@@ -91,7 +91,7 @@ def test_norms_are_made_again_too(
                 x,
                 lambda x: torch.cat(projected(mlp, norm, x, *projections), dim=-1),
             ),
-            gradients(nn.ModuleList([norm, mlp]), x, lambda x: fed(norm, mlp, x)),
+            gradients(nn.ModuleList([norm, mlp]), x, lambda x: fed(mlp, norm, x)),
         ]
 
     for (expected, before), (right, kept) in zip(found(False), found(True), strict=True):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, WORDS
-from tiny import gpt2, llama, tiny_policy, word_tokenizer
+from families import FAMILIES, WINDOW, WORDS
+from tiny import gpt2, llama, rollouts_of, tiny_policy, word_tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from algos import Policy, Sampling, sample
 from algos.engine import decoding
-from algos.engine.direct import direct
+from algos.engine.critic import Critic
+from algos.engine.direct import direct, direct_trunk
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4], [5, 6]]
 SIZES = {
@@ -54,6 +58,41 @@ def test_the_same_samples_as_through_the_model(kind: str, monkeypatch: pytest.Mo
 def test_other_families_go_through_the_model(name: str) -> None:
     """Mistral's window keeps less of a text than all its keys and values."""
     assert direct(FAMILIES[name].policy().model) is None
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "Llama, tied", "Mistral", "Qwen 2", "Qwen 3"])
+def test_a_value_model_of_its_own_reads_what_its_trunk_reads(name: str) -> None:
+    """Beyond the windows that some layers have, too."""
+    policy = FAMILIES[name].policy()
+    critic = Critic(policy.model, "separate")
+    nn.init.normal_(critic.head.weight)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 12, (3, 2 * WINDOW + 4), generator=generator).tolist()
+    rollouts = rollouts_of([row[:3] for row in ids], [[row[3:]] for row in ids])
+    trunk: Any = critic.trunk
+    with torch.no_grad():
+        hidden = trunk(input_ids=rollouts.input_ids_BS()[:, :-1]).last_hidden_state[:, 2:]
+        expected = critic.head(hidden).view(rollouts.mask_PGT.shape)
+        torch.testing.assert_close(critic(rollouts, None), expected, atol=1e-5, rtol=1e-4)
+    known = direct_trunk(critic, critic.trunk)
+    assert (known is None) == (name in ("Mistral", "Qwen 2"))
+
+
+def test_a_copy_of_a_value_model_reads_with_its_own_trunk() -> None:
+    critic = Critic(tiny_policy("llama").model, "separate")
+    nn.init.normal_(critic.head.weight)
+    rollouts = rollouts_of([[3, 2, 1]], [[[1, 2, 0]]])
+    critic(rollouts, None)
+    other = copy.deepcopy(critic)
+    other(rollouts, None).sum().backward()
+    assert all(p.grad is None for p in critic.parameters())
+    assert all(p.grad is not None for p in other.parameters())
+    critic.trunk = tiny_policy("gpt2").model.base_model
+    assert critic(rollouts, None).shape == (1, 1, 3)
+    gone = weakref.ref(critic.trunk)
+    del critic
+    gc.collect()
+    assert gone() is None
 
 
 class Doubled(nn.Module):
@@ -135,9 +174,6 @@ def test_adapters_that_come_later_are_too() -> None:
 
 
 def test_it_goes_with_its_model() -> None:
-    import gc
-    import weakref
-
     policy = tiny_policy()
     assert direct(policy.model) is not None
     gone = weakref.ref(policy.model)

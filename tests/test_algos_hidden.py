@@ -11,7 +11,7 @@ from test_algos_direct import with_loud_adapter
 from tiny import gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor
 
-from algos.engine import activated, hidden
+from algos.engine import activated, attention, hidden
 from algos.engine.critic import Critic
 from algos.engine.direct import direct
 from algos.engine.forward import forward
@@ -61,6 +61,7 @@ def gradients(policy: Policy, rollouts: Rollouts, critic: Critic | None = None) 
 def by_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on no model's layers are known."""
     monkeypatch.setattr("algos.engine.forward.direct", lambda _: None)
+    monkeypatch.setattr("algos.engine.critic.direct_trunk", lambda *_: None)
 
 
 def twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +79,30 @@ def test_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch, kind: s
         torch.nn.init.normal_(made.head.weight)
     found = gradients(policy, groups(), made)
     assert len(found) > 10
-    for other in (by_cache, twice):
-        other(monkeypatch)
-        # Llama's norms and rotations compute in fp32 whatever its weights are in.
-        torch.testing.assert_close(found, gradients(policy, groups(), made), atol=1e-5, rtol=1e-3)
+    for others in ([by_cache], [twice], [by_cache, twice]):
+        with monkeypatch.context() as patch:
+            for other in others:
+                other(patch)
+            # Llama's norms and rotations compute in fp32 whatever its weights are in.
+            torch.testing.assert_close(found, gradients(policy, groups(), made), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_by_products_as_by_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(kind, double=True)
+    found = gradients(policy, groups())
+    monkeypatch.setattr(attention, "MOST_KEPT", 0)
+    torch.testing.assert_close(found, gradients(policy, groups()), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_responses_of_one_token(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they are predicted from is read of prompts alone."""
+    policy = tiny_policy(kind, double=True)
+    short = rollouts_of([[3, 2, 1], [1, 2]], [[[1], [2]], [[0], [0]]])
+    found = score_policy(policy, short, 1.0)[0]
+    by_cache(monkeypatch)
+    torch.testing.assert_close(found, score_policy(policy, short, 1.0)[0])
 
 
 def test_the_same_with_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +117,11 @@ def test_the_same_with_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
 
     once = found()
     assert direct(policy.model) is not None
-    for other in (by_cache, twice):
-        other(monkeypatch)
-        torch.testing.assert_close(once, found())
+    for others in ([by_cache], [twice], [by_cache, twice]):
+        with monkeypatch.context() as patch:
+            for other in others:
+                other(patch)
+            torch.testing.assert_close(once, found())
 
 
 @pytest.mark.parametrize("wide", [1, 2**60])
@@ -131,11 +154,14 @@ def test_tokens_computed_are_tokens_needed(monkeypatch: pytest.MonkeyPatch) -> N
     forward(policy.model, rollouts, 1.0, policy.dtype)
     L, B, T = rollouts.prompt_ids_PL.shape[1], rollouts.P * rollouts.G, rollouts.T
     assert read == [rollouts.P * L + B * (T - 1)]
-    read.clear()
-    by_cache(monkeypatch)
-    forward(policy.model, rollouts, 1.0, policy.dtype)
-    assert read == [rollouts.P * L, B * (T - 1)]
-    read.clear()
-    twice(monkeypatch)
-    forward(policy.model, rollouts, 1.0, policy.dtype)
-    assert read == [B * (L + T - 1)]
+    for others, expected in (
+        ([by_cache], [rollouts.P * L, B * (T - 1)]),
+        ([twice], [B * (L + T - 1)]),
+        ([by_cache, twice], [B * (L + T - 1)]),
+    ):
+        read.clear()
+        with monkeypatch.context() as patch:
+            for other in others:
+                other(patch)
+            forward(policy.model, rollouts, 1.0, policy.dtype)
+        assert read == expected

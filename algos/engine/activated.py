@@ -27,7 +27,8 @@ from algos.engine.products import FastConv1D, FastLinear, linear_gradients, prod
 Activation = Callable[..., Tensor]
 
 KEPT = 2**25
-"""Numbers, 128 MiB of them, that the activations of all layers may give together before they are made again."""
+"""Numbers, 128 MiB of them in fp32, that the activations of all a model's layers may give together before they, and what
+norms give, are made again. Layers with adapters on them do not count: they keep what they read."""
 
 _TRANSPOSED: dict[type[nn.Module], bool] = {
     nn.Linear: False, FastLinear: False, Conv1D: True, FastConv1D: True,
@@ -69,7 +70,7 @@ def _inputs(linear: Any) -> int:
     return 0 if transposed is None else int(linear.weight.shape[0 if transposed else 1])
 
 
-def fed(norm: nn.Module, mlp: nn.Module, x: Tensor) -> Tensor:
+def fed(mlp: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """mlp(norm(x))"""
     if isinstance(mlp, _Light) and mlp.remakes(x) and not _has_hooks(norm, mlp):
         return mlp.behind(norm, x)
@@ -127,7 +128,9 @@ class LightGPT2MLP(_Light, GPT2MLP):
         return self._rest(self.c_fc(hidden_states), self.remakes(hidden_states))
 
     def _at_once(self, x: Tensor) -> Tensor | None:
-        """What the activation gives, where it and the product before it can be one."""
+        """What the activation gives, where it and the product before it can be one: in decoding alone. Elsewhere the
+        policy and its reference go through the same kernels, with a gradient or without, lest they differ by rounding
+        before the first update."""
         linear: Any = self.c_fc
         if not isinstance(linear, FastConv1D) or _has_hooks(linear, self.act):
             return None
@@ -197,7 +200,7 @@ class _Activated(torch.autograd.Function):
 
 
 class _Projected(torch.autograd.Function):
-    """Norms are small: all of their parameters count as read."""
+    """A norm's parameters are as good as read: they get their gradients when it is made again."""
 
     @staticmethod
     def forward(
@@ -241,5 +244,6 @@ def _made_again(
 def _gradients(given: Tensor, read: Sequence[Tensor], d_given: Tensor | None) -> list[Tensor | None]:
     """Of what was read, where it asks for one."""
     wanted = [x for x in read if x.requires_grad]
-    found = iter(torch.autograd.grad(given, wanted, d_given) if wanted else ())
+    # A wrapped norm may have parameters that it does not read.
+    found = iter(torch.autograd.grad(given, wanted, d_given, allow_unused=True) if wanted else ())
     return [next(found) if x.requires_grad else None for x in read]

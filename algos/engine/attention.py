@@ -18,6 +18,8 @@ from algos.engine.rollouts import Rollouts
 
 SHORT = 2**15
 """Attention logits of a text in one head, up to which products are faster than the kernel."""
+MOST_KEPT = 4
+"""Tokens of a text a unit of a head's width: a layer then keeps at most so many times its width as probabilities."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Texts:
     def whole(cls, mask_BS: Tensor, dtype: torch.dtype) -> Texts:
         """Texts that are padded on either side."""
         B, S = mask_BS.shape
-        return cls(B, 0, S, 0, _of_texts(mask_BS, dtype), torch.empty(0, 1, 0, S, dtype=dtype))
+        return cls(B, 0, S, 0, _of_texts(mask_BS, dtype), mask_BS.new_empty(0, 1, 0, S, dtype=dtype))
 
     @property
     def prompt_tokens(self) -> int:
@@ -58,13 +60,15 @@ class Texts:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Queries [tokens, heads, D], keys and values [tokens, heads or a divisor of them, D] → [tokens, heads·D]."""
-        if _exact_on_cpu(query, value) and is_short(self.L + self.N):
+        narrow = MOST_KEPT * query.shape[-1] < self.L + self.N
+        if is_short(self.L + self.N) and not narrow and _exact_on_cpu(query, key, value):
             found: Tensor = _Products.apply(query, key, value, self, scale)
             return found
         return self._by_kernel(query, key, value, scale)
 
     def _by_kernel(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention keeps copies of what it reads, so that nothing keeps the wider tensors that they are parts of."""
+        """By torch's fused kernel, which is given copies: else what it keeps would keep the wider tensors that they are
+        parts of."""
         asked, answered = zip(*(self.apart(x) for x in (query, key, value)), strict=True)
         query, *before = (x.unflatten(0, (self.P, self.L)).transpose(1, 2).contiguous() for x in asked)
         key, value = before
@@ -107,11 +111,11 @@ def is_short(tokens: int) -> bool:
     return tokens**2 <= SHORT
 
 
-def _exact_on_cpu(query: Tensor, value: Tensor) -> bool:
+def _exact_on_cpu(*read: Tensor) -> bool:
     """Not in half precision, in which a product's sums would be rounded before the softmax; nor partly, where autocast
     left what came from norms as it was."""
-    exact = query.dtype == value.dtype and query.dtype in (torch.float32, torch.float64)
-    return exact and query.device.type == "cpu"
+    exact = {torch.float32, torch.float64}
+    return read[0].device.type == "cpu" and len(kinds := {x.dtype for x in read}) == 1 and kinds <= exact
 
 
 def _kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -130,54 +134,61 @@ def attend_after_cached(query: Tensor, keys: Tensor, values: Tensor, bias: Tenso
     [B, 1, 1, S] → [B, heads·D]."""
     if query.device.type != "cpu":
         return _kernel(query[:, :, None], keys, values, bias, scale)
+    if _exact_on_cpu(query, keys, values):
+        return _one_token(query, keys, values, bias, scale)
+    # A CPU's kernel takes four times as long in half precision as in fp32, and products would round the logits.
+    with torch.autocast("cpu", enabled=False):
+        found = _one_token(query.float(), keys.float(), values.float(), bias.float(), scale)
+    return found.to(values.dtype)
+
+
+def _one_token(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
     B, A, S, D = keys.shape
     query, keys, values = query.reshape(B * A, -1, D), keys.view(B * A, S, D), values.view(B * A, S, D)
-    # In half precision products take half the time with the many rows first.
-    exact = _exact_on_cpu(query, values)
-    logits = torch.bmm(query, keys.mT) if exact else torch.bmm(keys, query.mT).mT.float()
-    odds = torch.add(bias, logits.view(B, A, -1, S), alpha=scale).softmax(-1).to(values.dtype)
-    return torch.bmm(odds.reshape(B * A, -1, S), values).view(B, -1)
+    logits = torch.bmm(query, keys.mT).view(B, A, -1, S)
+    probabilities = torch.add(bias, logits, alpha=scale).softmax(-1)
+    return torch.bmm(probabilities.view(B * A, -1, S), values).view(B, -1)
 
 
 class _Products(torch.autograd.Function):
     """Attention as batched products.
 
-    Heads stand beside the texts, A of keys and values and K of queries to each; a group's responses stand one after
-    another, so that one product meets all of them with their prompt. `first` is what is read of prompts, `own` what
-    responses read of themselves.
+    Heads stand beside the texts: A heads of keys and values, and K of queries to each. A group's responses stand one
+    after another, so that one product meets all of them with their prompt. `first` is what is read of prompts, `own`
+    what responses read of themselves.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, texts: Texts, scale: float) -> Tensor:
         (q, own_q), (k, own_k), (v, own_v) = (_arranged(x, texts, key.shape[1]) for x in (query, key, value))
-        odds = _softmax(torch.bmm(q, k.mT), texts.prompts_P1LL[:, :, None], scale)
-        read, own_read, own_odds = torch.bmm(odds, v), own_q, own_q
+        probs = _softmax(torch.bmm(q, k.mT), texts.prompts_P1LL[:, :, None], scale)
+        read, own_read, own_probs = torch.bmm(probs, v), own_q, own_q
         if texts.G:
-            own_odds = _own_softmax(own_q, k, own_k, texts, scale)
-            first, own = _parts(own_odds, texts)
+            own_probs = _own_softmax(own_q, k, own_k, texts, scale)
+            first, own = _parts(own_probs, texts)
             own_read = torch.bmm(first, v)
             _by_response(own_read, texts).baddbmm_(own, _by_response(own_v, texts))
-        ctx.save_for_backward(q, own_q, k, own_k, v, own_v, odds, own_odds)
+        ctx.save_for_backward(q, own_q, k, own_k, v, own_v, probs, own_probs)
         ctx.texts, ctx.scale, ctx.shapes = texts, scale, (query.shape, key.shape)
         return _tokens(read, own_read, texts, query.shape, 1.0).flatten(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, own_q, k, own_k, v, own_v, odds, own_odds = ctx.saved_tensors
+        q, own_q, k, own_k, v, own_v, probs, own_probs = ctx.saved_tensors
         texts, scale, (shape, key_shape) = ctx.texts, ctx.scale, ctx.shapes
         d_read, d_own_read = _arranged(d_out.view(shape), texts, key_shape[1])
-        d_logits = _through_softmax(torch.bmm(d_read, v.mT), odds)
+        d_logits = _through_softmax(torch.bmm(d_read, v.mT), probs)
         d_q, d_own_q = torch.bmm(d_logits, k), own_q
         d_k, d_own_k = torch.bmm(d_logits.mT, q), own_k
-        d_v, d_own_v = torch.bmm(odds.mT, d_read), own_v
+        d_v, d_own_v = torch.bmm(probs.mT, d_read), own_v
         if texts.G:
             of_first = torch.bmm(d_own_read, v.mT)
             each_d_read, each_q = _by_response(d_own_read, texts), _by_response(own_q, texts)
             of_own = torch.bmm(each_d_read, _by_response(own_v, texts).mT)
-            d_odds = torch.cat([of_first, of_own.view(*of_first.shape[:2], -1)], dim=-1)
-            d_first, d_own = _parts(_through_softmax(d_odds, own_odds), texts)
-            first, own = _parts(own_odds, texts)
+            d_probs = torch.cat([of_first, of_own.view(*of_first.shape[:2], -1)], dim=-1)
+            d_first, d_own = _parts(_through_softmax(d_probs, own_probs), texts)
+            first, own = _parts(own_probs, texts)
             d_own_q = torch.bmm(d_first, k)
             _by_response(d_own_q, texts).baddbmm_(d_own, _by_response(own_k, texts))
             d_k.baddbmm_(d_first.mT, own_q)
@@ -230,7 +241,7 @@ def _by_response(x: Tensor, texts: Texts) -> Tensor:
 
 
 def _parts(x: Tensor, texts: Texts) -> tuple[Tensor, Tensor]:
-    """Of logits or odds [P·A, G·K·N, L + N] those of the prompt, and [P·A·G, K·N, N] those of the response itself."""
+    """Of logits or probs [P·A, G·K·N, L + N] those of the prompt, and [P·A·G, K·N, N] those of the response itself."""
     return x[..., : texts.L], _by_response(x, texts)[..., texts.L :]
 
 
@@ -255,6 +266,6 @@ def _own_softmax(own_q: Tensor, k: Tensor, own_k: Tensor, texts: Texts, scale: f
     return biased.softmax(-1)
 
 
-def _through_softmax(d_odds: Tensor, odds: Tensor) -> Tensor:
-    d_logits: Tensor = torch.ops.aten._softmax_backward_data(d_odds, odds, -1, odds.dtype)
+def _through_softmax(d_probs: Tensor, probs: Tensor) -> Tensor:
+    d_logits: Tensor = torch.ops.aten._softmax_backward_data(d_probs, probs, -1, probs.dtype)
     return d_logits

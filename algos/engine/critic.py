@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from algos.engine.direct import taken_apart
+from algos.engine.direct import direct_trunk
 from algos.engine.head import unwrapped
 from algos.engine.hidden import response_hidden
 from algos.engine.rollouts import Rollouts
@@ -30,12 +30,11 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
         if next(inner.parameters()).dtype == torch.float64:
             self.double()
-        self._layers = None if self.trunk is None else taken_apart(self.trunk)
 
     def forward(self, rollouts: Rollouts, hidden_PGTH: Tensor | None) -> Tensor:
         """Values [P, G, T] in units of reward; `hidden_PGTH` is what the policy's head reads, if shared."""
         if self.trunk is not None:
-            hidden_PGTH = response_hidden(self.trunk, rollouts, self._layers)
+            hidden_PGTH = response_hidden(self.trunk, rollouts, direct_trunk(self, self.trunk))
         assert hidden_PGTH is not None
         # Values are targets of a regression: fp32 whatever the autocast around.
         with torch.autocast(hidden_PGTH.device.type, enabled=False):

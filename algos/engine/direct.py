@@ -2,7 +2,7 @@
 
 What transformers does around the layers (masks made anew, caches looked up, outputs wrapped) takes longer for one token
 of a small model than its layers do. Here the same modules are called in the same order, adapters in them included.
-Whether that is what a model computes is tried out, not assumed.
+Whether that is what a model computes is tried out on a short text in fp32, not assumed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _gpt2(trunk: Any) -> Direct:
         Layer(
             heads_of(block),
             partial(_call, block.attn, "c_proj"),
-            partial(fed, block.ln_2, block.mlp),
+            lambda x_NH, block=block: fed(block.mlp, block.ln_2, x_NH),
             block.attn.scaling,
         )
         for block in trunk.h
@@ -78,7 +78,7 @@ def _llama(trunk: Any) -> Direct:
         Layer(
             heads_of(block),
             partial(_call, block.self_attn, "o_proj"),
-            partial(fed, block.post_attention_layernorm, block.mlp),
+            lambda x_NH, block=block: fed(block.mlp, block.post_attention_layernorm, x_NH),
             block.self_attn.scaling,
         )
         for block in trunk.layers
@@ -98,7 +98,7 @@ def _call(owner: Any, name: str, x: Tensor) -> Tensor:
 
 
 def _head_of(model: Any) -> Module:
-    """Likewise; without holding the model, with which what is known of it is to go."""
+    """The head that the model then has; without holding the model, with which what is known of it is to go."""
     there: Callable[[], Any] = weakref.ref(model)
     return lambda x: there().get_output_embeddings()(x)
 
@@ -119,64 +119,58 @@ _KNOWN: dict[str, Callable[[Any], Direct | None]] = {
 }
 """By the name of their trunk's class in transformers."""
 
-_found: weakref.WeakKeyDictionary[nn.Module, Direct | None] = weakref.WeakKeyDictionary()
+_found: weakref.WeakKeyDictionary[nn.Module, tuple[nn.Module, Direct | None]] = weakref.WeakKeyDictionary()
+"""By who owns a trunk, which what is found holds: remembered with the trunk it would never go."""
 
 
 def direct(model: Any) -> Direct | None:
     """The language model taken apart; None where it is not known, keeps more of a text than keys and values, or
     computes something else than its layers one after another."""
     inner = unwrapped(model)
-    if inner not in _found:
-        remember(inner, taken_apart(inner))
-    return _found[inner]
+    return direct_trunk(inner, inner.base_model)
 
 
-def remember(model: nn.Module, found: Direct | None) -> None:
+def direct_trunk(owner: nn.Module, trunk: Any) -> Direct | None:
+    """The owner's trunk taken apart; with a head if the owner is its language model."""
+    if owner not in _found or _found[owner][0] is not trunk:
+        remember(owner, trunk, _tried(owner, trunk))
+    return _found[owner][1]
+
+
+def remember(owner: nn.Module, trunk: nn.Module, found: Direct | None) -> None:
     """Answers `direct` for models that cannot be tried out, such as those without data."""
-    _found[model] = found
+    _found[owner] = trunk, found
 
 
 @torch.no_grad()
-def taken_apart(inner: Any) -> Direct | None:
-    """`direct`, tried out anew: of a language model, or of a trunk alone, which then has no head. What is returned
-    holds the trunk."""
-    trunk = inner.base_model
-    build = _KNOWN.get(type(trunk).__name__) if type(inner).__module__.startswith("transformers.") else None
-    with torch.autocast(inner.device.type, enabled=False):
+def _tried(owner: Any, trunk: Any) -> Direct | None:
+    """Two padded prompts and two responses to each, read at once and token by token."""
+    of_transformers = type(trunk).__module__.startswith("transformers.")
+    build = _KNOWN.get(type(trunk).__name__) if of_transformers else None
+    cache = growing_cache(trunk.config) if build else None
+    is_model = getattr(owner, "base_model", None) is trunk
+    if build is None or not _plain(cache) or (is_model and linear_head(owner) is None):
+        return None
+    rollouts = _a_batch(trunk.config.vocab_size, trunk.device)
+    ids_BS, mask_BS = rollouts.input_ids_BS(), rollouts.attention_mask_BS()
+    before = inputs_for(trunk, ids_BS[:, :-1], mask_BS[:, :-1], cache)
+    with torch.autocast(trunk.device.type, enabled=False):
+        read = trunk(**before).last_hidden_state[:, -rollouts.T :]
+        logits = owner(**inputs_for(owner, ids_BS, mask_BS)).logits[:, -1] if is_model else None
         try:
-            found = None if build is None else build(trunk)
-            if found is None:
+            found = build(trunk)
+            if found is None or len(found.layers) != len(cache.layers):
                 return None
-            if trunk is inner:
-                return found if _reads_alike(found, trunk) else None
-            found = replace(found, head=_head_of(inner))
-            tried = linear_head(inner) is not None and _reads_alike(found, trunk)
-            return found if tried and _steps_alike(found, inner) else None
+            alike = [_alike(way(rollouts).flatten(0, 1), read) for way in (found.of_groups, found.of_texts)]
+            if logits is not None:
+                found = replace(found, head=_head_of(owner))
+                bias = padding_bias(mask_BS[:, None], logits.dtype)
+                alike.append(_alike(found.step(ids_BS[:, -1], mask_BS.sum(-1) - 1, bias, cache), logits))
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if out_of_memory(error):
                 raise
             return None  # another version of transformers may be built otherwise
-
-
-def _reads_alike(found: Direct, trunk: Any) -> bool:
-    """In training."""
-    rollouts = _a_batch(trunk.config.vocab_size, trunk.device)
-    ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
-    whole = trunk(**inputs_for(trunk, ids_BS, mask_BS)).last_hidden_state[:, -rollouts.T :]
-    return all(_alike(read(rollouts).flatten(0, 1), whole) for read in (found.of_groups, found.of_texts))
-
-
-def _steps_alike(found: Direct, inner: Any) -> bool:
-    """In decoding, from a cache of keys and values and nothing else."""
-    rollouts = _a_batch(inner.config.vocab_size, inner.device)
-    ids_BS, mask_BS = rollouts.input_ids_BS(), rollouts.attention_mask_BS()
-    cache = growing_cache(inner.config)
-    logits = inner(**inputs_for(inner, ids_BS, mask_BS)).logits[:, -1]
-    inner(**inputs_for(inner, ids_BS[:, :-1], mask_BS[:, :-1], cache))
-    if not _plain(cache) or len(found.layers) != len(cache.layers):
-        return False
-    bias = padding_bias(mask_BS[:, None], logits.dtype)
-    return _alike(found.step(ids_BS[:, -1], mask_BS.sum(-1) - 1, bias, cache), logits)
+    return found if all(alike) else None
 
 
 def _a_batch(vocabulary: int, device: torch.device) -> Rollouts:

@@ -20,12 +20,12 @@ MIN_SAVED = 0.1
 
 
 def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None) -> Tensor:
-    """The last hidden states from which each response token is predicted, [P, G, T, H]; through the `layers`
-    themselves, where they are known.
+    """The last hidden states from which each response token is predicted, [P, G, T, H].
 
     A group's prompt is read once, with its gradient, where keys and values are all that is needed of it: layers that
     keep more (windows, recurrent states) read it again for every response. So does gradient checkpointing, which
-    keeps nothing.
+    keeps nothing, and always goes through the trunk. Else groups go through the `layers`, where they are known; texts
+    that share no prompt do so on a CPU where they are short.
     """
     G, L, T = rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T
     saved = (G - 1) * L / (G * (L + T))

@@ -61,7 +61,8 @@ class Direct:
 
     def of_groups(self, rollouts: Rollouts) -> Tensor:
         """The last hidden states from which each response token is predicted, [P, G, T, H]: prompts, read once a
-        group, and responses go through the layers together and meet in attention alone."""
+        group, and responses of T > 1 go through the layers together and meet in attention alone."""
+        assert rollouts.T > 1
         G, L = rollouts.G, rollouts.prompt_ids_PL.shape[1]
         at_PL, at_BS = positions(rollouts.prompt_mask_PL), positions(rollouts.attention_mask_BS()[:, :-1])
         x_NH, texts = self._hidden(

@@ -94,25 +94,19 @@ class _Fast(nn.Module):
         """The layer's output; None where torch's own product is to be taken."""
         if self.packed is not None:
             return self._of_packed(x, self.packed, "none")
-        if self._suits(x):
+        suits = _suits(x, self.weight, self.weight.shape[self.transposed])
+        if suits and not torch.is_autocast_enabled("cpu"):
             found: Tensor = _Linear.apply(x, self.weight, self.bias, self.transposed)
             return found
         return None
 
     def through_gelu(self, x: Tensor) -> Tensor | None:
-        """GELU (the tanh approximation) of the layer's output, in one pass and without gradient; None where it has to
-        be made of the two."""
-        if self.packed is not None:
-            return self._of_packed(x, self.packed, "gelu")
-        return _onednn(x, self.matrix, self.bias, "gelu") if self._suits(x) else None
+        """GELU (the tanh approximation) of the layer's output, in one pass; None but where weights are `packed`."""
+        return None if self.packed is None else self._of_packed(x, self.packed, "gelu")
 
     def _of_packed(self, x: Tensor, packed: Tensor, then: str) -> Tensor:
         dtype = packed.dtype
         return _onednn(x.to(dtype), packed, None if self.bias is None else self.bias.to(dtype), then)
-
-    def _suits(self, x: Tensor) -> bool:
-        suits = _suits(x, self.weight, self.weight.shape[self.transposed])
-        return suits and not torch.is_autocast_enabled("cpu")
 
 
 class FastLinear(_Fast, nn.Linear):

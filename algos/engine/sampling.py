@@ -51,7 +51,8 @@ def sample(
         return drawn
 
     rows = min(MAX_ROWS, len(prompts) * G)
-    direct(policy.model)  # tried out before weights are laid out in half precision, which rounds differently
+    # Tried out before weights are laid out in half precision, in which nothing would be alike.
+    policy.portions.run("sampling", 1, lambda _: direct(policy.model), SHORTER)
     with precision(policy.device, policy.dtype), packed(policy.model, rows):
         drawn = policy.portions.run("sampling", rows, attempt, SHORTER).trimmed()
     prompt_ids_PL, prompt_mask_PL = pad_left(list(prompts), policy.pad_id)

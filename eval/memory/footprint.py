@@ -189,7 +189,7 @@ class _Phases:
         model = AutoModelForCausalLM.from_config(config, dtype=self.weights).eval()
         quicken(model)
         # What can't be tried out without data is taken for unknown: through caches, which takes more.
-        direct.remember(model, None)
+        direct.remember(model, model.base_model, None)
         return model
 
     def critic(self, kind: Literal["shared", "separate"]) -> Critic:
@@ -198,6 +198,7 @@ class _Phases:
         critic = Critic(model, "shared")
         if kind == "separate":
             critic.shared, critic.trunk = False, model.base_model
+            direct.remember(critic, model.base_model, None)
         return critic
 
     def peak(self, *models: nn.Module | None) -> Peak:
