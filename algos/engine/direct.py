@@ -44,7 +44,7 @@ def _gpt2(trunk: Any) -> Direct:
         Layer(
             heads_of(block),
             partial(_call, block.attn, "c_proj"),
-            lambda x_NH, block=block: fed(block.mlp, block.ln_2, x_NH),
+            partial(_fed, block, "ln_2"),
             block.attn.scaling,
         )
         for block in trunk.h
@@ -78,7 +78,7 @@ def _llama(trunk: Any) -> Direct:
         Layer(
             heads_of(block),
             partial(_call, block.self_attn, "o_proj"),
-            lambda x_NH, block=block: fed(block.mlp, block.post_attention_layernorm, x_NH),
+            partial(_fed, block, "post_attention_layernorm"),
             block.self_attn.scaling,
         )
         for block in trunk.layers
@@ -95,6 +95,10 @@ def _call(owner: Any, name: str, x: Tensor) -> Tensor:
     """By the owner's attribute as it is then: an adapter may have taken its place."""
     y: Tensor = getattr(owner, name)(x)
     return y
+
+
+def _fed(block: Any, norm: str, x_NH: Tensor) -> Tensor:
+    return fed(block.mlp, getattr(block, norm), x_NH)
 
 
 def _head_of(model: Any) -> Module:
@@ -147,9 +151,11 @@ def _tried(owner: Any, trunk: Any) -> Direct | None:
     """Two padded prompts and two responses to each, read at once and token by token."""
     of_transformers = type(trunk).__module__.startswith("transformers.")
     build = _KNOWN.get(type(trunk).__name__) if of_transformers else None
-    cache = growing_cache(trunk.config) if build else None
+    if build is None:
+        return None
+    cache = growing_cache(trunk.config)
     is_model = getattr(owner, "base_model", None) is trunk
-    if build is None or not _plain(cache) or (is_model and linear_head(owner) is None):
+    if not _plain(cache) or (is_model and linear_head(owner) is None):
         return None
     rollouts = _a_batch(trunk.config.vocab_size, trunk.device)
     ids_BS, mask_BS = rollouts.input_ids_BS(), rollouts.attention_mask_BS()
