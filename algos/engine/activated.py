@@ -26,8 +26,8 @@ from algos.engine.products import FastConv1D, FastLinear, linear_gradients, prod
 
 Activation = Callable[..., Tensor]
 
-KEPT = 2**25
-"""Numbers, 128 MiB of them in fp32, that the activations of all a model's layers may give together before they, and what
+KEPT = 2**24
+"""Numbers, 64 MiB of them in fp32, that the activations of all a model's layers may give together before they, and what
 norms give, are made again. Layers with adapters on them do not count: they keep what they read."""
 
 _TRANSPOSED: dict[type[nn.Module], bool] = {
