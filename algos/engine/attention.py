@@ -1,7 +1,8 @@
 """What tokens read of each other: those of prompts, themselves; those of responses, their prompt and themselves.
 
 On a CPU torch's fused kernel multiplies short texts in pieces too small for its matrix library; written as products
-over all of them at once, attention takes two thirds of the time (docs/benchmarks.md). Longer ones are the kernel's.
+over all of them at once, attention takes two thirds to four fifths of the time (docs/benchmarks.md). Longer ones are the
+kernel's.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ def is_short(tokens: int) -> bool:
 def _exact_on_cpu(*read: Tensor) -> bool:
     """Not in half precision, in which a product's sums would be rounded before the softmax; nor partly, where autocast
     left what came from norms as it was."""
-    exact = {torch.float32, torch.float64}
-    return read[0].device.type == "cpu" and len(kinds := {x.dtype for x in read}) == 1 and kinds <= exact
+    kinds = {x.dtype for x in read}
+    return read[0].device.type == "cpu" and kinds in ({torch.float32}, {torch.float64})
 
 
 def _kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:

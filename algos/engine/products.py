@@ -137,14 +137,19 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.transposed = transposed
-        matrix = weight.t() if transposed else weight
-        return product(x.reshape(-1, x.shape[-1]), matrix, bias).view(*x.shape[:-1], len(matrix))
+        return linear_product(x, weight, bias, transposed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         return *linear_gradients(x, weight, grad, ctx.transposed, ctx.needs_input_grad[:3]), None
+
+
+def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    """A linear layer of [..., in] → [..., out], without gradient; `weight` [in, out] if transposed, else [out, in]."""
+    matrix = weight.t() if transposed else weight
+    return product(x.reshape(-1, x.shape[-1]), matrix, bias).view(*x.shape[:-1], len(matrix))
 
 
 def linear_gradients(
