@@ -69,13 +69,17 @@ def title(rows: Sequence[Record], conditions: str) -> str:
 
 
 def processor() -> str:
-    """The machine's name for its processor, and how many cores of it there are."""
+    """The machine's name for its processor, what vectors torch computes with there, and how many cores there are: the
+    same name may stand for processors of several generations."""
+    import torch
+
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    name = names[0] if names else platform.machine()
+    return f"{name} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 
 def versions(*libraries: str) -> str:

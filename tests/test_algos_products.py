@@ -14,15 +14,22 @@ from transformers.pytorch_utils import Conv1D
 
 from algos import Sampling
 from algos.engine import products
-from algos.engine.products import FastConv1D, FastLinear, multiply_fast, packed, product
+from algos.engine.products import FastConv1D, FastLinear, multiplies_bf16, multiply_fast, packed, product
 from algos.engine.sampling import sample
 
-needs_onednn = pytest.mark.skipif(not products.available(), reason="no AVX-512, or no oneDNN in this torch")
+needs_onednn = pytest.mark.skipif(not products.available(), reason="no oneDNN in this torch, or for this processor")
+needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="this processor does not multiply in bf16")
 
 
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "MIN_PRODUCTS", 1)
+
+
+@pytest.fixture(autouse=True)
+def wherever_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faster or not."""
+    monkeypatch.setattr(products, "beats_mkl", products.available)
 
 
 def layers(bias: bool = True) -> list[nn.Module]:
@@ -40,7 +47,7 @@ def grads(layer: nn.Module, x: Tensor, out: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False])
 def test_products_in_any_layout(monkeypatch: pytest.MonkeyPatch, onednn: bool) -> None:
-    monkeypatch.setattr(products, "available", lambda: onednn)
+    monkeypatch.setattr(products, "beats_mkl", lambda: onednn)
     a, b, bias = torch.randn(6, 4), torch.randn(3, 4), torch.randn(3)
     for left in (a, a.t().contiguous().t()):
         for right in (b, b.t().contiguous().t(), b.repeat(1, 2)[:, :4]):
@@ -102,6 +109,7 @@ def test_packed_weights_for_the_block_alone() -> None:
 
 
 @needs_onednn
+@needs_bf16
 def test_packed_in_what_autocast_multiplies_in() -> None:
     for layer in [*layers(), layers(bias=False)[0]]:
         multiply_fast(layer)
@@ -114,6 +122,17 @@ def test_packed_in_what_autocast_multiplies_in() -> None:
                 found = layer(x)
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found, expected)
+
+
+@needs_onednn
+def test_no_weights_are_laid_out_in_what_the_processor_does_not_multiply_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "multiplies_bf16", lambda: False)
+    layer = layers()[0]
+    multiply_fast(layer)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), packed(layer, 4):
+        assert layer.packed is None
+    assert products.packed_bytes(layer, 4, torch.bfloat16) == 0
+    assert products.packed_bytes(layer, 4, torch.float32) == 5 * 7 * 4
 
 
 @needs_onednn
@@ -153,7 +172,7 @@ def test_a_copy_and_what_is_saved_are_as_before() -> None:
 
 
 @needs_onednn
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)])
 def test_gelu_in_the_same_pass_where_weights_are_laid_out(dtype: torch.dtype) -> None:
     x, tolerance = 3 * torch.randn(2, 3, 5), 1e-5 if dtype == torch.float32 else 5e-2
     for layer in layers():

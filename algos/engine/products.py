@@ -1,9 +1,9 @@
-"""fp32 matrix products through oneDNN, on processors with AVX-512.
+"""Matrix products through oneDNN, where it is faster than MKL, with which torch multiplies fp32.
 
-torch multiplies fp32 matrices with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN, which torch
-carries too and multiplies bf16 with, does not: on an AMD EPYC with AVX-512 its products take half the time, and those
-of a few rows with weights in its own layout, as decoding makes them, two fifths (docs/benchmarks.md). Both add in
-fp32, in another order.
+MKL keeps to AVX2 on processors that are not Intel's. oneDNN, which torch carries too and multiplies bf16 with, does not:
+on an AMD EPYC with AVX-512 its fp32 products take half the time. Those of a few rows with weights in its own layout, as
+decoding makes them, take two fifths there, and a third to two thirds on one with AVX2 alone (docs/benchmarks.md). Both
+add in fp32, in another order.
 """
 
 from __future__ import annotations
@@ -28,10 +28,22 @@ def available() -> bool:
     """Whether this processor and this torch can."""
     return (
         torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
+
+
+@cache
+def beats_mkl() -> bool:
+    """Whether it is faster with weights that are not laid out for it, too."""
+    return available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+@cache
+def multiplies_bf16() -> bool:
+    """Whether oneDNN has products in bf16 for this processor."""
+    return available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -54,11 +66,12 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     """The block, without gradient and in which no weight changes, for products of about so many rows: weights are laid
     out for them once, which takes as long as two products and a copy of them; in what autocast multiplies in, if it is
     on already."""
-    layers = [layer for layer in _packable(model, rows) if _on_cpu(layer)]
+    dtype = _multiplied_in()
+    layers = [layer for layer in _packable(model, rows, dtype) if _on_cpu(layer)]
     try:
         for layer in layers:
             # The same layout whatever the number of rows, but for one.
-            matrix = layer.matrix.to(_multiplied_in()).contiguous()
+            matrix = layer.matrix.to(dtype).contiguous()
             layer.packed = torch.ops.mkldnn._reorder_linear_weight(matrix, max(2, rows))
         yield
     finally:
@@ -68,7 +81,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
 
 def packed_bytes(model: nn.Module, rows: int, dtype: torch.dtype) -> int:
     """What `packed` takes on a CPU, for products in this precision."""
-    return sum(layer.weight.numel() for layer in _packable(model, rows)) * dtype.itemsize
+    return sum(layer.weight.numel() for layer in _packable(model, rows, dtype)) * dtype.itemsize
 
 
 def _multiplied_in() -> torch.dtype:
@@ -185,11 +198,14 @@ def _suits(x: Tensor, weight: Tensor, outputs: int) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.numel() * outputs >= MIN_PRODUCTS
-        and available()
+        and beats_mkl()
     )
 
 
-def _packable(model: nn.Module, rows: int) -> list[_Fast]:
+def _packable(model: nn.Module, rows: int, dtype: torch.dtype) -> list[_Fast]:
+    """Layers that gain by it, for products in this precision; none where the processor does not multiply in it."""
+    if dtype != torch.float32 and not multiplies_bf16():
+        return []
     layers = [layer for layer in model.modules() if isinstance(layer, _Fast)]
     return [x for x in layers if x.weight.dtype == torch.float32 and rows * x.weight.numel() >= MIN_PRODUCTS]
 
