@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from algos.engine import attention
-from algos.engine.attention import Texts, attend_after_cached, is_short, padding_bias
+from algos.engine.attention import Texts, attend_from_one, is_short, padding_bias
 from algos.engine.rollouts import Rollouts
 
 HEADS = {"each its own keys": (4, 4), "shared keys": (4, 2), "one key for all": (4, 1), "one head": (1, 1)}
@@ -128,17 +128,20 @@ def test_one_token_behind_those_in_the_cache(heads: str, dtype: torch.dtype) -> 
     keys, values = room[..., :S, :]  # views, as the cache gives them
     bias = padding_bias(
         torch.tensor([[[True] * S], [[False] * 2 + [True] * 3], [[False] + [True] * 4]]), torch.float32
-    )
+    ).expand(-1, of_keys, -1, -1)
     if dtype == torch.bfloat16:
         query, keys = 8 * query, 8 * keys  # logits of a hundred, of which no digit may be rounded away
     expected = F.scaled_dot_product_attention(
-        query.double()[:, :, None], keys.double(), values.double(), bias.double(), scale=0.3, enable_gqa=True
+        query.double()[:, :, None],
+        keys.double(),
+        values.double(),
+        bias[:, :1].double(),
+        scale=0.3,
+        enable_gqa=True,
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = attend_after_cached(
-            query, keys, values, bias.to(torch.promote_types(dtype, torch.float32)), 0.3
-        )
-        mixed = attend_after_cached(query.float(), keys.float(), values, bias, 0.3)
+        found = attend_from_one(query, keys, values, bias.to(torch.promote_types(dtype, torch.float32)), 0.3)
+        mixed = attend_from_one(query.float(), keys.float(), values, bias, 0.3)
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype != torch.bfloat16 else 8e-3  # of what is written, half a digit in 256
     torch.testing.assert_close(found.double(), expected.flatten(1), atol=tolerance, rtol=tolerance)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, WINDOW, WORDS
+from families import FAMILIES, WINDOW
+from known import KNOWN, SIZES, a_policy
 from tiny import gpt2, llama, rollouts_of, tiny_policy, word_tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -20,26 +21,6 @@ from algos.engine.critic import Critic
 from algos.engine.direct import direct, direct_trunk
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4], [5, 6]]
-SIZES = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
-}  # fmt: skip
-KNOWN: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
-    "llama": SIZES,
-    "mistral": SIZES | {"sliding_window": None},
-    "qwen2": SIZES,
-    "qwen3": SIZES,
-}
-
-
-def a_policy(kind: str) -> Policy:
-    """A random model of transformers, its distributions far from uniform."""
-    tokenizer = word_tokenizer(WORDS)
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), initializer_range=0.3, **KNOWN[kind])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Policy(AutoModelForCausalLM.from_config(config), tokenizer, dtype="fp32")
 
 
 @pytest.mark.parametrize("kind", KNOWN)

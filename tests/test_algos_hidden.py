@@ -143,7 +143,7 @@ def test_gradient_checkpointing_reads_it_for_every_response(
 def test_hundreds_of_responses_in_parts(monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int) -> None:
     policy = tiny_policy(kind, double=True)
     expected = score_policy(policy, group(), 0.7)[0]
-    monkeypatch.setattr("algos.engine.forward.MAX_TOKENS", tokens)
+    monkeypatch.setattr("algos.engine.memory.MAX_TOKENS", tokens)
     torch.testing.assert_close(score_group(policy, group(), 0.7), expected)
 
 

@@ -16,12 +16,13 @@ from tiny_runs import ALGORITHMS, run
 from algos import PPO, Policy, RunError, Sampling, UserError, sample
 from algos.engine import loop, memory, sampling, scoring
 from algos.engine.algorithm import Outputs
-from algos.engine.decoding import Stepper
+from algos.engine.direct import direct
 from algos.engine.forward import forward
 from algos.engine.loading import compute_dtype
 from algos.engine.memory import Portions, out_of_memory, recomputable
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
+from algos.engine.stepping import LayerStepper
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
 FULL: dict[str, Callable[[], BaseException]] = {
@@ -179,17 +180,20 @@ def test_sampling_fewer_rows_at_once_is_the_same(
     """Down to one response at a time: a group may be larger than what fits."""
     settings, prompts = Sampling(max_new_tokens=6, group_size=4, greedy_prefix=1), [[1], [2, 1, 2], [1, 2]]
     expected = sample(tiny_policy(), prompts, settings, 3)
-    whole, room, seen = Stepper.step, [0], list[int]()
+    whole, room, seen = LayerStepper.step, [0], list[int]()
 
-    def step(self: Stepper, token_B: torch.Tensor) -> torch.Tensor:
+    def step(self: LayerStepper, token_B: torch.Tensor) -> torch.Tensor:
         seen.append(len(token_B))
         if len(token_B) > room[0]:
             raise full()
         return whole(self, token_B)
 
-    monkeypatch.setattr(Stepper, "step", step)
-    for room[0] in (5, 1):
-        found = sample(tiny_policy(), prompts, settings, 3)
+    monkeypatch.setattr(LayerStepper, "step", step)
+    for rows in (5, 1):
+        room[0] = 8  # for the trial of its layers
+        direct((policy := tiny_policy()).model)
+        room[0] = rows
+        found = sample(policy, prompts, settings, 3)
         assert torch.equal(found.response_ids_PGT, expected.response_ids_PGT)
         assert torch.equal(found.mask_PGT, expected.mask_PGT)
         assert torch.equal(found.ended_PG, expected.ended_PG)

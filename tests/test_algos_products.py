@@ -17,7 +17,9 @@ from algos.engine import products
 from algos.engine.products import FastConv1D, FastLinear, multiplies_bf16, multiply_fast, packed, product
 from algos.engine.sampling import sample
 
-needs_onednn = pytest.mark.skipif(not products.available(), reason="no oneDNN in this torch, or for this processor")
+needs_onednn = pytest.mark.skipif(
+    not products.available(), reason="no oneDNN in this torch, or for this processor"
+)
 needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="this processor does not multiply in bf16")
 
 
@@ -125,7 +127,9 @@ def test_packed_in_what_autocast_multiplies_in() -> None:
 
 
 @needs_onednn
-def test_no_weights_are_laid_out_in_what_the_processor_does_not_multiply_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_weights_are_laid_out_in_what_the_processor_does_not_multiply_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(products, "multiplies_bf16", lambda: False)
     layer = layers()[0]
     multiply_fast(layer)
@@ -179,11 +183,12 @@ def test_gelu_in_the_same_pass_where_weights_are_laid_out(dtype: torch.dtype) ->
         multiply_fast(layer)
         assert isinstance(layer, (FastLinear, FastConv1D))
         expected = F.gelu(layer(x), approximate="tanh").detach()
-        assert layer.through_gelu(x) is None
+        assert layer.of_packed("gelu") is None
         half = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
         with torch.no_grad(), half, packed(layer, rows=6):
-            found = layer.through_gelu(x)
-        assert found is not None
+            at_once = layer.of_packed("gelu")
+            assert at_once is not None
+            found = at_once(x)
         assert found.dtype == dtype
         torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
 

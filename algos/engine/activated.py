@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.activations import GELUTanh
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.mistral.modeling_mistral import MistralMLP
@@ -72,7 +71,7 @@ def _inputs(linear: Any) -> int:
 
 def fed(mlp: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """mlp(norm(x))"""
-    if isinstance(mlp, _Light) and mlp.remakes(x) and not _has_hooks(norm, mlp):
+    if isinstance(mlp, _Light) and mlp.remakes(x) and not is_watched(norm, mlp):
         return mlp.behind(norm, x)
     given: Tensor = mlp(norm(x))
     return given
@@ -85,7 +84,7 @@ def projected(mlp: nn.Module, norm: nn.Module, x: Tensor, *linears: nn.Module) -
 
 def _behind(norm: nn.Module, x: Tensor, *linears: nn.Module, again: bool) -> tuple[Tensor, ...]:
     plain = all(type(linear) in _TRANSPOSED for linear in linears)
-    if again and plain and not _has_hooks(norm, *linears):
+    if again and plain and not is_watched(norm, *linears):
         kinds = [_TRANSPOSED[type(linear)] for linear in linears]
         weights = chain.from_iterable((linear.weight, linear.bias) for linear in linears)
         found: tuple[Tensor, ...] = _Projected.apply(norm, kinds, x, *norm.parameters(), *weights)
@@ -97,14 +96,14 @@ def _behind(norm: nn.Module, x: Tensor, *linears: nn.Module, again: bool) -> tup
 def activated(linear: nn.Module, activation: Activation, *read: Tensor, again: bool) -> Tensor:
     """linear(activation(*read)), of tensors [..., K] → [..., N]; made `again`, the activation's output is not kept."""
     transposed = _TRANSPOSED.get(type(linear))
-    if again and transposed is not None and not _has_hooks(linear):
+    if again and transposed is not None and not is_watched(linear):
         found: Tensor = _Activated.apply(activation, transposed, linear.weight, linear.bias, *read)
         return found
     given: Tensor = linear(activation(*read))
     return given
 
 
-def _has_hooks(*modules: nn.Module) -> bool:
+def is_watched(*modules: nn.Module) -> bool:
     """Whether somebody waits for one of the modules to be called."""
     return any(
         module._forward_hooks
@@ -121,20 +120,7 @@ class LightGPT2MLP(_Light, GPT2MLP):
     last = "c_proj"
 
     def forward(self, hidden_states: Any) -> Tensor:
-        if not torch.is_grad_enabled() and isinstance(self.act, GELUTanh):
-            wide = self._at_once(hidden_states)
-            if wide is not None:
-                return self.dropout(self.c_proj(wide))
         return self._rest(self.c_fc(hidden_states), self.remakes(hidden_states))
-
-    def _at_once(self, x: Tensor) -> Tensor | None:
-        """What the activation gives, where it and the product before it can be one: in decoding alone. Elsewhere the
-        policy and its reference go through the same kernels, with a gradient or without, lest they differ by rounding
-        before the first update."""
-        linear: Any = self.c_fc
-        if not isinstance(linear, FastConv1D) or _has_hooks(linear, self.act):
-            return None
-        return linear.through_gelu(x)
 
     def behind(self, norm: nn.Module, x: Tensor) -> Tensor:
         (wide,) = _behind(norm, x, self.c_fc, again=True)
@@ -163,10 +149,13 @@ class _Gated(_Light):
         return self.act_fn(gate) * up
 
 
-_LIGHT: dict[type[nn.Module], type[_Light]] = {GPT2MLP: LightGPT2MLP} | {
+_OF_GATED: dict[type[nn.Module], type[_Light]] = {
     kind: type(f"Light{kind.__name__}", (_Gated, kind), {"__doc__": "transformers', keeping less."})
     for kind in (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP)
 }
+GATED = tuple(_OF_GATED.values())
+"""Feed-forward layers of down(activation(gate(x)) · up(x))."""
+_LIGHT: dict[type[nn.Module], type[_Light]] = {GPT2MLP: LightGPT2MLP} | _OF_GATED
 
 
 class _Activated(torch.autograd.Function):

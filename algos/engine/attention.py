@@ -130,25 +130,24 @@ def _kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: fl
     return found.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def attend_after_cached(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+def attend_from_one(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
     """One token a row: queries [B, heads, D], keys and values [B, heads or a divisor of them, S, D], bias
-    [B, 1, 1, S] → [B, heads·D]."""
+    [B, heads of keys, 1, S] → [B, heads·D]."""
     if query.device.type != "cpu":
-        return _kernel(query[:, :, None], keys, values, bias, scale)
+        return _kernel(query[:, :, None], keys, values, bias[:, :1], scale)
     if _exact_on_cpu(query, keys, values):
-        return _one_token(query, keys, values, bias, scale)
+        return _from_one(query, keys, values, bias, scale)
     # A CPU's kernel takes four times as long in half precision as in fp32, and products would round the logits.
     with torch.autocast("cpu", enabled=False):
-        found = _one_token(query.float(), keys.float(), values.float(), bias.float(), scale)
+        found = _from_one(query.float(), keys.float(), values.float(), bias.float(), scale)
     return found.to(values.dtype)
 
 
-def _one_token(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    B, A, S, D = keys.shape
-    query, keys, values = query.reshape(B * A, -1, D), keys.view(B * A, S, D), values.view(B * A, S, D)
-    logits = torch.bmm(query, keys.mT).view(B, A, -1, S)
-    probabilities = torch.add(bias, logits, alpha=scale).softmax(-1)
-    return torch.bmm(probabilities.view(B * A, -1, S), values).view(B, -1)
+def _from_one(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+    B, A, _, D = keys.shape
+    keys, values, bias = keys.flatten(0, 1), values.flatten(0, 1), bias.flatten(0, 1)
+    logits = torch.baddbmm(bias, query.reshape(B * A, -1, D), keys.mT, alpha=scale)
+    return torch.bmm(logits.softmax(-1), values).view(B, -1)
 
 
 class _Products(torch.autograd.Function):

@@ -23,9 +23,9 @@ class GrowingLayer(DynamicLayer):
         tokens = before + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._whole = [_with_room(states, 0, tokens) for states in new]
+            self._whole = [with_room(states, 0, tokens) for states in new]
         if tokens > self._whole[0].shape[-2]:
-            self._whole = [_with_room(whole, before, tokens) for whole in self._whole]
+            self._whole = [with_room(whole, before, tokens) for whole in self._whole]
         for whole, states in zip(self._whole, new, strict=True):
             whole[..., before:tokens, :] = states
         return self._show(tokens)
@@ -44,7 +44,7 @@ class GrowingLayer(DynamicLayer):
         return keys, values
 
 
-def _with_room(states: Tensor, kept: int, tokens: int) -> Tensor:
+def with_room(states: Tensor, kept: int, tokens: int) -> Tensor:
     """The first `kept` tokens' states in a tensor for `tokens` and more."""
     *outer, _, width = states.shape
     whole = states.new_empty((*outer, tokens + max(ROOM, tokens // 2), width))

@@ -1,52 +1,66 @@
-"""One token a step: the model with its cache, the filters of nucleus and top-k, the draw by inverse CDF."""
+"""One token a step: through a model's layers or the model, the filters of nucleus and top-k, the draw by inverse CDF."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from algos.engine.attention import padding_bias
 from algos.engine.cache import growing_cache
 from algos.engine.direct import direct
-from algos.engine.inputs import accepts, positions, precision
-from algos.engine.layers import Direct
+from algos.engine.inputs import accepts, positions
 from algos.engine.policy import Policy
 from algos.engine.rollouts import pad_left
+from algos.engine.stepping import LayerStepper
 
 if TYPE_CHECKING:
     from algos.engine.settings import Sampling
 
 
-class Stepper:
-    """Next-token logits [B, V] of a running batch: each prompt is read once for its G responses."""
-
-    def __init__(self, policy: Policy, prompts: Sequence[list[int]], group_size: int) -> None:
-        self.model: Any = policy.model
-        self.dtype = policy.dtype
-        self.group_size = group_size
-        ids_PL, mask_PL = pad_left(list(prompts), policy.pad_id)
-        self.ids, self.mask = ids_PL.to(policy.device), mask_PL.to(policy.device)
-        self.cache_name = _cache_name(self.model)
-        self.cache: Any = growing_cache(policy.inner.config) if self.cache_name else None
-        self.direct = direct(self.model)
+class Stepper(Protocol):
+    """A running batch. Rows are responses, prompt by prompt."""
 
     def prefill(self) -> Tensor:
-        """After the prompts, every prompt repeated for its group."""
-        logits_PV = self._run(self.ids)
-        group_B = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(self.group_size)
-        if self.direct is not None:
-            self.position, self.bias = self.mask.sum(-1), padding_bias(self.mask[:, None], logits_PV.dtype)
-        self.keep(group_B)
-        return logits_PV[group_B]
+        """Next-token logits [B, V] behind the prompts, every prompt repeated for its group."""
+        ...
 
     def step(self, token_B: Tensor) -> Tensor:
-        """After one more token in every row."""
-        if self.direct is not None:
-            return self._run_layers(self.direct, token_B)
+        """Next-token logits [B, V] behind one more token in every row."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Makes these rows, some of them perhaps several times, the batch."""
+        ...
+
+
+def stepper(policy: Policy, prompts: Sequence[list[int]], group_size: int) -> Stepper:
+    """Through the model's layers where they are known, else through the model; without gradient, in the precision
+    that is on, while no weight changes."""
+    layers = direct(policy.model)
+    ids_PL, mask_PL = (x.to(policy.device) for x in pad_left(list(prompts), policy.pad_id))
+    group_B = torch.arange(len(ids_PL), device=ids_PL.device).repeat_interleave(group_size)
+    if layers is None:
+        return ModelStepper(policy, ids_PL, mask_PL, group_B)
+    return LayerStepper(layers, ids_PL, mask_PL, group_B)
+
+
+class ModelStepper:
+    """Through the model's own forward, with a cache if it has one."""
+
+    def __init__(self, policy: Policy, ids_PL: Tensor, mask_PL: Tensor, group_B: Tensor) -> None:
+        self.model: Any = policy.model
+        self.ids, self.mask, self.group = ids_PL, mask_PL, group_B
+        self.cache_name = _cache_name(self.model)
+        self.cache: Any = growing_cache(policy.inner.config) if self.cache_name else None
+
+    def prefill(self) -> Tensor:
+        logits_PV = self._run(self.ids)
+        self.keep(self.group)
+        return logits_PV[self.group]
+
+    def step(self, token_B: Tensor) -> Tensor:
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=-1)
         self.ids = (
             token_B[:, None] if self.cache is not None else torch.cat([self.ids, token_B[:, None]], dim=-1)
@@ -54,21 +68,11 @@ class Stepper:
         return self._run(self.ids)
 
     def keep(self, rows: Tensor) -> None:
-        """Makes these rows, some of them perhaps several times, the batch."""
         self.ids, self.mask = self.ids[rows], self.mask[rows]
-        if self.direct is not None:
-            self.position, self.bias = self.position[rows], self.bias[rows]
         if self.cache is not None:
             # As beam search does: the one selection that layers of every kind have (attention, sliding
             # windows, convolutions, recurrent states).
             self.cache.reorder_cache(rows)
-
-    def _run_layers(self, direct: Direct, token_B: Tensor) -> Tensor:
-        self.bias = F.pad(self.bias, (0, 1))
-        with precision(token_B.device, self.dtype):
-            logits_BV = direct.step(token_B, self.position, self.bias, self.cache)
-        self.position = self.position + 1
-        return logits_BV
 
     def _run(self, ids: Tensor) -> Tensor:
         new = ids.shape[1]
@@ -83,8 +87,7 @@ class Stepper:
             inputs["position_ids"] = positions(self.mask)[:, -new:]
         if accepts(self.model, "logits_to_keep"):
             inputs["logits_to_keep"] = 1
-        with precision(ids.device, self.dtype):
-            logits: Tensor = self.model(**inputs).logits[:, -1]
+        logits: Tensor = self.model(**inputs).logits[:, -1]
         return logits
 
 

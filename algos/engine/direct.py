@@ -16,26 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algos.engine.activated import fed, projected
-from algos.engine.attention import padding_bias
 from algos.engine.cache import GrowingLayer, growing_cache
 from algos.engine.head import linear_head, unwrapped
 from algos.engine.inputs import inputs_for
-from algos.engine.layers import Direct, Layer, Module, Rotation
+from algos.engine.layers import Direct, Layer, Rotation
 from algos.engine.memory import out_of_memory
+from algos.engine.parts import AsFunctions, AsModules, Parts, function_of
 from algos.engine.rollouts import Rollouts
+from algos.engine.stepping import LayerStepper
 
 
-def _gpt2(trunk: Any) -> Direct:
+def _gpt2(trunk: Any, parts: Parts) -> Direct:
+    words, places = parts.part(trunk, "wte"), parts.part(trunk, "wpe")
+
     def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
-        return trunk.wte(ids_N) + trunk.wpe(positions_N), None
+        return words(ids_N) + places(positions_N), None
 
     def heads_of(block: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
-        attention, width = block.attn, block.attn.head_dim
+        width, project = block.attn.head_dim, parts.projected(block, "ln_1", block.attn, "c_attn")
 
         def heads(x_NH: Tensor, _: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-            (wide,) = projected(block.mlp, block.ln_1, x_NH, attention.c_attn)
-            query, key, value = wide.view(len(x_NH), 3, -1, width).unbind(1)
+            (wide,) = project(x_NH)
+            query, key, value = wide.view(x_NH.shape[0], 3, -1, width).unbind(1)
             return query, key, value
 
         return heads
@@ -43,32 +45,31 @@ def _gpt2(trunk: Any) -> Direct:
     layers = [
         Layer(
             heads_of(block),
-            partial(_call, block.attn, "c_proj"),
-            partial(_fed, block, "ln_2"),
+            parts.part(block.attn, "c_proj"),
+            parts.fed(block, "ln_2"),
             block.attn.scaling,
         )
         for block in trunk.h
     ]
-    return Direct(embed, layers, trunk.ln_f)
+    return Direct(embed, layers, parts.part(trunk, "ln_f"))
 
 
-def _llama(trunk: Any) -> Direct:
+def _llama(trunk: Any, parts: Parts) -> Direct:
+    words = parts.part(trunk, "embed_tokens")
+
     def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
-        x_NH = trunk.embed_tokens(ids_N)
+        x_NH = words(ids_N)
         cos_1ND, sin_1ND = trunk.rotary_emb(x_NH[None], position_ids=positions_N[None])
         return x_NH, (cos_1ND[0], sin_1ND[0])
 
     def heads_of(block: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
         attention = block.self_attn
+        project = parts.projected(block, "input_layernorm", attention, "q_proj", "k_proj", "v_proj")
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
 
         def heads(x_NH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
             assert rotation is not None
-            projections = attention.q_proj, attention.k_proj, attention.v_proj
-            query, key, value = (
-                x.view(len(x_NH), -1, attention.head_dim)
-                for x in projected(block.mlp, block.input_layernorm, x_NH, *projections)
-            )
+            query, key, value = (x.view(x_NH.shape[0], -1, attention.head_dim) for x in project(x_NH))
             query, key = (x if norm is None else norm(x) for x, norm in zip((query, key), norms, strict=True))
             return _rotated(query, rotation), _rotated(key, rotation), value
 
@@ -77,34 +78,32 @@ def _llama(trunk: Any) -> Direct:
     layers = [
         Layer(
             heads_of(block),
-            partial(_call, block.self_attn, "o_proj"),
-            partial(_fed, block, "post_attention_layernorm"),
+            parts.part(block.self_attn, "o_proj"),
+            parts.fed(block, "post_attention_layernorm"),
             block.self_attn.scaling,
         )
         for block in trunk.layers
     ]
-    return Direct(embed, layers, trunk.norm)
+    return Direct(embed, layers, parts.part(trunk, "norm"))
 
 
-def _mistral(trunk: Any) -> Direct | None:
+def _mistral(trunk: Any, parts: Parts) -> Direct | None:
     """None with a window, which its cache may not tell of: the model reads another setting than the cache does."""
-    return _llama(trunk) if trunk.config.sliding_window is None else None
+    return _llama(trunk, parts) if trunk.config.sliding_window is None else None
 
 
-def _call(owner: Any, name: str, x: Tensor) -> Tensor:
-    """By the owner's attribute as it is then: an adapter may have taken its place."""
-    y: Tensor = getattr(owner, name)(x)
-    return y
-
-
-def _fed(block: Any, norm: str, x_NH: Tensor) -> Tensor:
-    return fed(block.mlp, getattr(block, norm), x_NH)
-
-
-def _head_of(model: Any) -> Module:
-    """The head that the model then has; without holding the model, with which what is known of it is to go."""
+def _with_head(trunk_of: Callable[[Parts], Direct], model: Any) -> Direct:
+    """The language model; without holding it, with which what is known of it is to go."""
     there: Callable[[], Any] = weakref.ref(model)
-    return lambda x: there().get_output_embeddings()(x)
+
+    def head() -> Any:
+        return there().get_output_embeddings()
+
+    return replace(
+        trunk_of(AsModules()),
+        head=lambda x: head()(x),
+        bare=lambda: replace(trunk_of(AsFunctions()), head=function_of(head())),
+    )
 
 
 def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -114,7 +113,7 @@ def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return x_NAD * cos_N1D + torch.cat([-second, first], dim=-1) * sin_N1D
 
 
-_KNOWN: dict[str, Callable[[Any], Direct | None]] = {
+_KNOWN: dict[str, Callable[[Any, Parts], Any]] = {
     "GPT2Model": _gpt2,
     "LlamaModel": _llama,
     "MistralModel": _mistral,
@@ -159,19 +158,23 @@ def _tried(owner: Any, trunk: Any) -> Direct | None:
         return None
     rollouts = _a_batch(trunk.config.vocab_size, trunk.device)
     ids_BS, mask_BS = rollouts.input_ids_BS(), rollouts.attention_mask_BS()
-    before = inputs_for(trunk, ids_BS[:, :-1], mask_BS[:, :-1], cache)
+    before = inputs_for(trunk, ids_BS[:, :-1], mask_BS[:, :-1])
     with torch.autocast(trunk.device.type, enabled=False):
         read = trunk(**before).last_hidden_state[:, -rollouts.T :]
         logits = owner(**inputs_for(owner, ids_BS, mask_BS)).logits[:, -1] if is_model else None
         try:
-            found = build(trunk)
+            trunk_of = partial(build, trunk)
+            found = trunk_of(AsModules())
             if found is None or len(found.layers) != len(cache.layers):
                 return None
             alike = [_alike(way(rollouts).flatten(0, 1), read) for way in (found.of_groups, found.of_texts)]
             if logits is not None:
-                found = replace(found, head=_head_of(owner))
-                bias = padding_bias(mask_BS[:, None], logits.dtype)
-                alike.append(_alike(found.step(ids_BS[:, -1], mask_BS.sum(-1) - 1, bias, cache), logits))
+                found = _with_head(trunk_of, owner)
+                batch = LayerStepper(
+                    found, ids_BS[:, :-1], mask_BS[:, :-1], torch.arange(len(ids_BS), device=ids_BS.device)
+                )
+                batch.prefill()
+                alike.append(_alike(batch.step(ids_BS[:, -1]), logits))
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if out_of_memory(error):
                 raise

@@ -14,12 +14,11 @@ from algos.engine.direct import direct
 from algos.engine.head import linear_head, selected_logps, unwrapped
 from algos.engine.hidden import response_hidden
 from algos.engine.inputs import accepts, inputs_for, precision
+from algos.engine.memory import tokens_at_once
 from algos.engine.rollouts import Rollouts
 from algos.engine.tied import shared_gradient
 
 MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
-MAX_TOKENS = 2**14
-CACHED_TOKENS = 2**12  # of a no-gradient forward on a CPU: more would only leave its caches
 ACTIVATIONS = 24  # numbers that a layer keeps for the backward pass, a token and unit of its width
 MAX_ACTIVATIONS = 2**29  # 2 GiB in fp32
 
@@ -122,15 +121,15 @@ def groups_per_forward(
 
     `logits` says how many times all of them stand in memory, where that is not known from the model's head.
     """
-    on_cpu = rollouts.mask_PGT.device.type == "cpu"
-    tokens = CACHED_TOKENS if on_cpu and not backward else MAX_TOKENS
+    tokens = tokens_at_once(rollouts.mask_PGT.device, backward=backward)
     return max(1, int(1 / _share(model, rollouts, backward, logits, tokens)))
 
 
 def responses_per_forward(model: Any, rollouts: Rollouts) -> int:
     """How many responses of one group go through the model at once, without gradient."""
     # Not as few as a cache would hold: every part reads the prompt again.
-    return max(1, min(rollouts.G, int(rollouts.G / _share(model, rollouts, False, None, MAX_TOKENS))))
+    tokens = tokens_at_once(rollouts.mask_PGT.device, backward=True)
+    return max(1, min(rollouts.G, int(rollouts.G / _share(model, rollouts, False, None, tokens))))
 
 
 def _share(model: Any, rollouts: Rollouts, backward: bool, logits: int | None, most_tokens: int) -> float:

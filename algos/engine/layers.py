@@ -1,4 +1,4 @@
-"""A language model as layers that are called one by one: one token more for decoding, whole batches for training.
+"""A language model as layers that are called one by one, on the tokens of a whole batch or on one more in every row.
 
 Tokens of prompts and of responses are multiplied together; only attention has to tell them apart.
 """
@@ -8,21 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from algos.engine.attention import Texts, attend_after_cached
-from algos.engine.cache import GrowingLayer
+from algos.engine.attention import Texts
 from algos.engine.inputs import positions
+from algos.engine.parts import Module
 from algos.engine.rollouts import Rollouts
 
-Module = Callable[[Tensor], Tensor]
 Rotation = tuple[Tensor, Tensor] | None
 """Cosines and sines [N, D] of the tokens' positions."""
+KeysAndValues = tuple[Tensor, Tensor]
+"""Of a layer, [rows, heads of keys and values, tokens, D] both."""
 Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys and values [N, heads, D] of N tokens, and the scale of their products → what they read, [N, heads·D]."""
+
+
+class _Attends(Protocol):
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
+
+
+T = TypeVar("T", bound=_Attends)
 
 
 @dataclass(frozen=True)
@@ -42,22 +50,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Direct:
-    """A model as embeddings, layers, a last norm and a head; or its trunk, without."""
+    """A model as embeddings, layers and a last norm; a language model has a head behind them."""
 
     embed: Callable[[Tensor, Tensor], tuple[Tensor, Rotation]]
     """Ids and positions [N] → [N, H]"""
     layers: Sequence[Layer]
     norm: Module
     head: Module | None = None
-
-    def step(self, token_B: Tensor, position_B: Tensor, bias_B11S: Tensor, cache: Any) -> Tensor:
-        """Logits [B, V] behind one more token, which also goes into the cache. The bias is 0 where a token may be
-        read and −inf on padding."""
-        assert self.head is not None
-        x_BH, rotation = self.embed(token_B, position_B)
-        for layer, states in zip(self.layers, cache.layers, strict=True):
-            x_BH = layer(x_BH, rotation, partial(_after_cached, states, bias_B11S))
-        return self.head(self.norm(x_BH))
+    bare: Callable[[], Direct] | None = None
+    """Makes the same of the functions that its modules then compute, for blocks in which no weight changes."""
 
     def of_groups(self, rollouts: Rollouts) -> Tensor:
         """The last hidden states from which each response token is predicted, [P, G, T, H]: prompts, read once a
@@ -84,9 +85,18 @@ class Direct:
         read_BTH = x_NH.unflatten(0, ids_BS.shape)[:, -rollouts.T :]
         return rollouts.per_group(self.norm(read_BTH))
 
+    def of_prompts(self, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, list[KeysAndValues]]:
+        """The hidden states behind prompts that are padded on the left, [P, H], and what each layer's attention is to
+        read of them later."""
+        read: list[KeysAndValues] = []
+        x_NH, _ = self._hidden(
+            ids_PL.flatten(), positions(mask_PL).flatten(), partial(_Reading, mask_PL, read)
+        )
+        return self.norm(x_NH.unflatten(0, ids_PL.shape)[:, -1]), read
+
     def _hidden(
-        self, ids_N: Tensor, positions_N: Tensor, texts_of: Callable[[torch.dtype], Texts]
-    ) -> tuple[Tensor, Texts]:
+        self, ids_N: Tensor, positions_N: Tensor, texts_of: Callable[[torch.dtype], T]
+    ) -> tuple[Tensor, T]:
         """What the last layer gives, [N, H]."""
         x_NH, rotation = self.embed(ids_N, positions_N)
         texts = texts_of(x_NH.dtype)
@@ -95,9 +105,14 @@ class Direct:
         return x_NH, texts
 
 
-def _after_cached(
-    cache: GrowingLayer, bias_B11S: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
-) -> Tensor:
-    """One token a row, behind those in the cache."""
-    keys, values = cache.update(key[:, :, None], value[:, :, None])
-    return attend_after_cached(query, keys, values, bias_B11S, scale)
+class _Reading:
+    """Whole texts, of which what attention reads is kept."""
+
+    def __init__(self, mask_BS: Tensor, read: list[KeysAndValues], dtype: torch.dtype) -> None:
+        self.texts, self.read, self.shape = Texts.whole(mask_BS, dtype), read, mask_BS.shape
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        # Copies: views would keep the queries, too.
+        keys, values = (x.unflatten(0, self.shape).transpose(1, 2).contiguous() for x in (key, value))
+        self.read.append((keys, values))
+        return self.texts.attend(query, key, value, scale)

@@ -16,9 +16,19 @@ from algos.engine.errors import RunError, UserError
 
 T = TypeVar("T")
 
+MAX_TOKENS = 2**14
+"""That go through a model at once."""
+CACHED_TOKENS = 2**12
+"""And without gradient on a CPU, where more would only leave its caches."""
+
 SHORTER = "Lower --max-new-tokens or --group-size, or take shorter prompts."
 ADAPTERS = "Train adapters with --lora."
 LIGHTER = f"Pass --gradient-checkpointing. {ADAPTERS} {SHORTER}"
+
+
+def tokens_at_once(device: torch.device, *, backward: bool) -> int:
+    """How many tokens go through a model together, before memory has its say."""
+    return CACHED_TOKENS if device.type == "cpu" and not backward else MAX_TOKENS
 
 
 class Portions:

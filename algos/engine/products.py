@@ -8,10 +8,10 @@ add in fp32, in another order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -105,21 +105,23 @@ class _Fast(nn.Module):
 
     def through_onednn(self, x: Tensor) -> Tensor | None:
         """The layer's output; None where torch's own product is to be taken."""
-        if self.packed is not None:
-            return self._of_packed(x, self.packed, "none")
+        packed = self.of_packed()
+        if packed is not None:
+            return packed(x)
         suits = _suits(x, self.weight, self.weight.shape[self.transposed])
         if suits and not torch.is_autocast_enabled("cpu"):
             found: Tensor = _Linear.apply(x, self.weight, self.bias, self.transposed)
             return found
         return None
 
-    def through_gelu(self, x: Tensor) -> Tensor | None:
-        """GELU (the tanh approximation) of the layer's output, in one pass; None but where weights are `packed`."""
-        return None if self.packed is None else self._of_packed(x, self.packed, "gelu")
-
-    def _of_packed(self, x: Tensor, packed: Tensor, then: str) -> Tensor:
-        dtype = packed.dtype
-        return _onednn(x.to(dtype), packed, None if self.bias is None else self.bias.to(dtype), then)
+    def of_packed(self, then: Literal["none", "gelu"] = "none") -> Callable[[Tensor], Tensor] | None:
+        """The layer with its weights as they are laid out now, and GELU (the tanh approximation) of its output in the
+        same pass; None but where they are `packed`."""
+        if self.packed is None:
+            return None
+        packed, dtype = self.packed, self.packed.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return lambda x: _onednn(x.to(dtype), packed, bias, then)
 
 
 class FastLinear(_Fast, nn.Linear):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from algos.engine.decoding import Stepper, filtered, inverse_cdf
+from algos.engine.decoding import filtered, inverse_cdf, stepper
 from algos.engine.direct import direct
 from algos.engine.forward import upcast
 from algos.engine.inputs import precision
@@ -134,10 +134,10 @@ def _decode(
     """The responses of one batch. Each prompt is encoded once for its group; rows that have ended leave it."""
     device, (P, G, T) = policy.device, U_PGT.shape
     U_BT, eos = U_PGT.flatten(0, 1).to(device), torch.tensor(policy.eos_ids, device=device)
-    stepper = Stepper(policy, prompts, G)
+    batch = stepper(policy, prompts, G)
     rows_B = torch.arange(P * G, device=device)  # which response each row of the running batch is
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
-    logits_BV = stepper.prefill()
+    logits_BV = batch.prefill()
     for t in range(T):
         logits_BV = upcast(logits_BV)
         if sampling.temperature != 1:
@@ -151,6 +151,6 @@ def _decode(
             break
         if len(going) < len(rows_B):
             rows_B, token_B, U_BT = rows_B[going], token_B[going], U_BT[going]
-            stepper.keep(going)
-        logits_BV = stepper.step(token_B)
+            batch.keep(going)
+        logits_BV = batch.step(token_B)
     return _Responses.of_steps(policy, steps, eos, P * G, T).grouped(P, G)

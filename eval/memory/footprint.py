@@ -16,7 +16,7 @@ from algos import DPO, LoRA, Policy, Sampling
 from algos.engine import direct
 from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
-from algos.engine.decoding import Stepper, filtered, inverse_cdf
+from algos.engine.decoding import filtered, inverse_cdf, stepper
 from algos.engine.forward import forward, groups_per_forward, upcast
 from algos.engine.head import linear_head, remember
 from algos.engine.inputs import precision
@@ -251,10 +251,11 @@ class _Phases:
         """The last step, when the cache is longest."""
         read, sampling, rows = _Read(self.read_only, self.load.dtype), self.load.sampling, self.rows
         text = [0] * (self.load.prompt_tokens + sampling.max_new_tokens - 1)
-        with torch.no_grad(), self.peak(read.model) as peak:
-            stepper = Stepper(cast(Policy, read), [text], rows)
-            stepper.prefill()
-            logits_BV = stepper.step(torch.zeros(rows, dtype=torch.long))
+        in_dtype = precision(torch.device("cpu"), self.load.dtype)
+        with torch.no_grad(), self.peak(read.model) as peak, in_dtype:
+            batch = stepper(cast(Policy, read), [text], rows)
+            batch.prefill()
+            logits_BV = batch.step(torch.zeros(rows, dtype=torch.long))
             logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
             inverse_cdf(logps_BV, torch.zeros(rows, dtype=torch.float64))
         copies = 0 if self.load.on_gpu else packed_bytes(read.model, rows, self.load.dtype)

@@ -1,0 +1,154 @@
+"""The parts of known layers: as modules that are called, or as the functions that those compute.
+
+To call a module takes longer than one token a row of a small model takes to compute: hooks are looked for, attributes
+looked up, and what a layer of ours has to decide is decided again. While no weight changes, all of it can be done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import GELUTanh, SiLUActivation
+from transformers.pytorch_utils import Conv1D
+
+from algos.engine.activated import GATED, LightGPT2MLP, fed, is_watched, projected
+from algos.engine.products import FastConv1D, FastLinear
+
+Module = Callable[[Tensor], Tensor]
+
+
+class Parts(Protocol):
+    """How a layer's parts are called; `owner` and `block` are modules that have them as attributes."""
+
+    def part(self, owner: Any, name: str) -> Module: ...
+
+    def projected(
+        self, block: Any, norm: str, owner: Any, *names: str
+    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Each linear layer of norm(x)."""
+        ...
+
+    def fed(self, block: Any, norm: str) -> Module:
+        """The feed-forward part of norm(x)."""
+        ...
+
+
+class AsModules:
+    """What has the name when it is called: an adapter may have taken a part's place."""
+
+    def part(self, owner: Any, name: str) -> Module:
+        return partial(_call, owner, name)
+
+    def projected(
+        self, block: Any, norm: str, owner: Any, *names: str
+    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        def call(x: Tensor) -> tuple[Tensor, ...]:
+            return projected(block.mlp, getattr(block, norm), x, *(getattr(owner, name) for name in names))
+
+        return call
+
+    def fed(self, block: Any, norm: str) -> Module:
+        return lambda x: fed(block.mlp, getattr(block, norm), x)
+
+
+class AsFunctions:
+    """What has the name now, with the weights that it has now; without gradient."""
+
+    def part(self, owner: Any, name: str) -> Module:
+        return function_of(getattr(owner, name))
+
+    def projected(
+        self, block: Any, norm: str, owner: Any, *names: str
+    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        normed, linears = self.part(block, norm), [self.part(owner, name) for name in names]
+
+        def call(x: Tensor) -> tuple[Tensor, ...]:
+            given = normed(x)
+            return tuple([linear(given) for linear in linears])
+
+        return call
+
+    def fed(self, block: Any, norm: str) -> Module:
+        normed, mlp = self.part(block, norm), self.part(block, "mlp")
+        return lambda x: mlp(normed(x))
+
+
+def _call(owner: Any, name: str, x: Tensor) -> Tensor:
+    y: Tensor = getattr(owner, name)(x)
+    return y
+
+
+def function_of(module: Any) -> Module:
+    """What the module computes; the module itself where that is not known, or where somebody watches its calls."""
+    found: Module = _FUNCTIONS[type(module)](module) if _is_plain(module) else module
+    return found
+
+
+def _is_plain(module: nn.Module) -> bool:
+    own = "forward" in vars(module)
+    return type(module) in _FUNCTIONS and not (own or module.training or is_watched(module))
+
+
+def _layer_norm(norm: Any) -> Module:
+    shape, weight, bias, eps = norm.normalized_shape, norm.weight, norm.bias, norm.eps
+    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+
+
+def _embedding(embedding: Any) -> Module:
+    weight = embedding.weight
+    return lambda ids: F.embedding(ids, weight)
+
+
+def _linear(linear: Any) -> Module:
+    weight, bias = linear.weight, linear.bias
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _conv1d(linear: Any) -> Module:
+    weight, bias = linear.weight, linear.bias
+    return lambda x: torch.addmm(bias, x, weight)
+
+
+def _fast(plain: Callable[[Any], Module]) -> Callable[[Any], Module]:
+    return lambda linear: linear.of_packed() or plain(linear)
+
+
+def _gpt2_mlp(mlp: Any) -> Module:
+    # GELU within the product before it: in decoding alone. Elsewhere the policy and its reference go through the same
+    # kernels, with a gradient or without, lest they differ by rounding before the first update.
+    at_once = None
+    if (
+        type(mlp.c_fc) is FastConv1D
+        and type(mlp.act) is GELUTanh
+        and _is_plain(mlp.c_fc)
+        and _is_plain(mlp.act)
+    ):
+        at_once = mlp.c_fc.of_packed("gelu")
+    wide, act, out = (function_of(part) for part in (mlp.c_fc, mlp.act, mlp.c_proj))
+    return (lambda x: out(act(wide(x)))) if at_once is None else (lambda x: out(at_once(x)))
+
+
+def _gated_mlp(mlp: Any) -> Module:
+    gate, up, down = (function_of(part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    act = function_of(mlp.act_fn)
+    return lambda x: down(act(gate(x)) * up(x))
+
+
+_FUNCTIONS: dict[type[nn.Module], Callable[[Any], Module]] = {
+    nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
+    nn.Linear: _linear,
+    FastLinear: _fast(_linear),
+    Conv1D: _conv1d,
+    FastConv1D: _fast(_conv1d),
+    GELUTanh: lambda gelu: gelu.act,
+    nn.SiLU: lambda _: F.silu,
+    SiLUActivation: lambda _: F.silu,
+    LightGPT2MLP: _gpt2_mlp,
+    **dict.fromkeys(GATED, _gated_mlp),
+}

@@ -1,0 +1,109 @@
+"""Parts as functions: what the modules compute, and the modules themselves where more is to happen than that."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES
+from known import KNOWN, a_policy
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.pytorch_utils import Conv1D
+
+from algos import Sampling, sample
+from algos.engine import memory, products
+from algos.engine.direct import direct
+from algos.engine.kernels import quicken
+from algos.engine.parts import function_of
+from algos.engine.products import packed
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "MIN_PRODUCTS", 1)
+
+
+def feed_forward(kind: str) -> nn.Module:
+    trunk: Any = a_policy(kind).model.base_model
+    return trunk.h[0].mlp if kind == "gpt2" else trunk.layers[0].mlp
+
+
+def modules() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    found = {
+        "norm": nn.LayerNorm(32, eps=1e-3), "linear": nn.Linear(32, 5), "without bias": nn.Linear(32, 5, bias=False),
+        "Conv1D": Conv1D(5, 32), "GELU": ACT2FN["gelu_pytorch_tanh"], "SiLU": ACT2FN["silu"], "torch's SiLU": nn.SiLU(),
+    } | {kind: feed_forward(kind) for kind in KNOWN}  # fmt: skip
+    for module in found.values():
+        for weight in module.parameters():
+            nn.init.normal_(weight)
+    whole = nn.ModuleDict(found).eval()
+    quicken(whole)
+    return dict(whole.items())
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_function_computes_what_its_module_does(name: str) -> None:
+    module, x = modules()[name], torch.randn(3, 32)
+    with torch.no_grad():
+        function = function_of(module)
+        assert function is not module
+        torch.testing.assert_close(function(x), module(x))
+        with packed(module, rows=3):
+            torch.testing.assert_close(function_of(module)(x), module(x), atol=1e-4, rtol=1e-4)
+
+
+def test_of_words() -> None:
+    words = nn.Embedding(7, 4, padding_idx=0).eval()
+    ids = torch.tensor([3, 0, 3])
+    assert torch.equal(function_of(words)(ids), words(ids))
+
+
+def doubled(_: nn.Module, __: Any, given: Tensor) -> Tensor:
+    return 2 * given
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_that_is_watched_is_called(name: str) -> None:
+    module, x = modules()[name], torch.randn(3, 32)
+    expected = 2 * module(x)
+    module.register_forward_hook(doubled)
+    assert function_of(module) is module
+    torch.testing.assert_close(function_of(module)(x), expected)
+
+
+@pytest.mark.parametrize("part", ["c_fc", "act", "c_proj"])
+def test_a_part_of_a_layer_that_is_watched_is_called(part: str) -> None:
+    module, x = modules()["gpt2"], torch.randn(3, 32)
+    getattr(module, part).register_forward_hook(doubled)
+    with torch.no_grad(), packed(module, rows=3):
+        torch.testing.assert_close(function_of(module)(x), module(x), atol=1e-4, rtol=1e-4)
+
+
+def test_modules_that_do_something_else_are_called() -> None:
+    another = type("Another", (nn.LayerNorm,), {"forward": lambda self, x: -F.layer_norm(x, (4,))})(4).eval()
+    instead = nn.LayerNorm(4).eval()
+    instead.forward = lambda x: 0 * x  # type: ignore[method-assign]
+    dropping = copy.deepcopy(modules()["gpt2"]).train()
+    for module in (another, instead, dropping, GPT2MLP(8, FAMILIES["GPT-2"].policy().model.config)):
+        assert function_of(module) is module
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_prompts_read_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, prompts, sampling = (
+        a_policy(kind),
+        [[1, 2, 3], [4], [5, 6], [7, 8], [2]],
+        Sampling(max_new_tokens=6),
+    )
+    assert direct(policy.model) is not None
+    whole = sample(policy, prompts, sampling, 0)
+    monkeypatch.setattr(memory, "CACHED_TOKENS", 7)  # two prompts of three
+    found = sample(policy, prompts, sampling, 0)
+    assert torch.equal(found.response_ids_PGT, whole.response_ids_PGT)
+    torch.testing.assert_close(found.sampler_logps_PGT, whole.sampler_logps_PGT)
