@@ -146,3 +146,24 @@ def test_one_token_behind_those_in_the_cache(heads: str, dtype: torch.dtype) -> 
     tolerance = 1e-5 if dtype != torch.bfloat16 else 8e-3  # of what is written, half a digit in 256
     torch.testing.assert_close(found.double(), expected.flatten(1), atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(mixed.double(), expected.flatten(1), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("whole", [False, True], ids=["groups", "whole"])
+def test_nothing_wider_is_kept_for_the_backward_pass(name: str, whole: bool) -> None:
+    """As a part of a tensor is kept with all of it, even an empty part."""
+    texts, kept = texts_of(BATCHES[name], whole), list[Tensor]()
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    wide = torch.randn(
+        texts.P * (texts.L + texts.G * texts.N), 12, 8, dtype=torch.float64, requires_grad=True
+    )
+    query, key, value = wide.mul(1).unflatten(1, (3, 4)).unbind(1)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        texts.attend(query, key, value, 0.3)
+    assert len(kept) == 8
+    for x in kept:
+        assert x.untyped_storage().nbytes() == x.numel() * x.itemsize

@@ -207,9 +207,11 @@ def _arranged(x: Tensor, texts: Texts, A: int) -> tuple[Tensor, Tensor]:
     """Of tokens [tokens, heads, D] those of prompts, [P·A, K·L, D], and of responses, [P·A, G·K·N, D]."""
     K, D = x.shape[1] // A, x.shape[-1]
     prompts, responses = _views(x, texts, A)
+    # Of no responses a new tensor: a part of x, which would be kept with it, is as contiguous.
+    own = responses.contiguous() if texts.G else x.new_empty(0)
     return (
         prompts.contiguous().view(texts.P * A, K * texts.L, D),
-        responses.contiguous().view(texts.P * A, texts.G * K * texts.N, D),
+        own.view(texts.P * A, texts.G * K * texts.N, D),
     )
 
 
