@@ -22,8 +22,8 @@ BATCHES = {
 
 def texts_of(rollouts: Rollouts, whole: bool, dtype: torch.dtype = torch.float64) -> Texts:
     if whole:
-        return Texts.whole(rollouts.attention_mask_BS()[:, :-1], dtype)
-    return Texts.in_groups(rollouts, dtype)
+        return Texts.whole(rollouts.attention_mask_BS()[:, :-1], 1, dtype)
+    return Texts.in_groups(rollouts, 1, dtype)
 
 
 def drawn(texts: Texts, heads: tuple[int, int], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -76,7 +76,8 @@ def test_products_and_kernel_read_the_same(
     expected = by_hand(texts, *given, scale=0.3)
     d_out = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(1))
     gradients = torch.autograd.grad(expected, given, d_out)
-    for most in (attention.MOST_KEPT, 0):
+    for kept, most in ((attention.KEPT, attention.MOST_KEPT), (1, attention.MOST_KEPT), (1, 0)):
+        monkeypatch.setattr(attention, "KEPT", kept)
         monkeypatch.setattr(attention, "MOST_KEPT", most)
         found = texts.attend(*given, 0.3)
         assert ("Products" in type(found.grad_fn).__name__) == bool(most)
@@ -150,7 +151,9 @@ def test_one_token_behind_those_in_the_cache(heads: str, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("whole", [False, True], ids=["groups", "whole"])
-def test_nothing_wider_is_kept_for_the_backward_pass(name: str, whole: bool) -> None:
+def test_nothing_wider_is_kept_for_the_backward_pass(
+    name: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a part of a tensor is kept with all of it, even an empty part."""
     texts, kept = texts_of(BATCHES[name], whole), list[Tensor]()
 
@@ -164,6 +167,10 @@ def test_nothing_wider_is_kept_for_the_backward_pass(name: str, whole: bool) -> 
     query, key, value = wide.mul(1).unflatten(1, (3, 4)).unbind(1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         texts.attend(query, key, value, 0.3)
-    assert len(kept) == 8
+    assert len(kept) == 8  # probabilities among them
+    monkeypatch.setattr(attention, "KEPT", 1)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        texts.attend(query, key, value, 0.3)
+    assert len(kept) == 8 + 6
     for x in kept:
         assert x.untyped_storage().nbytes() == x.numel() * x.itemsize

@@ -339,3 +339,23 @@ def test_iterations_without_an_update_are_counted_across_a_stop(
         run("dpo-online", tiny_policy(), stop_after=3, checkpoint_every=1, **options)
     with pytest.raises(RunError, match="4 iterations in a row"):
         run("dpo-online", tiny_policy(), **options)
+
+
+@pytest.mark.parametrize("algorithm", [REINFORCE(), PPO(value_model="separate")], ids=["REINFORCE", "PPO"])
+def test_moments_are_those_that_the_first_step_would_make(algorithm: Algorithm) -> None:
+    state = TrainState.start(algorithm, tiny_policy(), 0)
+    group = state.optimizer.param_groups[0]
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in state.parameters]
+    plain = torch.optim.AdamW(copies, fused=group["fused"])
+    for p, copied in zip(state.parameters, copies, strict=True):
+        p.grad = copied.grad = torch.zeros_like(p)
+    before = {index: dict(slots) for index, slots in state.optimizer.state_dict()["state"].items()}
+    plain.step()
+    made = plain.state_dict()["state"]
+    assert before.keys() == made.keys()
+    for index, slots in made.items():
+        assert before[index].keys() == slots.keys()
+        for name, value in slots.items():
+            found = before[index][name]
+            assert (found.dtype, found.shape, found.device) == (value.dtype, value.shape, value.device)
+            assert not found.any()

@@ -69,7 +69,7 @@ class Direct:
         x_NH, texts = self._hidden(
             torch.cat([rollouts.prompt_ids_PL.flatten(), rollouts.response_ids_PGT[..., :-1].flatten()]),
             torch.cat([at_PL.flatten(), at_BS[:, L:].flatten()]),
-            partial(Texts.in_groups, rollouts),
+            partial(Texts.in_groups, rollouts, len(self.layers)),
         )
         ahead, behind = texts.apart(x_NH)
         last_PH = ahead.unflatten(0, (-1, L))[:, -1:]
@@ -81,7 +81,9 @@ class Direct:
     def of_texts(self, rollouts: Rollouts) -> Tensor:
         """The same, every response read behind a prompt of its own."""
         ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
-        x_NH, _ = self._hidden(ids_BS.flatten(), positions(mask_BS).flatten(), partial(Texts.whole, mask_BS))
+        x_NH, _ = self._hidden(
+            ids_BS.flatten(), positions(mask_BS).flatten(), partial(Texts.whole, mask_BS, len(self.layers))
+        )
         read_BTH = x_NH.unflatten(0, ids_BS.shape)[:, -rollouts.T :]
         return rollouts.per_group(self.norm(read_BTH))
 
@@ -109,7 +111,7 @@ class _Reading:
     """Whole texts, of which what attention reads is kept."""
 
     def __init__(self, mask_BS: Tensor, read: list[KeysAndValues], dtype: torch.dtype) -> None:
-        self.texts, self.read, self.shape = Texts.whole(mask_BS, dtype), read, mask_BS.shape
+        self.texts, self.read, self.shape = Texts.whole(mask_BS, 1, dtype), read, mask_BS.shape
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         # Copies: views would keep the queries, too.
