@@ -25,7 +25,9 @@ Module = Callable[[Tensor], Tensor]
 class Parts(Protocol):
     """How a layer's parts are called; `owner` and `block` are modules that have them as attributes."""
 
-    def part(self, owner: Any, name: str) -> Module: ...
+    def part(self, owner: Any, name: str) -> Module:
+        """The module of this name."""
+        ...
 
     def projected(
         self, block: Any, norm: str, owner: Any, *names: str
