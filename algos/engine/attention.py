@@ -22,7 +22,7 @@ MOST_KEPT = 4
 """Tokens of a text a unit of a head's width: a layer's probabilities are then at most so many times its width."""
 KEPT = 2**23
 """Numbers, 32 MiB of them in fp32, that the probabilities of all a model's layers may be together before the backward
-pass makes them again, which takes a fiftieth of an update."""
+pass makes them again, which takes a hundredth or two of an update (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)

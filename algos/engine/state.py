@@ -238,7 +238,8 @@ def _refuse_other_keys(saved: Path, theirs: Iterable[str], mine: Iterable[str]) 
 
 
 def _without_moments(tensors: Iterable[str]) -> set[str]:
-    return {name for name in tensors if not name.startswith("optimizer/")}  # made by the first step
+    """Older checkpoints have those of parameters that had had a gradient."""
+    return {name for name in tensors if not name.startswith("optimizer/")}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
