@@ -7,16 +7,17 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from algos.engine.algorithm import require
 from algos.engine.errors import RunError, one_line
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIRST_PAUSE = 0.25  # seconds before the first of the further attempts; each pause is four times the last
 
@@ -55,8 +56,7 @@ class GuardedReward:
         pause, left = FIRST_PAUSE, self.calls.reward_retries
         while True:
             try:
-                with time_limit(self.calls.reward_timeout):
-                    return self.function(**copied(keywords))
+                return within(self.calls.reward_timeout, lambda: self.function(**copied(keywords)))
             except TimeUp as error:
                 cause: BaseException = error
                 reason = f"took longer than {self.calls.reward_timeout:g} s. Make it faster, or raise --reward-timeout"
@@ -86,9 +86,8 @@ class TimeUp(BaseException):
     """Not an Exception, so that a function which catches those does not swallow it."""
 
 
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeUp in a block that takes longer. 0: no limit.
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """What the function returns. Raises TimeUp where it takes longer. 0: no limit.
 
     By a timer signal, which interrupts Python code, sleep, sockets and locks, but not C code that neither
     returns nor looks for signals. Without a limit where there is no such timer (Windows) and outside the
@@ -96,8 +95,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     """
     usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
     if not seconds or not usable:
-        yield
-        return
+        return function()
 
     armed = True
 
@@ -106,13 +104,13 @@ def time_limit(seconds: float) -> Iterator[None]:
             raise TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    # Again and again from then on: a bare `except:` may swallow the first.
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    # A call rather than a context manager: the timer may ring as soon as it is set, and then no line may lie
+    # between it and the `try` that takes it down.
     try:
-        try:
-            yield
-        finally:
-            armed = False  # first, so that nothing rings while the timer is taken down
+        # Again and again from then on: a bare `except:` may swallow the first.
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+        return function()
     finally:
+        armed = False  # first, so that nothing rings while the timer is taken down
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
