@@ -69,17 +69,18 @@ def title(rows: Sequence[Record], conditions: str) -> str:
 
 
 def processor() -> str:
-    """The machine's name for its processor, what vectors torch computes with there, and how many cores there are: the
-    same name may stand for processors of several generations."""
+    """The machine's name for its processor, its family, what vectors torch computes with there, and how many cores
+    there are: the same name may stand for processors of several generations, and so may the same vectors."""
     import torch
 
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.machine()
-    return f"{name} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+    named = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = named.get("model name", platform.machine())
+    family = f", family {named['cpu family']}," if "cpu family" in named else ""
+    return f"{name}{family} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 
 def versions(*libraries: str) -> str:

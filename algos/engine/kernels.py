@@ -6,13 +6,14 @@ from torch import nn
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
 from algos.engine.activated import keep_less
-from algos.engine.heap import keep_freed
+from algos.engine.heap import keep_few_kernels, keep_freed
 from algos.engine.products import multiply_fast
 
 
 def quicken(model: nn.Module) -> None:
     """Puts faster kernels in the model's layers; what it computes stays the same but for rounding."""
     keep_freed()
+    keep_few_kernels()
     fuse_activations(model)
     multiply_fast(model)
     keep_less(model)

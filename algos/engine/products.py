@@ -1,9 +1,10 @@
 """Matrix products through oneDNN, where it is faster than MKL, with which torch multiplies fp32.
 
 MKL keeps to AVX2 on processors that are not Intel's. oneDNN, which torch carries too and multiplies bf16 with, does not:
-on an AMD EPYC with AVX-512 its fp32 products take half the time. Those of a few rows with weights in its own layout, as
-decoding makes them, take two fifths there, and a third to two thirds on one with AVX2 alone (docs/benchmarks.md). Both
-add in fp32, in another order.
+its fp32 products take half the time on an AMD EPYC of family 26, whose vectors of 512 bits are computed at once, and a
+tenth less on one of family 25 that has AVX-512 in halves. Those of a few rows with weights in its own layout, as decoding
+makes them, take two fifths on the first, and a third to two thirds on one with AVX2 alone (docs/benchmarks.md). Both add
+in fp32, in another order.
 """
 
 from __future__ import annotations
