@@ -222,27 +222,39 @@ def contestant(part: str, seconds: list[float], peak: float, **changes: Any) -> 
 
 def test_ratios_are_of_medians_with_the_range_of_neighbours() -> None:
     rows = [contestant("ours", [1.0, 2.0, 4.0], 300.0), contestant("TRL", [3.0, 5.0, 16.0], 600.0)]
-    (line,) = [line for line in contest_table(rows).splitlines() if line.startswith("| tiny")]
-    assert "| 2 (1 to 4) | 5 (3 to 16) | **2.50** (2.50 to 4.00) |" in line
+    (line,) = [line for line in contest_table(rows, [phase(UPDATE, [0.5])]).splitlines() if line.startswith("| tiny")]
+    assert "| 2 (1 to 4) | 5 (3 to 16) | **2.50** (2.50 to 4.00) | 16.7 |" in line
     assert line.endswith("| 300 (before: 100) | 600 (before: 100) | 0.50 |")
 
 
 def test_what_was_not_measured_is_left_blank_and_conditions_are_kept_apart() -> None:
     rows = [contestant("ours", [1.0], 300.0), contestant("ours", [1.0], 300.0, dtype="bf16", threads=1)]
-    table = contest_table(rows)
-    assert "| tiny | DPO | 1 | – | – | 300 (before: 100) | – | – |" in table
+    table = contest_table(rows, [])
+    assert "| tiny | DPO | 1 | – | – | – | 300 (before: 100) | – | – |" in table
     assert table.index("**a machine; 1 thread; bf16.** torch 1.") < table.index(
         "**a machine; 2 threads; fp32.**"
     )
 
 
+def phase(part: str, seconds: list[float], flops: float = 3e9) -> Phase:
+    """With a floor of 0.3 s."""
+    return Phase(
+        **CONDITIONS | {"part": part, "seconds": seconds}, flops=flops, bytes=flops / 3,
+        flops_per_second=1e10, bytes_per_second=1e10,
+    )  # fmt: skip
+
+
 def test_phases_stand_beside_their_floors() -> None:
-    work: dict[str, Any] = {"flops": 3e9, "bytes": 1e9, "flops_per_second": 1e10, "bytes_per_second": 1e10}
-    rows = [Phase(**CONDITIONS, part=UPDATE, seconds=[0.5, 0.4], **work)]
-    rows.append(Phase(**CONDITIONS, part=STEP, seconds=[0.6, 0.6], **work | {"flops": 0.0, "bytes": 0.0}))
-    table = phase_table(rows)
+    table = phase_table([phase(UPDATE, [0.5, 0.4]), phase(STEP, [0.6, 0.6], flops=0.0)])
     assert "| tiny | DPO | update | 0.45 | 3 | 0.3 | FLOPs | 67% |" in table
     assert "| tiny | DPO | all else | 0.15 | – | – | – | – |" in table
+
+
+def test_no_ratio_can_be_higher_than_that_to_the_floors() -> None:
+    """What is done within another phase is in the floor of none."""
+    rows = [contestant("ours", [1.0], 300.0), contestant("TRL", [3.0], 600.0)]
+    phases = [phase(REFERENCE, [0.4]), phase(UPDATE, [0.5]), phase(OLD, [0.0])]
+    assert "| **3.00** (3.00 to 3.00) | 5.0 |" in contest_table(rows, phases)
 
 
 def test_rows_are_kept_until_they_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +267,7 @@ def test_rows_are_kept_until_they_are_measured_again(tmp_path: Path, monkeypatch
 def test_the_page_has_the_tables_of_the_files() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for name, table in (
-        ("trainers", contest_table(Contestant.read())),
+        ("trainers", contest_table(Contestant.read(), Phase.read())),
         ("phases", phase_table(Phase.read())),
     ):
         assert filled(page, name, table) == page

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from algos.engine.cache import GrowingLayer, growing_cache
 from algos.engine.head import linear_head, unwrapped
 from algos.engine.inputs import inputs_for
-from algos.engine.layers import Direct, Layer, Rotation
+from algos.engine.layers import Direct, DirectModel, Layer, Rotation, WithHead
 from algos.engine.memory import out_of_memory
 from algos.engine.parts import AsFunctions, AsModules, Parts, function_of
 from algos.engine.rollouts import Rollouts
@@ -92,17 +91,17 @@ def _mistral(trunk: Any, parts: Parts) -> Direct | None:
     return _llama(trunk, parts) if trunk.config.sliding_window is None else None
 
 
-def _with_head(trunk_of: Callable[[Parts], Direct], model: Any) -> Direct:
+def _with_head(trunk_of: Callable[[Parts], Direct], model: Any) -> DirectModel:
     """The language model; without holding it, with which what is known of it is to go."""
     there: Callable[[], Any] = weakref.ref(model)
 
     def head() -> Any:
         return there().get_output_embeddings()
 
-    return replace(
-        trunk_of(AsModules()),
+    return DirectModel(
+        **vars(trunk_of(AsModules())),
         head=lambda x: head()(x),
-        bare=lambda: replace(trunk_of(AsFunctions()), head=function_of(head())),
+        bare=lambda: WithHead(**vars(trunk_of(AsFunctions())), head=function_of(head())),
     )
 
 
@@ -126,15 +125,16 @@ _found: weakref.WeakKeyDictionary[nn.Module, tuple[nn.Module, Direct | None]] = 
 """By who owns a trunk, which what is found holds: remembered with the trunk it would never go."""
 
 
-def direct(model: Any) -> Direct | None:
+def direct(model: Any) -> DirectModel | None:
     """The language model taken apart; None where it is not known, keeps more of a text than keys and values, or
     computes something else than its layers one after another."""
     inner = unwrapped(model)
-    return direct_trunk(inner, inner.base_model)
+    found = direct_trunk(inner, inner.base_model)
+    return found if isinstance(found, DirectModel) else None
 
 
 def direct_trunk(owner: nn.Module, trunk: Any) -> Direct | None:
-    """The owner's trunk taken apart; with a head if the owner is its language model."""
+    """The owner's trunk taken apart; a `DirectModel` if the owner is its language model."""
     if owner not in _found or _found[owner][0] is not trunk:
         remember(owner, trunk, _tried(owner, trunk))
     return _found[owner][1]

@@ -50,15 +50,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Direct:
-    """A model as embeddings, layers and a last norm; a language model has a head behind them."""
+    """A model's trunk as embeddings, layers and a last norm."""
 
     embed: Callable[[Tensor, Tensor], tuple[Tensor, Rotation]]
     """Ids and positions [N] → [N, H]"""
     layers: Sequence[Layer]
     norm: Module
-    head: Module | None = None
-    bare: Callable[[], Direct] | None = None
-    """Makes the same of the functions that its modules then compute, for blocks in which no weight changes."""
 
     def of_groups(self, rollouts: Rollouts) -> Tensor:
         """The last hidden states from which each response token is predicted, [P, G, T, H]: prompts, read once a
@@ -105,6 +102,21 @@ class Direct:
         for layer in self.layers:
             x_NH = layer(x_NH, rotation, texts.attend)
         return x_NH, texts
+
+
+@dataclass(frozen=True)
+class WithHead(Direct):
+    """A language model's, and its head."""
+
+    head: Module
+
+
+@dataclass(frozen=True)
+class DirectModel(WithHead):
+    """Made of modules."""
+
+    bare: Callable[[], WithHead]
+    """Makes the same of the functions that the modules then compute, for blocks in which no weight changes."""
 
 
 class _Reading:

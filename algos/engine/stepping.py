@@ -10,16 +10,15 @@ from torch.nn import functional as F
 
 from algos.engine.attention import attend_from_one, padding_bias
 from algos.engine.cache import with_room
-from algos.engine.layers import Direct
+from algos.engine.layers import DirectModel
 from algos.engine.memory import tokens_at_once
 
 
 class LayerStepper:
     """Through a model's layers."""
 
-    def __init__(self, layers: Direct, ids_PL: Tensor, mask_PL: Tensor, group_B: Tensor) -> None:
+    def __init__(self, layers: DirectModel, ids_PL: Tensor, mask_PL: Tensor, group_B: Tensor) -> None:
         self.layers, self.ids, self.mask, self.group = layers, ids_PL, mask_PL, group_B
-        assert layers.bare is not None
         self.bare = layers.bare()
 
     def prefill(self) -> Tensor:
@@ -38,7 +37,6 @@ class LayerStepper:
         mask_BL, heads, self.tokens = self.mask[self.group], self.keys[0].shape[1], L
         self.position = mask_BL.sum(-1)
         self.bias = padding_bias(mask_BL[:, None], hidden_BH.dtype).expand(-1, heads, -1, -1)
-        assert self.bare.head is not None
         return self.bare.head(hidden_BH)
 
     def step(self, token_B: Tensor) -> Tensor:
@@ -51,7 +49,6 @@ class LayerStepper:
         for layer, keys, values in zip(bare.layers, self.keys, self.values, strict=True):
             x_BH = layer(x_BH, rotation, partial(self._attend, keys, values, bias))
         self.position = self.position + 1
-        assert bare.head is not None
         return bare.head(bare.norm(x_BH))
 
     def _attend(

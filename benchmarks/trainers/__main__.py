@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 def draw() -> None:
     """Fills the page from the files."""
     text = PAGE.read_text(encoding="utf-8")
-    text = filled(text, "trainers", contest_table(Contestant.read()))
+    text = filled(text, "trainers", contest_table(Contestant.read(), Phase.read()))
     PAGE.write_text(filled(text, "phases", phase_table(Phase.read())), encoding="utf-8")
 
 

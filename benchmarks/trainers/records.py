@@ -8,6 +8,8 @@ from pathlib import Path
 from benchmarks.records import Record
 
 HERE = Path(__file__).parent
+Step = tuple[tuple[str, int, str], str, str]
+"""Conditions, size and algorithm."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Part(Record):
     @property
     def conditions(self) -> tuple[str, int, str]:
         return self.device, self.threads, self.dtype
+
+    @property
+    def step(self) -> Step:
+        return self.conditions, self.size, self.algorithm
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from statistics import median
 from typing import TypeVar
@@ -10,7 +12,7 @@ from typing import TypeVar
 from benchmarks.page import markdown
 from benchmarks.records import MISSING, spread, title
 from benchmarks.trainers.gate import STEP
-from benchmarks.trainers.records import Contestant, Part, Phase
+from benchmarks.trainers.records import Contestant, Part, Phase, Step
 from benchmarks.trainers.worlds import SIZES
 
 R = TypeVar("R", bound=Part)
@@ -21,12 +23,17 @@ TITLES = {
 REST = "all else"
 
 
-def contest_table(rows: Sequence[Contestant]) -> str:
-    """Ours beside TRL's, one table a device, precision and number of threads."""
+def contest_table(rows: Sequence[Contestant], phases: Sequence[Phase]) -> str:
+    """Ours beside TRL's and the floors of our phases, one table a device, precision and number of threads."""
     head = [
-        "size", "algorithm", "ours [s]", "TRL [s]", "TRL ÷ ours", "ours, peak [MiB]", "TRL, peak [MiB]", "ours ÷ TRL",
+        "size", "algorithm", "ours [s]", "TRL [s]", "TRL ÷ ours", "TRL ÷ floors", "ours, peak [MiB]", "TRL, peak [MiB]",
+        "ours ÷ TRL",
     ]  # fmt: skip
-    return _by_conditions(rows, head, _contest)
+    floors: dict[Step, float] = defaultdict(float)
+    for phase in phases:
+        if phase.median:  # else it is done within another
+            floors[phase.step] += phase.floor
+    return _by_conditions(rows, head, partial(_contest, floors))
 
 
 def phase_table(rows: Sequence[Phase]) -> str:
@@ -56,11 +63,15 @@ def _conditions(device: str, threads: int, dtype: str) -> str:
     return f"{device}; {threads} {'thread' if threads == 1 else 'threads'}; {dtype}"
 
 
-def _contest(size: str, algorithm: str, found: dict[str, Contestant]) -> list[list[str]]:
+def _contest(
+    floors: Mapping[Step, float], size: str, algorithm: str, found: dict[str, Contestant]
+) -> list[list[str]]:
     ours, peer = found.get("ours"), found.get("TRL")
     ratios = [faster(ours, peer), f"{ours.peak_mib / peer.peak_mib:.2f}"] if ours and peer else [MISSING] * 2
+    floor = floors.get(peer.step) if peer else None
+    most = f"{peer.median / floor:.1f}" if peer and floor else MISSING
     return [[
-        size, algorithm, _seconds(ours), _seconds(peer), ratios[0], _memory(ours), _memory(peer), ratios[1],
+        size, algorithm, _seconds(ours), _seconds(peer), ratios[0], most, _memory(ours), _memory(peer), ratios[1],
     ]]  # fmt: skip
 
 
