@@ -26,6 +26,7 @@ needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="this processor do
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "MIN_PRODUCTS", 1)
+    monkeypatch.setattr(products, "MIN_HALVED", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +146,7 @@ def test_a_sample_is_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) 
     sampling = Sampling(max_new_tokens=8, group_size=4)
     found = sample(policy, [[3, 2, 1], [1, 2]], sampling, seed=1)
     monkeypatch.setattr(products, "MIN_PRODUCTS", 2**60)
+    monkeypatch.setattr(products, "MIN_HALVED", 2**60)
     plain = sample(policy, [[3, 2, 1], [1, 2]], sampling, seed=1)
     assert torch.equal(found.response_ids_PGT, plain.response_ids_PGT)
     torch.testing.assert_close(found.sampler_logps_PGT, plain.sampler_logps_PGT)

@@ -222,7 +222,9 @@ def contestant(part: str, seconds: list[float], peak: float, **changes: Any) -> 
 
 def test_ratios_are_of_medians_with_the_range_of_neighbours() -> None:
     rows = [contestant("ours", [1.0, 2.0, 4.0], 300.0), contestant("TRL", [3.0, 5.0, 16.0], 600.0)]
-    (line,) = [line for line in contest_table(rows, [phase(UPDATE, [0.5])]).splitlines() if line.startswith("| tiny")]
+    (line,) = [
+        line for line in contest_table(rows, [phase(UPDATE, [0.5])]).splitlines() if line.startswith("| tiny")
+    ]
     assert "| 2 (1 to 4) | 5 (3 to 16) | **2.50** (2.50 to 4.00) | 16.7 |" in line
     assert line.endswith("| 300 (before: 100) | 600 (before: 100) | 0.50 |")
 
