@@ -200,3 +200,33 @@ def test_gelu_in_the_same_pass_where_weights_are_laid_out(dtype: torch.dtype) ->
 def test_policy_and_reference_differ_by_nothing_before_the_first_update(name: str) -> None:
     """Whether or not a gradient is needed, the same kernels."""
     assert run(ALGORITHMS[name], budget="1iterations").rows[0]["kl/train"] == 0
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "whole"),
+    [
+        ("AuthenticAMD", "26", True),
+        ("AuthenticAMD", "25", False),
+        ("GenuineIntel", "26", False),
+        ("", "", False),
+    ],
+)
+def test_who_computes_whole_vectors(
+    vendor: str, family: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\n\nflags\t\t: fpu\n"
+    monkeypatch.setattr(products.Path, "read_text", lambda *_, **__: text)
+    assert products.has_whole_vectors.__wrapped__() is whole
+
+
+def test_small_products_are_not_worth_a_kernel_where_vectors_are_halved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "MIN_HALVED", 6 * 4 * 3 + 1)
+    monkeypatch.setattr(products, "beats_mkl", lambda: True)
+    through: list[bool] = []
+    monkeypatch.setattr(products, "_onednn", lambda a, b, _: through.append(True) or a @ b.t())
+    for whole in (False, True):
+        monkeypatch.setattr(products, "has_whole_vectors", lambda whole=whole: whole)
+        product(torch.randn(6, 4), torch.randn(3, 4))
+        assert bool(through) is whole
