@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_algos_direct import with_loud_adapter
 from tiny import gpt2, rollouts_of, tiny_policy, word_tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from algos.engine import activated, attention, hidden
 from algos.engine.critic import Critic
@@ -165,3 +165,15 @@ def test_tokens_computed_are_tokens_needed(monkeypatch: pytest.MonkeyPatch) -> N
                 other(patch)
             forward(policy.model, rollouts, 1.0, policy.dtype)
         assert read == expected
+
+
+@pytest.mark.parametrize(
+    ("prompts", "width", "shared"), [(8, 896, False), (10, 4096, True), (600, 896, True)]
+)
+def test_a_gpu_reads_a_prompt_once_where_that_saves_much(prompts: int, width: int, shared: bool) -> None:
+    """By what it would compute, as starting the kernels for it takes as long however few tokens there are."""
+    rollouts = rollouts_of([[3] * 30], [[[1] * 64] * 2]).select(torch.zeros(prompts, dtype=torch.long))
+    trunk = nn.Module()
+    trunk.get_input_embeddings = lambda: nn.Embedding(1, width, device="meta")  # type: ignore[assignment]
+    assert hidden.reads_once(rollouts.to("meta"), trunk) == shared
+    assert hidden.reads_once(rollouts, trunk)

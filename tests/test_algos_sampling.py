@@ -11,6 +11,7 @@ from scipy import stats
 from tiny import EOS, every_response, gpt2, rollouts_of, tiny_policy, word_tokenizer
 
 from algos import Policy, Sampling, UserError, sample
+from algos.engine import decoding
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import filtered, inverse_cdf
 from algos.engine.scoring import score_policy
@@ -270,3 +271,28 @@ def test_the_longest_possible_response_is_the_limit_not_the_longest_drawn(policy
     """`constant` aggregation divides by it: a divisor that depends on the samples would bias the gradient."""
     sampling = Sampling(max_new_tokens=20, group_size=1)
     assert {sample(policy, PROMPTS, sampling, seed).totals.max_tokens for seed in range(4)} == {20}
+
+
+@pytest.mark.parametrize("words", [12, 500])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks: the same tokens, at every token's own bounds too, and none that is impossible."""
+    monkeypatch.setattr(decoding, "BLOCK", 8)
+    random = torch.Generator().manual_seed(0)
+    odds = torch.randn(64, words, generator=random) * 4
+    odds[:, torch.randperm(words, generator=random)[: words // 3]] = -torch.inf
+    odds[:8, : words - 2], odds[8:16, 2:] = -torch.inf, -torch.inf
+    odds[:8, words - 1], odds[8:16, 0] = 0.0, 0.0
+    logps_BV = odds.log_softmax(-1)
+    cdf_BV = logps_BV.exp().cumsum(-1, dtype=torch.float64)
+    bounds_VB = (cdf_BV / cdf_BV[:, -1:]).T
+    for U_B in [
+        *torch.rand(200, 64, generator=random, dtype=torch.float64),
+        *bounds_VB.clamp(2**-53, 1 - 2**-53),
+    ]:
+        expected = inverse_cdf(logps_BV, U_B)
+        found = decoding.search_in_blocks(logps_BV.exp(), U_B)
+        assert bool(logps_BV.gather(-1, found[:, None]).isfinite().all())
+        moved = found != expected
+        # But for rounding: only where U is a token's own bound.
+        gap_B = (U_B[:, None] - bounds_VB.T).abs().amin(-1)
+        assert bool((gap_B[moved] < 1e-12).all())

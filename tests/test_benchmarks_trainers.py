@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,23 @@ def test_prompts_and_responses_are_as_long_as_the_page_says(case: Case) -> None:
     for name in ("chosen", "rejected"):
         responses = policy.tokenizer([pair[name] for pair in case.pairs]).input_ids
         assert {len(closed(policy, ids)) for ids in responses} == {RESPONSE_TOKENS}
+
+
+@pytest.mark.parametrize("size", ["gpt2", "half-billion"])
+def test_words_are_tokens_to_whoever_reads_the_directory(
+    size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers has tokenizers of its own for some families, whatever lies beside their weights."""
+    small = replace(SIZES[size], layers=1, width=32, heads=2, vocabulary=64, steps=1)
+    monkeypatch.setitem(SIZES, size, small)
+    case = Case.build(tmp_path, size, 1, 1, "fp32")
+    for tokenizer in (
+        Policy.load(case.model, device="cpu").tokenizer,
+        AutoTokenizer.from_pretrained(case.model),
+    ):
+        assert tokenizer(case.prompts).input_ids == [
+            [int(w[1:]) for w in text.split()] for text in case.prompts
+        ]
 
 
 def test_no_text_makes_eos_or_pad_likely(case: Case, model: Any) -> None:

@@ -7,16 +7,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from algos.engine.cache import growing_cache
 from algos.engine.direct import direct
-from algos.engine.inputs import accepts, positions
+from algos.engine.inputs import accepts, aligned, positions
 from algos.engine.policy import Policy
+from algos.engine.recorded import RecordedStepper
 from algos.engine.rollouts import pad_left
 from algos.engine.stepping import LayerStepper
 
 if TYPE_CHECKING:
     from algos.engine.settings import Sampling
+
+
+FEW_WORDS = 2**12
+"""Of a vocabulary that a GPU draws from at once."""
+BLOCK = 2**9
+"""Words of a larger one that it adds up together."""
 
 
 class Stepper(Protocol):
@@ -31,18 +39,20 @@ class Stepper(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Makes these rows, some of them perhaps several times, the batch."""
+        """Makes these rows the batch."""
         ...
 
 
-def stepper(policy: Policy, prompts: Sequence[list[int]], group_size: int) -> Stepper:
-    """Through the model's layers where they are known, else through the model; without gradient, in the precision
-    that is on, while no weight changes."""
+def stepper(policy: Policy, prompts: Sequence[list[int]], group_size: int, tokens: int) -> Stepper:
+    """For at most so many tokens: through the model's layers where they are known, else through the model; without
+    gradient, in the precision that is on, while no weight changes."""
     layers = direct(policy.model)
     ids_PL, mask_PL = (x.to(policy.device) for x in pad_left(list(prompts), policy.pad_id))
     group_B = torch.arange(len(ids_PL), device=ids_PL.device).repeat_interleave(group_size)
     if layers is None:
         return ModelStepper(policy, ids_PL, mask_PL, group_B)
+    if policy.device.type == "cuda":
+        return RecordedStepper(layers, *aligned(ids_PL, mask_PL, policy.model), group_B, tokens)
     return LayerStepper(layers, ids_PL, mask_PL, group_B)
 
 
@@ -112,7 +122,29 @@ def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def inverse_cdf(logps_BV: Tensor, U_B: Tensor) -> Tensor:
     """The token at which the cumulative distribution first exceeds U. [B, V], [B] in (0, 1) → [B]."""
-    cdf_BV = logps_BV.exp().cumsum(-1, dtype=torch.float64)
+    odds_BV = logps_BV.exp()
+    if odds_BV.is_cuda and odds_BV.shape[-1] > FEW_WORDS:
+        return search_in_blocks(odds_BV, U_B)
+    return _search(odds_BV, U_B)[0].squeeze(-1)
+
+
+def search_in_blocks(odds_BV: Tensor, U_B: Tensor) -> Tensor:
+    """Which block of words, then which of its words: to add up a large vocabulary word by word takes a GPU, which does
+    that a row at a time, as long as a tenth of a model's step."""
+    odds_BCW = F.pad(odds_BV, (0, -odds_BV.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums_BC = odds_BCW.sum(-1, dtype=torch.float64)
+    block_B1, cdf_BC, target_B1 = _search(sums_BC, U_B)
+    left_B1 = (cdf_BC.gather(-1, block_B1) - target_B1) / sums_BC.gather(-1, block_B1)
+    block_B = block_B1.squeeze(-1)
+    inside_BW = odds_BCW[torch.arange(len(block_B), device=block_B.device), block_B]
+    word_B1, *_ = _search(inside_BW, (1 - left_B1.squeeze(-1)).clamp(0, 1 - 2**-53))
+    return block_B * BLOCK + word_B1.squeeze(-1)
+
+
+def _search(odds_BN: Tensor, U_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the sums of the odds first exceed U's share of all of them [B, 1], the sums [B, N], and that share [B, 1]."""
+    cdf_BN = odds_BN.cumsum(-1, dtype=torch.float64)
     # Scaled by its own end, as rounding leaves it a little off 1; right=True skips tokens of probability 0.
-    target_B1 = (U_B * cdf_BV[:, -1])[:, None]
-    return torch.searchsorted(cdf_BV, target_B1, right=True).squeeze(-1).clamp(max=logps_BV.shape[-1] - 1)
+    target_B1 = (U_B * cdf_BN[:, -1])[:, None]
+    found_B1 = torch.searchsorted(cdf_BN, target_B1, right=True).clamp(max=odds_BN.shape[-1] - 1)
+    return found_B1, cdf_BN, target_B1

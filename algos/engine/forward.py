@@ -13,7 +13,7 @@ from algos.engine.algorithm import Outputs
 from algos.engine.direct import direct
 from algos.engine.head import linear_head, selected_logps, unwrapped
 from algos.engine.hidden import response_hidden
-from algos.engine.inputs import accepts, inputs_for, precision
+from algos.engine.inputs import accepts, aligned, inputs_for, precision
 from algos.engine.memory import tokens_at_once
 from algos.engine.rollouts import Rollouts
 from algos.engine.tied import shared_gradient
@@ -35,14 +35,15 @@ def response_logits(
     it, [P, G, T, H], where asked for. Only response positions reach the head."""
     T = rollouts.T
     # Nobody asks what follows the last token.
-    inputs = inputs_for(model, rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1])
+    read = aligned(rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1], model)
+    inputs = inputs_for(model, *read)
     if accepts(model, "logits_to_keep"):
         inputs["logits_to_keep"] = T
     reading: AbstractContextManager[list[Tensor]] = _read_by_head(model) if hidden else nullcontext([])
-    with reading as read:
+    with reading as given:
         logits_BTV = model(**inputs).logits[:, -T:]
     logits_PGTV = rollouts.per_group(upcast(logits_BTV) / temperature)
-    return logits_PGTV, rollouts.per_group(read[0][:, -T:]) if hidden else None
+    return logits_PGTV, rollouts.per_group(given[0][:, -T:]) if hidden else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from algos.engine.products import FastLinear, product
+from algos.engine.products import FastLinear, multiplied_in, product
 
 CHUNK = 2**20
 """Logits that exist at once on a CPU: 4 MiB in fp32, which its cache holds."""
@@ -89,12 +89,6 @@ def selected_logps(
         hidden_NH, head.weight if weight_VH is None else weight_VH, head.bias, ids_N, temperature
     )
     return found
-
-
-def _matrix_dtype(hidden: Tensor) -> torch.dtype:
-    """What autocast would multiply in."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 class _Logits:
@@ -176,7 +170,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         ids_N: Tensor,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        ctx.matrix_dtype, ctx.temperature = _matrix_dtype(hidden_NH), temperature
+        ctx.matrix_dtype, ctx.temperature = multiplied_in(hidden_NH), temperature
         with torch.autocast(hidden_NH.device.type, enabled=False):
             logits = _logits(ctx, hidden_NH, weight_VH, bias_V)
             chosen_N1 = hidden_NH.new_zeros((len(ids_N), 1), dtype=logits.dtype)

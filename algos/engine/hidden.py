@@ -10,13 +10,16 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from algos.engine.attention import is_short
-from algos.engine.inputs import accepts, inputs_for
+from algos.engine.inputs import accepts, aligned, inputs_for
 from algos.engine.layers import Direct
 from algos.engine.memory import is_recomputed
 from algos.engine.rollouts import Rollouts
 
 MIN_SAVED = 0.1
 """Share of the tokens below which a second call of the trunk costs more than it saves."""
+MIN_SAVED_ON_GPU = 2**32
+"""Likewise, of tokens times the trunk's width squared: a GPU multiplies that in the time in which the CPU starts the
+kernels of a layer's second attention."""
 
 
 def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None) -> Tensor:
@@ -27,10 +30,9 @@ def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None
     keeps nothing, and always goes through the trunk. Else groups go through the `layers`, where they are known; texts
     that share no prompt do so on a CPU where they are short.
     """
-    G, L, T = rollouts.G, rollouts.prompt_ids_PL.shape[1], rollouts.T
-    saved = (G - 1) * L / (G * (L + T))
+    L, T = rollouts.prompt_ids_PL.shape[1], rollouts.T
     if not is_recomputed(trunk):
-        if saved >= MIN_SAVED and T > 1:
+        if T > 1 and reads_once(rollouts, trunk):
             if layers is not None:
                 return layers.of_groups(rollouts)
             cache = _keys_alone(trunk)
@@ -39,9 +41,19 @@ def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None
         elif layers is not None and rollouts.mask_PGT.device.type == "cpu" and is_short(L + T - 1):
             return layers.of_texts(rollouts)
     # Nobody asks what follows the last token.
-    ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
+    ids_BS, mask_BS = aligned(rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1], trunk)
     hidden_BSH: Tensor = trunk(**inputs_for(trunk, ids_BS, mask_BS)).last_hidden_state
     return rollouts.per_group(hidden_BSH[:, -T:])
+
+
+def reads_once(rollouts: Rollouts, trunk: Any) -> bool:
+    """Whether to read a prompt once for its responses takes less time than to read it with each."""
+    G, L = rollouts.G, rollouts.prompt_ids_PL.shape[1]
+    saved = (G - 1) * L
+    if saved < MIN_SAVED * G * (L + rollouts.T):
+        return False
+    on_cpu, width = rollouts.mask_PGT.device.type == "cpu", trunk.get_input_embeddings().weight.shape[-1]
+    return on_cpu or rollouts.P * saved * width**2 >= MIN_SAVED_ON_GPU
 
 
 def _of_groups(trunk: Any, rollouts: Rollouts, cache: DynamicCache) -> Tensor:

@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from algos.engine.head import unwrapped
+
+ALIGNED = 16
+"""Tokens. Attention's kernels copy a mask whose rows are no multiple of so many numbers."""
 
 
 @lru_cache(maxsize=64)
@@ -39,6 +43,26 @@ def inputs_for(model: Any, ids_BN: Tensor, mask_BS: Tensor, cache: Any = None) -
     if accepts(model, "position_ids"):
         inputs["position_ids"] = positions(mask_BS)[:, -ids_BN.shape[1] :]
     return inputs
+
+
+def aligned(ids_BS: Tensor, mask_BS: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    """On a GPU, padded to a length that comes again: for every new shape libraries choose and prepare kernels anew."""
+    return (ids_BS, mask_BS) if ids_BS.device.type == "cpu" else lengthened(ids_BS, mask_BS, model)
+
+
+def lengthened(ids_BS: Tensor, mask_BS: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    """Padded on the left to a multiple of `ALIGNED` tokens, if the model takes so many."""
+    S, most = ids_BS.shape[1], max_positions(unwrapped(model).config)
+    missing = -S % ALIGNED
+    if most is not None and S + missing > most:
+        return ids_BS, mask_BS
+    return F.pad(ids_BS, (missing, 0)), F.pad(mask_BS, (missing, 0))
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest sequence that a model has positions for; None where it has no such limit."""
+    names, config = ("max_position_embeddings", "n_positions", "max_seq_len"), config.get_text_config()
+    return next((limit for name in names if (limit := getattr(config, name, None))), None)
 
 
 @contextmanager

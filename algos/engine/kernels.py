@@ -7,6 +7,7 @@ from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActiva
 
 from algos.engine.activated import keep_less
 from algos.engine.heap import keep_few_kernels, keep_freed
+from algos.engine.norms import fuse_norms
 from algos.engine.products import multiply_fast
 
 
@@ -15,6 +16,7 @@ def quicken(model: nn.Module) -> None:
     keep_freed()
     keep_few_kernels()
     fuse_activations(model)
+    fuse_norms(model)
     multiply_fast(model)
     keep_less(model)
 

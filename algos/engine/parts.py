@@ -6,7 +6,7 @@ looked up, and what a layer of ours has to decide is decided again. While no wei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,7 +17,8 @@ from transformers.activations import GELUTanh, SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
 from algos.engine.activated import GATED, LightGPT2MLP, fed, is_watched, projected
-from algos.engine.products import FastConv1D, FastLinear
+from algos.engine.norms import RMS_NORMS
+from algos.engine.products import FastConv1D, FastLinear, multiplied_in
 
 Module = Callable[[Tensor], Tensor]
 
@@ -31,7 +32,7 @@ class Parts(Protocol):
 
     def projected(
         self, block: Any, norm: str, owner: Any, *names: str
-    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    ) -> Callable[[Tensor], Sequence[Tensor]]:
         """Each linear layer of norm(x)."""
         ...
 
@@ -48,8 +49,8 @@ class AsModules:
 
     def projected(
         self, block: Any, norm: str, owner: Any, *names: str
-    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        def call(x: Tensor) -> tuple[Tensor, ...]:
+    ) -> Callable[[Tensor], Sequence[Tensor]]:
+        def call(x: Tensor) -> Sequence[Tensor]:
             return projected(block.mlp, getattr(block, norm), x, *(getattr(owner, name) for name in names))
 
         return call
@@ -66,14 +67,9 @@ class AsFunctions:
 
     def projected(
         self, block: Any, norm: str, owner: Any, *names: str
-    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        normed, linears = self.part(block, norm), [self.part(owner, name) for name in names]
-
-        def call(x: Tensor) -> tuple[Tensor, ...]:
-            given = normed(x)
-            return tuple([linear(given) for linear in linears])
-
-        return call
+    ) -> Callable[[Tensor], Sequence[Tensor]]:
+        normed, linears = self.part(block, norm), _together([getattr(owner, name) for name in names])
+        return lambda x: linears(normed(x))
 
     def fed(self, block: Any, norm: str) -> Module:
         normed, mlp = self.part(block, norm), self.part(block, "mlp")
@@ -106,14 +102,41 @@ def _embedding(embedding: Any) -> Module:
     return lambda ids: F.embedding(ids, weight)
 
 
+def _rms_norm(norm: Any) -> Module:
+    shape, weight, eps = norm.weight.shape, norm.weight, norm.variance_epsilon
+    return lambda x: torch.rms_norm(x, shape, weight, eps) if x.dtype == weight.dtype else norm(x)
+
+
 def _linear(linear: Any) -> Module:
-    weight, bias = linear.weight, linear.bias
+    weight, bias = _as_multiplied(linear)
     return lambda x: F.linear(x, weight, bias)
 
 
 def _conv1d(linear: Any) -> Module:
-    weight, bias = linear.weight, linear.bias
+    weight, bias = _as_multiplied(linear)
     return lambda x: torch.addmm(bias, x, weight)
+
+
+def _together(linears: Sequence[Any]) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Linear layers of the same tensor: a single product on a GPU, where each is a kernel's start and little more."""
+    alike = len({(type(linear), linear.bias is None) for linear in linears}) == 1
+    on_gpu = all(
+        type(linear) is FastLinear and linear.weight.is_cuda and _is_plain(linear) for linear in linears
+    )
+    if len(linears) == 1 or not (alike and on_gpu):
+        functions = [function_of(linear) for linear in linears]
+        return lambda x: [function(x) for function in functions]
+    weights, biases = zip(*(_as_multiplied(linear) for linear in linears), strict=True)
+    weight, bias = torch.cat(weights), None if biases[0] is None else torch.cat(biases)
+    sizes = [len(each) for each in weights]
+    return lambda x: F.linear(x, weight, bias).split(sizes, dim=-1)
+
+
+def _as_multiplied(linear: Any) -> tuple[Any, Any]:
+    """Weight and bias as autocast would make them with every call."""
+    weight, bias = linear.weight.detach(), linear.bias
+    dtype = multiplied_in(weight)
+    return weight.to(dtype), None if bias is None else bias.detach().to(dtype)
 
 
 def _fast(plain: Callable[[Any], Module]) -> Callable[[Any], Module]:
@@ -136,9 +159,17 @@ def _gpt2_mlp(mlp: Any) -> Module:
 
 
 def _gated_mlp(mlp: Any) -> Module:
-    gate, up, down = (function_of(part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-    act = function_of(mlp.act_fn)
-    return lambda x: down(act(gate(x)) * up(x))
+    wide, down, act = (
+        _together([mlp.gate_proj, mlp.up_proj]),
+        function_of(mlp.down_proj),
+        function_of(mlp.act_fn),
+    )
+
+    def feed(x: Tensor) -> Tensor:
+        gate, up = wide(x)
+        return down(act(gate) * up)
+
+    return feed
 
 
 _FUNCTIONS: dict[type[nn.Module], Callable[[Any], Module]] = {
@@ -153,4 +184,5 @@ _FUNCTIONS: dict[type[nn.Module], Callable[[Any], Module]] = {
     SiLUActivation: lambda _: F.silu,
     LightGPT2MLP: _gpt2_mlp,
     **dict.fromkeys(GATED, _gated_mlp),
+    **dict.fromkeys(RMS_NORMS, _rms_norm),
 }

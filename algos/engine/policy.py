@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from algos.engine.errors import UserError, one_line
 from algos.engine.head import unwrapped
+from algos.engine.inputs import max_positions
 from algos.engine.kernels import quicken
 from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, room_for
 from algos.engine.memory import Portions, recomputed, require_recomputable
@@ -111,9 +112,7 @@ class Policy:
     @property
     def max_positions(self) -> int | None:
         """The longest sequence the model has positions for; None where it has no such limit."""
-        config = self.inner.config.get_text_config()
-        names = ("max_position_embeddings", "n_positions", "max_seq_len")
-        return next((limit for name in names if (limit := getattr(config, name, None))), None)
+        return max_positions(self.inner.config)
 
     @property
     def vocabulary(self) -> int:

@@ -134,7 +134,7 @@ def _decode(
     """The responses of one batch. Each prompt is encoded once for its group; rows that have ended leave it."""
     device, (P, G, T) = policy.device, U_PGT.shape
     U_BT, eos = U_PGT.flatten(0, 1).to(device), torch.tensor(policy.eos_ids, device=device)
-    batch = stepper(policy, prompts, G)
+    batch = stepper(policy, prompts, G, T)
     rows_B = torch.arange(P * G, device=device)  # which response each row of the running batch is
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
     logits_BV = batch.prefill()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from algos.engine.attention import attend_from_one, padding_bias
 from algos.engine.cache import with_room
-from algos.engine.layers import DirectModel
+from algos.engine.layers import Direct, DirectModel
 from algos.engine.memory import tokens_at_once
 
 
@@ -18,14 +18,15 @@ class LayerStepper:
     """Through a model's layers."""
 
     def __init__(self, layers: DirectModel, ids_PL: Tensor, mask_PL: Tensor, group_B: Tensor) -> None:
-        self.layers, self.ids, self.mask, self.group = layers, ids_PL, mask_PL, group_B
+        self.ids, self.mask, self.group = ids_PL, mask_PL, group_B
         self.bare = layers.bare()
+        self.reader: Direct = layers
 
     def prefill(self) -> Tensor:
         P, L = self.ids.shape
         at_once = max(1, tokens_at_once(self.ids.device, backward=False) // L)
         parts = [slice(i, i + at_once) for i in range(0, P, at_once)]
-        hidden, read = zip(*(self.layers.of_prompts(self.ids[x], self.mask[x]) for x in parts), strict=True)
+        hidden, read = zip(*(self.reader.of_prompts(self.ids[x], self.mask[x]) for x in parts), strict=True)
         hidden_BH = torch.cat(hidden)[self.group]
         self.keys, self.values = (
             [

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.page import filled
-from benchmarks.trainers.contest import WARM_UP, race, split
+from benchmarks.trainers.contest import WARM_UP, contest
 from benchmarks.trainers.records import Contestant, Phase
 from benchmarks.trainers.tables import TITLES, contest_table, faster, phase_table
 from benchmarks.trainers.worlds import SIZES, Case
@@ -58,9 +58,9 @@ def main() -> None:
 
 def measure(case: Case, algorithm: str, repetitions: int) -> None:
     """Both tables' rows of one size and algorithm, kept as soon as they are there."""
-    contestants = race(case, algorithm, repetitions)
+    contestants, phases = contest(case, algorithm, repetitions)
     Contestant.keep(contestants)
-    Phase.keep(split(case, algorithm, repetitions))
+    Phase.keep(phases)
     medians = ", ".join(f"{row.part} {row.median:.3g} s" for row in contestants)
     ratio = faster(*contestants) if len(contestants) == 2 else ""
     print(f"{case.size}, {TITLES[algorithm]}: {medians} {ratio}", flush=True)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.trainers.floors import Work, needed
 from benchmarks.trainers.gate import STEP
@@ -23,6 +25,7 @@ from benchmarks.trainers.worlds import Case
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / os.environ.get("PEERS", ".venv-peers") / "bin" / "python"
 WARM_UP = 2
+PHASES = "phases"
 
 
 def python_of(contestant: str, algorithm: str) -> Path:
@@ -35,6 +38,7 @@ class Worker:
 
     def __init__(self, case: Case, contestant: str, algorithm: str, errors: Path) -> None:
         self.errors = errors
+        self.ready: dict[str, Any] = {}
         command: list[str | Path] = [python_of(contestant, algorithm), "-m", "benchmarks.trainers.worker"]
         command += [case.folder, contestant, algorithm]
         environment = os.environ | {
@@ -44,11 +48,11 @@ class Worker:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
-        try:
+
+    def wait(self) -> None:
+        """Until it is ready to make its first step; keeps what it says of itself then."""
+        if not self.ready:
             self.ready = self._answer()
-        except RuntimeError:
-            self.close()
-            raise
 
     def step(self) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -77,30 +81,49 @@ class Worker:
 
 
 @contextmanager
-def workers(case: Case, contestants: Sequence[str], algorithm: str) -> Iterator[dict[str, Worker]]:
-    """Started one after another, each when the one before it is ready."""
+def workers(
+    case: Case, contestants: Sequence[str], algorithm: str, together: bool = False
+) -> Iterator[dict[str, Worker]]:
+    """Started one after another, each when the one before it is ready, or all together."""
     with ExitStack() as stack:
         started: dict[str, Worker] = {}
         for name in contestants:
             log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "stderr"
             started[name] = Worker(case, name, algorithm, log)
             stack.callback(started[name].close)
+            if not together:
+                started[name].wait()
+        for worker in started.values():
+            worker.wait()
         yield started
 
 
-def race(case: Case, algorithm: str, repetitions: int) -> list[Contestant]:
-    """Ours and TRL's, in turn, after `WARM_UP` steps of each."""
+def contest(case: Case, algorithm: str, repetitions: int) -> tuple[list[Contestant], list[Phase]]:
+    """Ours and TRL's, and ours by phases. A CPU computes for one process at a time from the first to the last; where a
+    GPU does the computing they start together, as most of that is done by a core of the CPU for each."""
     names = ["ours", "TRL"]
     if not python_of("TRL", algorithm).is_file():
         print(f"TRL is left out of {algorithm}: `make peers` builds its environment, {PEERS.parents[1].name}")
         names.remove("TRL")
+    if torch.cuda.is_available():
+        with workers(case, [*names, PHASES], algorithm, together=True) as started:
+            phases = split(case, algorithm, started[PHASES], repetitions)
+            started.pop(PHASES).close()
+            return race(case, algorithm, started, repetitions), phases
     with workers(case, names, algorithm) as started:
-        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        for number in range(WARM_UP + repetitions):
-            # Each is first as often as it is second.
-            for name in names if number % 2 == 0 else reversed(names):
-                answers[name].append(started[name].step())
-        return [_contestant(case, algorithm, name, started[name], answers[name]) for name in names]
+        contestants = race(case, algorithm, started, repetitions)
+    with workers(case, [PHASES], algorithm) as started:
+        return contestants, split(case, algorithm, started[PHASES], repetitions)
+
+
+def race(case: Case, algorithm: str, started: Mapping[str, Worker], repetitions: int) -> list[Contestant]:
+    """In turn, after `WARM_UP` steps of each."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in started}
+    for number in range(WARM_UP + repetitions):
+        # Each is first as often as it is second.
+        for name in started if number % 2 == 0 else reversed(list(started)):
+            answers[name].append(started[name].step())
+    return [_contestant(case, algorithm, name, started[name], answers[name]) for name in started]
 
 
 def _contestant(
@@ -115,11 +138,10 @@ def _contestant(
     )  # fmt: skip
 
 
-def split(case: Case, algorithm: str, repetitions: int) -> list[Phase]:
+def split(case: Case, algorithm: str, worker: Worker, repetitions: int) -> list[Phase]:
     """Our step by phases, each with the work it needs and the rates measured in the same process."""
-    with workers(case, ["phases"], algorithm) as started:
-        ready = started["phases"].ready
-        answers = [started["phases"].step() for _ in range(WARM_UP + repetitions)][WARM_UP:]
+    ready = worker.ready
+    answers = [worker.step() for _ in range(WARM_UP + repetitions)][WARM_UP:]
     once = {name: seconds / case.steps for name, seconds in ready["phases"].items()}
     spent = [
         Counter(answer["phases"]) + Counter(once) + Counter({STEP: answer["seconds"] + sum(once.values())})

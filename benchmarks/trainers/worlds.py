@@ -38,19 +38,19 @@ class Size:
     heads: int
     vocabulary: int
     positions: int = 128
-    family: Literal["gpt2", "qwen2"] = "gpt2"
+    family: Literal["gpt2", "llama"] = "gpt2"
     steps: int = 16
     """The fewest steps that the recorded pairs last for: what is done once a run is divided by them."""
 
     def config(self) -> PretrainedConfig:
         """Dropout is off: some contestants turn it off, some do not."""
-        from transformers import GPT2Config, Qwen2Config
+        from transformers import GPT2Config, LlamaConfig
 
         shared: dict[str, Any] = {
             "vocab_size": self.vocabulary, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD,
         }  # fmt: skip
-        if self.family == "qwen2":
-            return Qwen2Config(
+        if self.family == "llama":
+            return LlamaConfig(
                 **shared, num_hidden_layers=self.layers, hidden_size=self.width, intermediate_size=4864,
                 num_attention_heads=self.heads, num_key_value_heads=2, max_position_embeddings=self.positions,
                 tie_word_embeddings=True,
@@ -65,7 +65,7 @@ SIZES = {
     "tiny": Size(layers=2, width=128, heads=4, vocabulary=256, steps=64),
     "small": Size(layers=6, width=512, heads=8, vocabulary=16_384),
     "gpt2": Size(layers=12, width=768, heads=12, vocabulary=50_257, positions=1024),
-    "half-billion": Size(layers=24, width=896, heads=14, vocabulary=151_936, family="qwen2"),
+    "half-billion": Size(layers=24, width=896, heads=14, vocabulary=151_936, family="llama"),
 }
 
 
@@ -138,7 +138,9 @@ def random_model(size: Size) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
+    # A CPU takes half a minute to draw half a billion numbers.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(SEED)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(size.config())
     if size.family == "gpt2":
@@ -148,7 +150,7 @@ def random_model(size: Size) -> PreTrainedModel:
 
 def _never(model: Any, tokens: tuple[int, ...]) -> None:
     """Gives tokens one logit, `NEVER`, whatever the text: a layer norm's output has mean 0 before its bias, so that a
-    bias of 1 and an output embedding of NEVER/width make that sum. (Qwen2's norm has no bias; among 150k tokens drawn
+    bias of 1 and an output embedding of NEVER/width make that sum. (Llama's norm has no bias; among 150k tokens drawn
     all but uniformly EOS comes once in 150 steps.)"""
     import torch
 

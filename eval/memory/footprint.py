@@ -253,7 +253,7 @@ class _Phases:
         text = [0] * (self.load.prompt_tokens + sampling.max_new_tokens - 1)
         in_dtype = precision(torch.device("cpu"), self.load.dtype)
         with torch.no_grad(), self.peak(read.model) as peak, in_dtype:
-            batch = stepper(cast(Policy, read), [text], rows)
+            batch = stepper(cast(Policy, read), [text], rows, 1)
             batch.prefill()
             logits_BV = batch.step(torch.zeros(rows, dtype=torch.long))
             logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)

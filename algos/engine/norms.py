@@ -1,0 +1,38 @@
+"""RMS norms (Zhang and Sennrich 2019) as torch's one operation instead of transformers' six: a single kernel on a GPU, in
+the backward pass too; the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+
+def fuse_norms(model: nn.Module) -> None:
+    """From now on the model's norms, where they are known, are one operation."""
+    for module in model.modules():
+        module.__class__ = _FUSED.get(type(module), type(module))
+
+
+def _fused(kind: Any) -> type[nn.Module]:
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+        if (
+            hidden_states.dtype != self.weight.dtype
+        ):  # what autocast multiplied; transformers computes it in fp32
+            given: Tensor = kind.forward(self, hidden_states)
+            return given
+        return torch.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+    return type(f"Fused{kind.__name__}", (kind,), {"forward": forward, "__doc__": "transformers', fused."})
+
+
+_FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    kind: _fused(kind) for kind in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
+}
+RMS_NORMS = tuple(_FUSED.values())
+"""With a `weight` and a `variance_epsilon`."""

@@ -1,0 +1,193 @@
+"""On a GPU, where there is one: what a CPU computes, in fp32; training in bf16; decoding that is recorded; full memory."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, WORDS
+from known import KNOWN, a_policy
+from test_algos_families import ALGORITHMS, PAIRS, PROMPTS, SAMPLING, batch, rewarded
+from tiny import same_weights, word_tokenizer
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from algos import History, LoRA, Policy, Sampling, sample, train
+from algos.engine import decoding, hidden
+from algos.engine.forward import forward
+from algos.engine.policy import with_adapter
+from algos.engine.rollouts import Rollouts
+from algos.engine.scoring import score_policy
+from algos.engine.stepping import LayerStepper
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+GPU = torch.device("cuda")
+TEXTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4], [5, 6]]
+
+
+def on_gpu(policy: Policy, dtype: Any = "fp32") -> Policy:
+    return Policy(policy.model.to(GPU), policy.tokenizer, dtype=dtype)
+
+
+def run(name: str, policy: Policy, **options: Any) -> History:
+    data: dict[str, Any] = {"pairs": PAIRS} if name == "dpo" else {"prompts": PROMPTS, "reward": rewarded}
+    return train(
+        ALGORITHMS[name], policy, **({"sampling": SAMPLING, "budget": "3iterations"} | data | options)
+    )
+
+
+def gradients(policy: Policy, rollouts: Rollouts) -> dict[str, Tensor]:
+    """Of the sum of all log-probabilities and squares of them, on the CPU."""
+    logps_PGT = forward(policy.model, rollouts, 0.7, policy.dtype).logps_PGT
+    (logps_PGT.sum() + logps_PGT.square().sum()).backward()
+    return {name: p.grad.cpu() for name, p in policy.trainable().items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["a prompt a response", "a prompt a group"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_computes_what_it_does_on_a_cpu(
+    name: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hidden, "MIN_SAVED_ON_GPU", 0 if shared else 2**32)
+    family = FAMILIES[name]
+    here, there, rollouts = family.policy(), on_gpu(family.policy()), batch()
+    tolerance = 10 * family.tolerance
+    expected = score_policy(here, rollouts, 0.7)[0]
+    found = score_policy(there, rollouts.to(GPU), 0.7)[0].cpu()
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    expected_gradients, found_gradients = gradients(here, rollouts), gradients(there, rollouts.to(GPU))
+    assert expected_gradients.keys() == found_gradients.keys()
+    # Of the largest of all: some are zero but for rounding, such as that of a key's bias.
+    scale = max(float(gradient.abs().max()) for gradient in expected_gradients.values())
+    for key, gradient in expected_gradients.items():
+        assert float((found_gradients[key] - gradient).abs().max()) < 1e-4 * scale, key
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_decodes_what_it_scores(name: str) -> None:
+    policy = on_gpu(FAMILIES[name].policy())
+    rollouts = sample(policy, TEXTS, Sampling(max_new_tokens=14, group_size=6), 0)
+    assert rollouts.lengths_PG.unique().numel() > 2  # rows left the batch on the way
+    gap = (score_policy(policy, rollouts, 1.0)[0] - rollouts.sampler_logps_PGT)[rollouts.mask_PGT].abs().max()
+    assert float(gap) < 10 * FAMILIES[name].tolerance
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_a_recorded_step_is_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, sampling = on_gpu(a_policy(kind)), Sampling(max_new_tokens=40, group_size=8)
+    assert isinstance(decoding.stepper(policy, TEXTS, 8, 40), decoding.RecordedStepper)
+    found = sample(policy, TEXTS, sampling, 0)
+    assert found.lengths_PG.unique().numel() > 2
+    monkeypatch.setattr(decoding, "RecordedStepper", lambda *arguments: LayerStepper(*arguments[:4]))
+    expected = sample(policy, TEXTS, sampling, 0)
+    assert torch.equal(found.response_ids_PGT, expected.response_ids_PGT)
+    torch.testing.assert_close(found.sampler_logps_PGT, expected.sampler_logps_PGT, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_recorded_steps_through_adapters_in_bf16(kind: str) -> None:
+    """Adapters' layers are called, not taken apart; their weights are autocast's to keep."""
+    model = a_policy(kind).model
+    adapted = with_adapter(model, LoRA(rank=4))
+    for name, p in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    policy = Policy(adapted.to(GPU), a_policy(kind).tokenizer, dtype="bf16")
+    rollouts = sample(policy, TEXTS, Sampling(max_new_tokens=12, group_size=8), 0)
+    gap = (score_policy(policy, rollouts, 1.0)[0] - rollouts.sampler_logps_PGT)[rollouts.mask_PGT].abs()
+    assert float(gap.mean()) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_training_curve_is_the_cpus(name: str, kind: str) -> None:
+    """Its first batch, that is: small differences grow, and may change a draw."""
+    here, there = (
+        run(name, a_policy(kind), budget="1iterations"),
+        run(name, on_gpu(a_policy(kind)), budget="1iterations"),
+    )
+    (expected,), (found,) = here.rows, there.rows
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        if "seconds" not in key:
+            assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", KNOWN)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_training_in_bf16(name: str, kind: str, checkpointing: bool) -> None:
+    """Through the checks of the start: policy and reference alike, the first ratio 1."""
+    policy = a_policy(kind)
+    policy = Policy(
+        policy.model.to(GPU), policy.tokenizer, dtype="auto", gradient_checkpointing=checkpointing
+    )
+    assert policy.dtype == torch.bfloat16
+    rows = run(name, policy).rows
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert not same_weights(policy, on_gpu(a_policy(kind)))
+
+
+@pytest.fixture
+def wide() -> Iterator[Policy]:
+    """Deep and wide enough to fill memory; all that is kept from the first use of a GPU on is there already."""
+    sizes = {
+        "hidden_size": 512,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "num_hidden_layers": 12,
+    }
+    tokenizer = word_tokenizer(WORDS)
+    config = AutoConfig.for_model("qwen2", vocab_size=len(tokenizer), **(KNOWN["qwen2"] | sizes))
+    policy = Policy(AutoModelForCausalLM.from_config(config).to(GPU), tokenizer, dtype="fp32")
+    run("reinforce", on_gpu(copy.deepcopy(policy)), budget="1iterations")
+    yield policy
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def leave(mebibytes: int) -> None:
+    """So much memory beside what is in use."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    fraction = (torch.cuda.memory_reserved() + mebibytes * 2**20) / torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+def test_what_does_not_fit_is_decoded_in_parts(wide: Policy) -> None:
+    """256 responses' keys and values take 700 MiB."""
+    sampling, prompts = Sampling(max_new_tokens=40, group_size=64), [[1, 2, 3, 4, 5, 6, 7, 8] * 2] * 4
+    leave(500)
+    found = sample(wide, prompts, sampling, 0)
+    assert wide.portions.limits["sampling"] < 256
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    wide.portions.limits.clear()
+    whole = sample(wide, prompts, sampling, 0)
+    assert not wide.portions.limits
+    assert float((found.response_ids_PGT == whole.response_ids_PGT).float().mean()) > 0.99  # but for rounding
+
+
+def test_what_does_not_fit_is_trained_on_in_parts(wide: Policy) -> None:
+    """Activations of 20 × 16 responses, as many as go forward at once, take gigabytes."""
+    sampling = Sampling(max_new_tokens=40, group_size=16, prompts_per_iteration=64)
+    leave(1000)
+    (row,) = run("reinforce", wide, sampling=sampling, budget="1iterations", prompts=PROMPTS * 32).rows
+    assert row["gradient_norm"] > 0
+    assert wide.portions.limits["training"] < 20
+
+
+def test_what_decoding_held_is_let_go_at_once(wide: Policy) -> None:
+    """A layer's keys and values, copies of weights: not when Python's collector comes."""
+    gc.disable()
+    try:
+        before = torch.cuda.memory_allocated()
+        for seed in range(3):
+            sample(wide, TEXTS, Sampling(max_new_tokens=8, group_size=8), seed)
+        assert torch.cuda.memory_allocated() - before < 2**20
+    finally:
+        gc.enable()
