@@ -119,17 +119,20 @@ def _conv1d(linear: Any) -> Module:
 
 def _together(linears: Sequence[Any]) -> Callable[[Tensor], Sequence[Tensor]]:
     """Linear layers of the same tensor: a single product on a GPU, where each is a kernel's start and little more."""
-    alike = len({(type(linear), linear.bias is None) for linear in linears}) == 1
-    on_gpu = all(
-        type(linear) is FastLinear and linear.weight.is_cuda and _is_plain(linear) for linear in linears
-    )
-    if len(linears) == 1 or not (alike and on_gpu):
+    if len(linears) == 1 or not all(_is_plain_on_gpu(linear) for linear in linears):
         functions = [function_of(linear) for linear in linears]
         return lambda x: [function(x) for function in functions]
     weights, biases = zip(*(_as_multiplied(linear) for linear in linears), strict=True)
-    weight, bias = torch.cat(weights), None if biases[0] is None else torch.cat(biases)
+    there = [bias for bias in biases if bias is not None]
+    if 0 < len(there) < len(linears):
+        there = [torch.zeros_like(w[:, 0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    weight, bias = torch.cat(weights), torch.cat(there) if there else None
     sizes = [len(each) for each in weights]
     return lambda x: F.linear(x, weight, bias).split(sizes, dim=-1)
+
+
+def _is_plain_on_gpu(linear: Any) -> bool:
+    return type(linear) in (nn.Linear, FastLinear) and linear.weight.is_cuda and _is_plain(linear)
 
 
 def _as_multiplied(linear: Any) -> tuple[Any, Any]:
@@ -159,11 +162,8 @@ def _gpt2_mlp(mlp: Any) -> Module:
 
 
 def _gated_mlp(mlp: Any) -> Module:
-    wide, down, act = (
-        _together([mlp.gate_proj, mlp.up_proj]),
-        function_of(mlp.down_proj),
-        function_of(mlp.act_fn),
-    )
+    wide = _together([mlp.gate_proj, mlp.up_proj])
+    down, act = function_of(mlp.down_proj), function_of(mlp.act_fn)
 
     def feed(x: Tensor) -> Tensor:
         gate, up = wide(x)

@@ -1,6 +1,6 @@
 """One token a step in tensors that stay where they are, so that a GPU can repeat a step that it has recorded.
 
-A step of a few rows starts a thousand kernels, each of which a GPU is done with before Python has started the next.
+A step of a few rows starts hundreds of kernels, each of which a GPU is done with before Python has started the next.
 Recorded as a CUDA graph they all start at once: a step then takes as long as its kernels do.
 """
 
