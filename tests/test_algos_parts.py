@@ -16,7 +16,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
 from algos import Sampling, sample
-from algos.engine import memory, products
+from algos.engine import memory, parts, products
 from algos.engine.direct import direct
 from algos.engine.kernels import quicken
 from algos.engine.parts import function_of
@@ -110,3 +110,19 @@ def test_prompts_read_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
     found = sample(policy, prompts, sampling, 0)
     assert torch.equal(found.response_ids_PGT, whole.response_ids_PGT)
     torch.testing.assert_close(found.sampler_logps_PGT, whole.sampler_logps_PGT)
+
+
+@pytest.mark.parametrize("biases", [(True, True, True), (False, False, False), (True, False, True)])
+def test_linear_layers_of_the_same_tensor_as_one_product(
+    biases: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU."""
+    linears = [nn.Linear(8, n, bias=bias) for n, bias in zip((4, 2, 2), biases, strict=True)]
+    x, products = torch.randn(5, 8), []
+    expected = [linear(x) for linear in linears]
+    monkeypatch.setattr(parts, "_is_plain_on_gpu", lambda _: True)
+    together = parts.together(linears)
+    monkeypatch.setattr(F, "linear", lambda *given, linear=F.linear: products.append(1) or linear(*given))
+    for found, one in zip(together(x), expected, strict=True):
+        torch.testing.assert_close(found, one)
+    assert len(products) == 1

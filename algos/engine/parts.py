@@ -68,7 +68,7 @@ class AsFunctions:
     def projected(
         self, block: Any, norm: str, owner: Any, *names: str
     ) -> Callable[[Tensor], Sequence[Tensor]]:
-        normed, linears = self.part(block, norm), _together([getattr(owner, name) for name in names])
+        normed, linears = self.part(block, norm), together([getattr(owner, name) for name in names])
         return lambda x: linears(normed(x))
 
     def fed(self, block: Any, norm: str) -> Module:
@@ -117,7 +117,7 @@ def _conv1d(linear: Any) -> Module:
     return lambda x: torch.addmm(bias, x, weight)
 
 
-def _together(linears: Sequence[Any]) -> Callable[[Tensor], Sequence[Tensor]]:
+def together(linears: Sequence[Any]) -> Callable[[Tensor], Sequence[Tensor]]:
     """Linear layers of the same tensor: a single product on a GPU, where each is a kernel's start and little more."""
     if len(linears) == 1 or not all(_is_plain_on_gpu(linear) for linear in linears):
         functions = [function_of(linear) for linear in linears]
@@ -162,7 +162,7 @@ def _gpt2_mlp(mlp: Any) -> Module:
 
 
 def _gated_mlp(mlp: Any) -> Module:
-    wide = _together([mlp.gate_proj, mlp.up_proj])
+    wide = together([mlp.gate_proj, mlp.up_proj])
     down, act = function_of(mlp.down_proj), function_of(mlp.act_fn)
 
     def feed(x: Tensor) -> Tensor:
