@@ -32,11 +32,13 @@ def outcome(norm: nn.Module, x: Tensor) -> list[Any]:
     return [y, x.grad, *(p.grad for p in norm.parameters())]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("kind", [LlamaRMSNorm, Qwen3RMSNorm])
 def test_the_same_numbers(kind: Any, dtype: torch.dtype) -> None:
-    """What autocast multiplied is normalised as transformers does it."""
+    """What autocast multiplied is normalised as transformers does it, and so is float64."""
     norm, fused = both(kind)
+    if dtype == torch.float64:
+        norm, fused = norm.double(), fused.double()
     x = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
     expected, found = outcome(norm, x), outcome(fused, x)
     assert torch.equal(found[0], expected[0])

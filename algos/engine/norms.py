@@ -19,14 +19,18 @@ def fuse_norms(model: nn.Module) -> None:
         module.__class__ = _FUSED.get(type(module), type(module))
 
 
+def reads_fp32(norm: Any, x: Tensor) -> bool:
+    """Whether it is one of fp32 alone. Of everything else transformers takes the mean in fp32: of what autocast
+    multiplied, and of float64."""
+    return bool(x.dtype == norm.weight.dtype == torch.float32)
+
+
 def _fused(kind: Any) -> type[nn.Module]:
     def forward(self: Any, hidden_states: Tensor) -> Tensor:
-        if (
-            hidden_states.dtype != self.weight.dtype
-        ):  # what autocast multiplied; transformers computes it in fp32
-            given: Tensor = kind.forward(self, hidden_states)
-            return given
-        return torch.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        if reads_fp32(self, hidden_states):
+            return torch.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        given: Tensor = kind.forward(self, hidden_states)
+        return given
 
     return type(f"Fused{kind.__name__}", (kind,), {"forward": forward, "__doc__": "transformers', fused."})
 

@@ -17,7 +17,7 @@ from transformers.activations import GELUTanh, SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
 from algos.engine.activated import GATED, LightGPT2MLP, fed, is_watched, projected
-from algos.engine.norms import RMS_NORMS
+from algos.engine.norms import RMS_NORMS, reads_fp32
 from algos.engine.products import FastConv1D, FastLinear, multiplied_in
 
 Module = Callable[[Tensor], Tensor]
@@ -104,7 +104,7 @@ def _embedding(embedding: Any) -> Module:
 
 def _rms_norm(norm: Any) -> Module:
     shape, weight, eps = norm.weight.shape, norm.weight, norm.variance_epsilon
-    return lambda x: torch.rms_norm(x, shape, weight, eps) if x.dtype == weight.dtype else norm(x)
+    return lambda x: torch.rms_norm(x, shape, weight, eps) if reads_fp32(norm, x) else norm(x)
 
 
 def _linear(linear: Any) -> Module:
