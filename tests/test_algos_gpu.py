@@ -53,7 +53,7 @@ def gradients(policy: Policy, rollouts: Rollouts) -> dict[str, Tensor]:
 def test_every_family_computes_what_it_does_on_a_cpu(
     name: str, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hidden, "MIN_SAVED_ON_GPU", 0 if shared else 2**32)
+    monkeypatch.setattr(hidden, "MIN_SAVED_ON_GPU", 0 if shared else math.inf)
     family = FAMILIES[name]
     here, there, rollouts = family.policy(), on_gpu(family.policy()), batch()
     tolerance = 10 * family.tolerance
@@ -105,8 +105,8 @@ def test_recorded_steps_through_adapters_in_bf16(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_training_curve_is_the_cpus(name: str, kind: str) -> None:
-    """Its first batch, that is: small differences grow, and may change a draw."""
+def test_a_first_iteration_is_the_cpus(name: str, kind: str) -> None:
+    """No more of a curve: small differences grow, and may change a draw."""
     here, there = (
         run(name, a_policy(kind), budget="1iterations"),
         run(name, on_gpu(a_policy(kind)), budget="1iterations"),

@@ -16,6 +16,7 @@ from algos.engine.critic import Critic
 from algos.engine.direct import direct
 from algos.engine.forward import forward
 from algos.engine.head import linear_head
+from algos.engine.inputs import aligned, lengthened
 from algos.engine.policy import Policy
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_group, score_policy
@@ -177,3 +178,15 @@ def test_a_gpu_reads_a_prompt_once_where_that_saves_much(prompts: int, width: in
     trunk.get_input_embeddings = lambda: nn.Embedding(1, width, device="meta")  # type: ignore[assignment]
     assert hidden.reads_once(rollouts.to("meta"), trunk) == shared
     assert hidden.reads_once(rollouts, trunk)
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(16, 16), (17, 32), (33, 33)])
+def test_lengths_that_come_again(tokens: int, length: int) -> None:
+    """But beyond what the model has positions for: 32."""
+    ids_BS, mask_BS = torch.ones(2, tokens, dtype=torch.long), torch.ones(2, tokens, dtype=torch.bool)
+    ids, mask = lengthened(ids_BS, mask_BS, gpt2(3))
+    assert ids.shape == mask.shape == (2, length)
+    assert torch.equal(ids[:, -tokens:], ids_BS)
+    assert mask.sum(-1).tolist() == [tokens, tokens]
+    assert bool(mask[:, -tokens:].all())
+    assert all(x is y for x, y in zip(aligned(ids_BS, mask_BS, gpt2(3)), (ids_BS, mask_BS), strict=True))

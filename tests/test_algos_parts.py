@@ -112,17 +112,19 @@ def test_prompts_read_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(found.sampler_logps_PGT, whole.sampler_logps_PGT)
 
 
-@pytest.mark.parametrize("biases", [(True, True, True), (False, False, False), (True, False, True)])
+@pytest.mark.parametrize(
+    ("biases", "together"), [((True,) * 3, 1), ((False,) * 3, 1), ((True, False, True), 3)]
+)
 def test_linear_layers_of_the_same_tensor_as_one_product(
-    biases: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+    biases: tuple[bool, ...], together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU."""
+    """As on a GPU; in `together` products."""
     linears = [nn.Linear(8, n, bias=bias) for n, bias in zip((4, 2, 2), biases, strict=True)]
     x, products = torch.randn(5, 8), []
     expected = [linear(x) for linear in linears]
     monkeypatch.setattr(parts, "_is_plain_on_gpu", lambda _: True)
-    together = parts.together(linears)
+    whole = parts.together([linear.eval() for linear in linears])
     monkeypatch.setattr(F, "linear", lambda *given, linear=F.linear: products.append(1) or linear(*given))
-    for found, one in zip(together(x), expected, strict=True):
+    for found, one in zip(whole(x), expected, strict=True):
         torch.testing.assert_close(found, one)
-    assert len(products) == 1
+    assert len(products) == together

@@ -129,8 +129,9 @@ def inverse_cdf(logps_BV: Tensor, U_B: Tensor) -> Tensor:
 
 
 def search_in_blocks(odds_BV: Tensor, U_B: Tensor) -> Tensor:
-    """Which block of words, then which of its words: to add up a large vocabulary word by word takes a GPU, which does
-    that a row at a time, as long as a tenth of a model's step."""
+    """The same from odds that are e^logps, [B, V] and [B] → [B]: which block of words, then which of its words. To add up
+    152 thousand words one by one takes a GPU, which does that a row at a time, as long as a tenth of a half-billion
+    model's step (docs/benchmarks.md)."""
     odds_BCW = F.pad(odds_BV, (0, -odds_BV.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
     sums_BC = odds_BCW.sum(-1, dtype=torch.float64)
     block_B1, cdf_BC, target_B1 = _search(sums_BC, U_B)

@@ -170,7 +170,8 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         ids_N: Tensor,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        ctx.matrix_dtype, ctx.temperature = multiplied_in(hidden_NH), temperature
+        ctx.matrix_dtype = multiplied_in(hidden_NH.device.type, hidden_NH.dtype)
+        ctx.temperature = temperature
         with torch.autocast(hidden_NH.device.type, enabled=False):
             logits = _logits(ctx, hidden_NH, weight_VH, bias_V)
             chosen_N1 = hidden_NH.new_zeros((len(ids_N), 1), dtype=logits.dtype)

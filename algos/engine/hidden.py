@@ -18,8 +18,9 @@ from algos.engine.rollouts import Rollouts
 MIN_SAVED = 0.1
 """Share of the tokens below which a second call of the trunk costs more than it saves."""
 MIN_SAVED_ON_GPU = 2**32
-"""Likewise, of tokens times the trunk's width squared: a GPU multiplies that in the time in which the CPU starts the
-kernels of a layer's second attention."""
+"""Likewise on a GPU, of the tokens saved times the trunk's width squared. An estimate: reading prompts apart took a layer
+0.8 ms more, to start its kernels, on an H100 (docs/benchmarks.md), in which that multiplies twelve times as many weights
+a token forward and backward."""
 
 
 def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None) -> Tensor:
@@ -47,7 +48,8 @@ def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None
 
 
 def reads_once(rollouts: Rollouts, trunk: Any) -> bool:
-    """Whether to read a prompt once for its responses takes less time than to read it with each."""
+    """Whether to read a prompt once for its responses takes less time than to read it with each, by what it saves: on a
+    GPU starting the kernels for it takes as long however little that is."""
     G, L = rollouts.G, rollouts.prompt_ids_PL.shape[1]
     saved = (G - 1) * L
     if saved < MIN_SAVED * G * (L + rollouts.T):

@@ -46,12 +46,13 @@ def inputs_for(model: Any, ids_BN: Tensor, mask_BS: Tensor, cache: Any = None) -
 
 
 def aligned(ids_BS: Tensor, mask_BS: Tensor, model: Any) -> tuple[Tensor, Tensor]:
-    """On a GPU, padded to a length that comes again: for every new shape libraries choose and prepare kernels anew."""
+    """Ids and mask [B, S] as they are; on a GPU `lengthened`, so that lengths come again: for every new shape libraries
+    choose and prepare kernels anew (docs/benchmarks.md)."""
     return (ids_BS, mask_BS) if ids_BS.device.type == "cpu" else lengthened(ids_BS, mask_BS, model)
 
 
 def lengthened(ids_BS: Tensor, mask_BS: Tensor, model: Any) -> tuple[Tensor, Tensor]:
-    """Padded on the left to a multiple of `ALIGNED` tokens, if the model takes so many."""
+    """Padded on the left, [B, S] → [B, a multiple of `ALIGNED`], if the model takes so many tokens."""
     S, most = ids_BS.shape[1], max_positions(unwrapped(model).config)
     missing = -S % ALIGNED
     if most is not None and S + missing > most:

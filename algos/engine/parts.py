@@ -118,15 +118,14 @@ def _conv1d(linear: Any) -> Module:
 
 
 def together(linears: Sequence[Any]) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Linear layers of the same tensor: a single product on a GPU, where each is a kernel's start and little more."""
-    if len(linears) == 1 or not all(_is_plain_on_gpu(linear) for linear in linears):
+    """Linear layers of the same tensor, [..., H] → [..., N] each: a single product on a GPU, where each is a kernel's
+    start and little more."""
+    mergeable = len(linears) > 1 and all(_is_plain_on_gpu(linear) for linear in linears)
+    if not mergeable or len({linear.bias is None for linear in linears}) > 1:
         functions = [function_of(linear) for linear in linears]
         return lambda x: [function(x) for function in functions]
     weights, biases = zip(*(_as_multiplied(linear) for linear in linears), strict=True)
-    there = [bias for bias in biases if bias is not None]
-    if 0 < len(there) < len(linears):
-        there = [torch.zeros_like(w[:, 0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
-    weight, bias = torch.cat(weights), torch.cat(there) if there else None
+    weight, bias = torch.cat(weights), None if biases[0] is None else torch.cat(biases)
     sizes = [len(each) for each in weights]
     return lambda x: F.linear(x, weight, bias).split(sizes, dim=-1)
 
@@ -138,7 +137,7 @@ def _is_plain_on_gpu(linear: Any) -> bool:
 def _as_multiplied(linear: Any) -> tuple[Any, Any]:
     """Weight and bias as autocast would make them with every call."""
     weight, bias = linear.weight.detach(), linear.bias
-    dtype = multiplied_in(weight)
+    dtype = multiplied_in(weight.device.type, weight.dtype)
     return weight.to(dtype), None if bias is None else bias.detach().to(dtype)
 
 

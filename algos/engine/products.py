@@ -82,7 +82,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     """The block, without gradient and in which no weight changes, for products of about so many rows: weights are laid
     out for them once, which takes as long as two products and a copy of them; in what autocast multiplies in, if it is
     on already."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    dtype = multiplied_in("cpu", torch.float32)
     layers = [layer for layer in _packable(model, rows, dtype) if _on_cpu(layer)]
     try:
         for layer in layers:
@@ -100,10 +100,9 @@ def packed_bytes(model: nn.Module, rows: int, dtype: torch.dtype) -> int:
     return sum(layer.weight.numel() for layer in _packable(model, rows, dtype)) * dtype.itemsize
 
 
-def multiplied_in(x: Tensor) -> torch.dtype:
-    """The precision in which it would be multiplied: autocast's where that is on, else its own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+def multiplied_in(device: str, dtype: torch.dtype) -> torch.dtype:
+    """The precision in which numbers of this type are multiplied on this kind of device: autocast's where that is on."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
 
 
 class _Fast(nn.Module):

@@ -74,7 +74,7 @@ class RecordedStepper(LayerStepper):
         """In attention's precision, `filled` behind the tokens that are there."""
         shape = list(known.shape)
         shape[dim] = self.room
-        whole = known.new_full(shape, filled, dtype=multiplied_in(known))
+        whole = known.new_full(shape, filled, dtype=multiplied_in(known.device.type, known.dtype))
         whole.narrow(dim, 0, self.tokens).copy_(known.narrow(dim, 0, self.tokens))
         return whole
 
@@ -104,8 +104,7 @@ class _Again:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.begun = False
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.given: Tensor | None = None
+        self.recording: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
 
     def __call__(self, work: Callable[[], Tensor]) -> Tensor:
         if self.device.type != "cuda":
@@ -118,10 +117,11 @@ class _Again:
                 given = work()
             self.begun = True
             return given
-        if self.graph is None or self.given is None:
-            self.graph, self.given = self._recorded(work)
-        self.graph.replay()
-        return self.given
+        if self.recording is None:
+            self.recording = self._recorded(work)
+        graph, given = self.recording
+        graph.replay()
+        return given
 
     def _recorded(self, work: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph, (pool, _) = torch.cuda.CUDAGraph(), _memory(self.device)

@@ -87,7 +87,8 @@ class Case:
 
     @classmethod
     def build(cls, folder: Path, size: str, steps: int, threads: int, dtype: Dtype) -> Case:
-        """Writes the weights and the data. The same size gives the same, `steps` many batches of it."""
+        """Writes the weights and the data, `steps` many batches of it. The same size gives the same; weights that a GPU
+        drew are other ones than a CPU's."""
         steps = max(steps, SIZES[size].steps)
         model, tokenizer = random_model(SIZES[size]), words(SIZES[size].vocabulary)
         draw = random.Random(SEED)
