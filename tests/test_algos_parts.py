@@ -26,7 +26,6 @@ from algos.engine.products import packed
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "MIN_PRODUCTS", 1)
-    monkeypatch.setattr(products, "MIN_HALVED", 1)
 
 
 def feed_forward(kind: str) -> nn.Module:
@@ -51,7 +50,7 @@ def modules() -> dict[str, nn.Module]:
 @pytest.mark.parametrize("name", modules())
 def test_a_function_computes_what_its_module_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both through MKL, but where weights are packed."""
-    monkeypatch.setattr(products, "beats_mkl", lambda: False)
+    monkeypatch.setattr(products, "least_products", lambda: products.NEVER)
     module, x = modules()[name], torch.randn(3, 32)
     with torch.no_grad():
         function = function_of(module)

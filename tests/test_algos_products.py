@@ -14,9 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from algos import Sampling
 from algos.engine import products
+from algos.engine.processor import Processor
 from algos.engine.products import FastConv1D, FastLinear, multiplies_bf16, multiply_fast, packed, product
 from algos.engine.sampling import sample
 
+LEAST_PRODUCTS = products.least_products
 needs_onednn = pytest.mark.skipif(
     not products.available(), reason="no oneDNN in this torch, or for this processor"
 )
@@ -26,13 +28,12 @@ needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="this processor do
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "MIN_PRODUCTS", 1)
-    monkeypatch.setattr(products, "MIN_HALVED", 1)
 
 
 @pytest.fixture(autouse=True)
 def wherever_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faster or not."""
-    monkeypatch.setattr(products, "beats_mkl", products.available)
+    monkeypatch.setattr(products, "least_products", lambda: 1 if products.available() else products.NEVER)
 
 
 def layers(bias: bool = True) -> list[nn.Module]:
@@ -50,7 +51,7 @@ def grads(layer: nn.Module, x: Tensor, out: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False])
 def test_products_in_any_layout(monkeypatch: pytest.MonkeyPatch, onednn: bool) -> None:
-    monkeypatch.setattr(products, "beats_mkl", lambda: onednn)
+    monkeypatch.setattr(products, "least_products", lambda: 1 if onednn else products.NEVER)
     a, b, bias = torch.randn(6, 4), torch.randn(3, 4), torch.randn(3)
     for left in (a, a.t().contiguous().t()):
         for right in (b, b.t().contiguous().t(), b.repeat(1, 2)[:, :4]):
@@ -146,7 +147,7 @@ def test_a_sample_is_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) 
     sampling = Sampling(max_new_tokens=8, group_size=4)
     found = sample(policy, [[3, 2, 1], [1, 2]], sampling, seed=1)
     monkeypatch.setattr(products, "MIN_PRODUCTS", 2**60)
-    monkeypatch.setattr(products, "MIN_HALVED", 2**60)
+    monkeypatch.setattr(products, "least_products", lambda: products.NEVER)
     plain = sample(policy, [[3, 2, 1], [1, 2]], sampling, seed=1)
     assert torch.equal(found.response_ids_PGT, plain.response_ids_PGT)
     torch.testing.assert_close(found.sampler_logps_PGT, plain.sampler_logps_PGT)
@@ -203,30 +204,28 @@ def test_policy_and_reference_differ_by_nothing_before_the_first_update(name: st
 
 
 @pytest.mark.parametrize(
-    ("vendor", "family", "whole"),
+    ("vendor", "family", "vectors", "least"),
     [
-        ("AuthenticAMD", "26", True),
-        ("AuthenticAMD", "25", False),
-        ("GenuineIntel", "26", False),
-        ("", "", False),
+        ("AuthenticAMD", 26, "AVX512", "MIN_PRODUCTS"),
+        ("AuthenticAMD", 25, "AVX512", "MIN_HALVED"),
+        ("AuthenticAMD", 25, "AVX2", "NEVER"),
+        ("GenuineIntel", 6, "AVX512", "NEVER"),
+        ("", 0, "AVX512", "NEVER"),
     ],
 )
-def test_who_computes_whole_vectors(
-    vendor: str, family: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+def test_who_multiplies_faster_with_onednn(
+    vendor: str, family: int, vectors: str, least: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\n\nflags\t\t: fpu\n"
-    monkeypatch.setattr(products.Path, "read_text", lambda *_, **__: text)
-    assert products.has_whole_vectors.__wrapped__() is whole
+    monkeypatch.setattr(products, "available", lambda: True)
+    monkeypatch.setattr(products, "processor", lambda: Processor(vendor, family))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    assert LEAST_PRODUCTS.__wrapped__() == getattr(products, least)
 
 
-def test_small_products_are_not_worth_a_kernel_where_vectors_are_halved(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(products, "MIN_HALVED", 6 * 4 * 3 + 1)
-    monkeypatch.setattr(products, "beats_mkl", lambda: True)
+def test_small_products_are_not_worth_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     through: list[bool] = []
     monkeypatch.setattr(products, "_onednn", lambda a, b, _: through.append(True) or a @ b.t())
-    for whole in (False, True):
-        monkeypatch.setattr(products, "has_whole_vectors", lambda whole=whole: whole)
+    for more in (1, 0):
+        monkeypatch.setattr(products, "least_products", lambda more=more: 6 * 4 * 3 + more)
         product(torch.randn(6, 4), torch.randn(3, 4))
-        assert bool(through) is whole
+        assert bool(through) is not bool(more)

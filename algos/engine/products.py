@@ -2,17 +2,17 @@
 
 MKL keeps to AVX2 on processors that are not Intel's. oneDNN, which torch carries too and multiplies bf16 with, does not:
 its fp32 products take half the time on an AMD EPYC of family 26, whose vectors of 512 bits are computed at once, and a
-tenth less on one of family 25 that has AVX-512 in halves. Those of a few rows with weights in its own layout, as decoding
-makes them, take two fifths on the first, and a third to two thirds on one with AVX2 alone (docs/benchmarks.md). Both add
-in fp32, in another order.
+tenth less on one of family 25 that has AVX-512 in halves; on an Intel Xeon MKL's take a fifth less. Those of a few rows
+with weights in oneDNN's own layout, as decoding makes them, take two fifths on the first, a third to two thirds on one
+with AVX2 alone and nine tenths on Intel's (docs/benchmarks.md). Both add in fp32, in another order.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,10 +21,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from algos.engine.processor import processor
+
 MIN_PRODUCTS = 2**22
 """Multiplications below which preparing oneDNN's kernel for a new shape costs more than it saves."""
 MIN_HALVED = 3 * 10**8
 """Likewise where it saves a tenth: with vectors of 512 bits that are computed in halves."""
+NEVER = math.inf
 
 
 @cache
@@ -39,21 +42,13 @@ def available() -> bool:
 
 
 @cache
-def beats_mkl() -> bool:
-    """Whether it is faster with weights that are not laid out for it, too."""
-    return available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-
-
-@cache
-def has_whole_vectors() -> bool:
-    """Whether this is a processor of AMD's that computes 512 bits at once; by its family, as Linux names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False
-    named = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    family = named.get("cpu family", "")
-    return named.get("vendor_id") == "AuthenticAMD" and family.isdecimal() and int(family) >= 26
+def least_products() -> float:
+    """Multiplications from which it is faster with weights that are not laid out for it, too; `NEVER` but on AMD's
+    processors with AVX-512: on others MKL is as fast, or we have not measured."""
+    wide = available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    if not (wide and processor().vendor == "AuthenticAMD"):
+        return NEVER
+    return MIN_PRODUCTS if processor().family >= 26 else MIN_HALVED
 
 
 @cache
@@ -216,8 +211,7 @@ def _suits(x: Tensor, weight: Tensor, outputs: int) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and beats_mkl()
-        and x.numel() * outputs >= (MIN_PRODUCTS if has_whole_vectors() else MIN_HALVED)
+        and x.numel() * outputs >= least_products()
     )
 
 

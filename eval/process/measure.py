@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from algos.engine.errors import without_secrets
+from algos.engine.processor import processor
 
 PACKAGES = (
     "rlhf-compare", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors",
@@ -52,7 +53,7 @@ def environment(command: str, threads_per_run: int, workers: int) -> dict[str, A
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "hardware": {
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": processor().name,
             "cores": os.cpu_count(),
             "gpus": _gpus(),
         },
@@ -67,14 +68,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _gpus() -> list[str]:
