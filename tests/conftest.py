@@ -32,6 +32,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     return small_world(tmp_path_factory.mktemp("small"))
 
 
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are empty files, for tests of what comes before them: drawing would take most of the time."""
+    from eval.report import theme
+
+    def empty(_: object, folder: Path, stem: str) -> None:
+        (folder / f"{stem}.svg").write_text("<svg/>", encoding="utf-8")
+        (folder / f"{stem}.png").write_bytes(b"")
+
+    monkeypatch.setattr(theme, "save", empty)
+
+
 @pytest.fixture(scope="session")
 def never_stopped(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The comparison of `faults.first`, made in one go."""

@@ -87,6 +87,7 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_wicked_texts_pass_through_all_of_it(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +122,7 @@ def test_wicked_texts_pass_through_all_of_it(
     ("pairs", "test"),
     [("wicked", "stories_prompts"), pytest.param("stories_pairs", "wicked", marks=pytest.mark.slow)],
 )
+@pytest.mark.usefixtures("sketched")
 def test_real_wicked_rows_pass_through_all_of_it(
     shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], pairs: str, test: str
 ) -> None:

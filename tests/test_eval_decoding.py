@@ -114,6 +114,7 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_from_the_command_line_to_the_rows(small: SmallWorld, tmp_path: Path) -> None:
     """Training with a temperature and a greedy prefix, evaluation by nucleus: every number is defined."""
     out = tmp_path / "out"

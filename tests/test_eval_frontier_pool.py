@@ -133,6 +133,7 @@ def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:
     assert (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("sketched")
 def test_it_can_be_switched_off(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "off"
     arguments = small.arguments(out, "--frontier.samples", "0", "--algos", "reinforce", "--seeds", "1")
@@ -148,6 +149,7 @@ def test_it_is_not_drawn_where_other_responses_are_judged(finished: Path) -> Non
     assert Plan.of(store) is None
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_reward_that_fails_leaves_the_report(
     small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def test_there_is_a_command_for_every_format() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=data_of)
+@pytest.mark.usefixtures("sketched")
 def test_every_command_ends_in_a_report_that_accounts_for_sixty_rows(
     command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

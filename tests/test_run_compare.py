@@ -70,6 +70,7 @@ def test_saved_policies_load_with_transformers(finished: Path) -> None:
     AutoModelForCausalLM.from_pretrained(finished / "runs" / "ppo-s0" / "policy")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_two_workers_and_a_second_time_give_the_same(
     small: SmallWorld, finished: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_two_workers_and_a_second_time_give_the_same(
     assert len(weights(out)) == 6
 
 
+@pytest.mark.usefixtures("sketched")
 def test_resume_runs_only_what_is_missing(small: SmallWorld, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "grown"
     short = ["--budget", "2iterations", "--eval.points", "1"]
@@ -112,6 +114,7 @@ def test_resume_runs_only_what_is_missing(small: SmallWorld, finished: Path, tmp
     ]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
     small: SmallWorld, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +130,7 @@ def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
     assert "1 of 2 runs failed" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_worker_that_dies_fails_its_run_only(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "died"
     assert main(small.arguments(out, "--algos", "ppo", "dpo", "--seeds", "1", reward="dies", workers=2)) == 1
@@ -135,6 +139,7 @@ def test_a_worker_that_dies_fails_its_run_only(small: SmallWorld, tmp_path: Path
     assert runs.loc["dpo", "status"] == "done"
 
 
+@pytest.mark.usefixtures("sketched")
 def test_pairs_alone_train_a_reward_model_and_a_judge(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "pairs"
     arguments = ["--model", small.model, "--pairs", small.pairs, "--out", str(out), "--cache", small.cache, "--workers", "1", "--seeds", "1",
@@ -294,6 +299,7 @@ def test_a_comparison_that_is_resumed_is_not_refused(
     assert main(resumed) == 0
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_cannot_be_estimated_is_not_refused(
     small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,6 +319,7 @@ def test_the_command_line_does_not_load_what_estimates_memory() -> None:
     assert found.stdout == "[]\n"
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_sweep_runs_an_arm_a_value_and_resuming_adds_values(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "swept"
     short = [

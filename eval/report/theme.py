@@ -6,12 +6,13 @@ information, so that a page printed in grey can still be read.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from eval.report import format as fmt
 from eval.report.escape import visible
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, FAINT = "#1f2328", "#6b7280", "#d7dae0"
 BASE_COLOUR = "#6b7280"
+PIXELS_PER_INCH = 112
 PANEL_ARMS = 4  # more lines than this in one panel cannot be followed
 _SHADES = (0.0, 0.42, -0.5, 0.2)  # towards white above 0, towards black below
 
@@ -112,18 +114,25 @@ def drawing() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, stem: str) -> None:
-    """Write stem.svg and stem.png, without dates, so that the same figure is the same bytes."""
+    """Write stem.svg and stem.png, without dates, so that the same figure is the same bytes.
+
+    Laid out once and drawn twice: `Figure.savefig` would draw twice for each, to lay out again.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from PIL import Image
 
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once: it takes as long as drawing
-    figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})
-    pixels = io.BytesIO()
-    figure.savefig(pixels, format="png", dpi=112, metadata={"Software": None})
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+    FigureCanvasSVG(figure).print_svg(folder / f"{stem}.svg", metadata={"Date": None})
+    figure.set_dpi(PIXELS_PER_INCH)
+    pixels = FigureCanvasAgg(figure)
+    pixels.draw()
     # A palette: a third of the size, and nothing to be seen of it in lines and letters.
-    Image.open(pixels).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        folder / f"{stem}.png", optimize=True
-    )
+    image = Image.fromarray(np.asarray(pixels.buffer_rgba())).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(folder / f"{stem}.png", optimize=True)
 
 
 def _mixed(colour: str, shade: float) -> str:
