@@ -100,23 +100,45 @@ def test_what_may_be_read() -> None:
     ]
 
 
-def test_long_texts_narrow_heads_and_half_precision_are_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_texts_and_narrow_heads_are_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_short(181)
     assert not is_short(182)
     texts = texts_of(BATCHES["groups"], whole=False, dtype=torch.float32)
     given = [x.detach().float().requires_grad_() for x in drawn(texts, (4, 2))]
-    half = [given[0].detach().bfloat16().requires_grad_(), *(x.bfloat16() for x in given[1:])]
 
-    def by_products(given: list[Tensor]) -> bool:
+    def by_products() -> bool:
         return "Products" in type(texts.attend(*given, 0.3).grad_fn).__name__
 
-    assert by_products(given)
-    assert not by_products(half)
-    assert texts.attend(*half, 0.3).dtype == torch.bfloat16
-    with torch.autocast("cpu", torch.bfloat16):  # some in half precision, as behind norms
-        assert not by_products([*given[:2], half[2]])
+    assert by_products()
     monkeypatch.setattr(attention, "MOST_KEPT", (texts.L + texts.N - 1) / 8)
-    assert not by_products(given)
+    assert not by_products()
+
+
+@pytest.mark.parametrize("kinds", [(torch.bfloat16,) * 3, (torch.float32, torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("heads", HEADS)
+def test_half_precision_is_multiplied_in_fp32(
+    heads: str, whole: bool, kinds: tuple[torch.dtype, ...]
+) -> None:
+    """Some of it only, as behind norms, too: no digit is lost but those of what is read and of what is given back."""
+    texts = texts_of(BATCHES["groups"], whole, dtype=torch.float32)
+    given = [
+        (scale * x.detach())
+        .to(kind)
+        .requires_grad_()  # logits of a hundred, of which no digit may be rounded away
+        for x, scale, kind in zip(drawn(texts, HEADS[heads]), (8, 8, 1), kinds, strict=True)
+    ]
+    exact = [x.detach().double().requires_grad_() for x in given]
+    expected = by_hand(texts, *exact, scale=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = texts.attend(*given, 0.3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, atol=8e-3, rtol=8e-3)
+    d_out = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    gradients = torch.autograd.grad(expected, exact, d_out.double())
+    for one, right, kind in zip(torch.autograd.grad(found, given, d_out), gradients, kinds, strict=True):
+        assert one.dtype == kind
+        torch.testing.assert_close(one.double(), right, atol=8e-3 * float(right.abs().max()), rtol=8e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

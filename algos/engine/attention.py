@@ -1,12 +1,13 @@
 """What tokens read of each other: those of prompts, themselves; those of responses, their prompt and themselves.
 
 On a CPU torch's fused kernel multiplies short texts in pieces too small for its matrix library; written as products
-over all of them at once, attention takes two thirds to four fifths of the time (docs/benchmarks.md). Longer ones are the
-kernel's.
+over all of them at once, attention takes two thirds to four fifths of the time (docs/benchmarks.md), and less where they
+are in half precision, in which the kernel is slow. Longer ones are the kernel's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -74,10 +75,9 @@ class Texts:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Queries [tokens, heads, D], keys and values [tokens, heads or a divisor of them, D] → [tokens, heads·D]."""
         narrow = MOST_KEPT * query.shape[-1] < self.L + self.N
-        if is_short(self.L + self.N) and not narrow and _exact_on_cpu(query, key, value):
-            found: Tensor = Products.apply(query, key, value, self, scale)
-            return found
-        return self._by_kernel(query, key, value, scale)
+        if query.device.type != "cpu" or narrow or not is_short(self.L + self.N):
+            return self._by_kernel(query, key, value, scale)
+        return _exactly(lambda q, k, v: Products.apply(q, k, v, self, scale), query, key, value)
 
     def _by_kernel(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """By torch's fused kernel, which is given copies: else what it keeps would keep the wider tensors that they are
@@ -124,11 +124,15 @@ def is_short(tokens: int) -> bool:
     return tokens**2 <= SHORT
 
 
-def _exact_on_cpu(*read: Tensor) -> bool:
-    """Not in half precision, in which a product's sums would be rounded before the softmax; nor partly, where autocast
-    left what came from norms as it was."""
+def _exactly(attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """attend(query, key, value) in fp32, or in fp64 if that is what they are, given back in the values' type: products in half precision would round
+    the sums before the softmax, and a CPU's kernel, which does not, takes several times as long in it."""
+    read = (query, key, value)
     kinds = {x.dtype for x in read}
-    return read[0].device.type == "cpu" and kinds in ({torch.float32}, {torch.float64})
+    if kinds == {torch.float64} or (kinds == {torch.float32} and not torch.is_autocast_enabled("cpu")):
+        return attend(*read)
+    with torch.autocast("cpu", enabled=False):
+        return attend(*(x.float() for x in read)).to(value.dtype)
 
 
 def _kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -160,12 +164,7 @@ def attend_from_one(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, s
         query = query.unflatten(1, (keys.shape[1], -1))
         with _without_plans(query.device):
             return F.scaled_dot_product_attention(query, keys, values, bias[:, :1], scale=scale).flatten(1)
-    if _exact_on_cpu(query, keys, values):
-        return _from_one(query, keys, values, bias, scale)
-    # A CPU's kernel takes four times as long in half precision as in fp32, and products would round the logits.
-    with torch.autocast("cpu", enabled=False):
-        found = _from_one(query.float(), keys.float(), values.float(), bias.float(), scale)
-    return found.to(values.dtype)
+    return _exactly(lambda q, k, v: _from_one(q, k, v, bias.to(q.dtype), scale), query, keys, values)
 
 
 def _from_one(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
