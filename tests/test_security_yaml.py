@@ -78,7 +78,7 @@ def refused(read: Callable[[], object]) -> str:
     start = time.process_time()
     with pytest.raises(UserError) as caught:
         read()
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5  # without their bounds these take minutes, or all memory
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 450
