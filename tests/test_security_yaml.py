@@ -75,10 +75,15 @@ FORBIDDEN = {
 
 
 def refused(read: Callable[[], object]) -> str:
-    start = time.process_time()
-    with pytest.raises(UserError) as caught:
-        read()
-    assert time.process_time() - start < 5  # without their bounds these take minutes, or all memory
+    seconds = []
+    while (
+        len(seconds) < 3 and min(seconds, default=1) >= 1
+    ):  # a busy machine can make one of them slow, not all
+        start = time.process_time()
+        with pytest.raises(UserError) as caught:
+            read()
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 1
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 450

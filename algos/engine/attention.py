@@ -125,8 +125,9 @@ def is_short(tokens: int) -> bool:
 
 
 def _exactly(attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """attend(query, key, value) in fp32, or in fp64 if that is what they are, given back in the values' type: products in half precision would round
-    the sums before the softmax, and a CPU's kernel, which does not, takes several times as long in it."""
+    """attend(query, key, value) in fp32, or in fp64 if that is what they are, given back in the values' type: products in
+    half precision would round the sums before the softmax, and a CPU's kernel, which does not, takes several times as
+    long in it."""
     read = (query, key, value)
     kinds = {x.dtype for x in read}
     if kinds == {torch.float64} or (kinds == {torch.float32} and not torch.is_autocast_enabled("cpu")):

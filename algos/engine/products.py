@@ -2,9 +2,9 @@
 
 MKL keeps to AVX2 on processors that are not Intel's. oneDNN, which torch carries too and multiplies bf16 with, does not:
 its fp32 products take half the time on an AMD EPYC of family 26, whose vectors of 512 bits are computed at once, and a
-tenth less on one of family 25 that has AVX-512 in halves; on an Intel Xeon MKL's take a fifth less. Those of a few rows
+tenth less on one of family 25 that has AVX-512 in halves; on an Intel Xeon MKL's take less. Those of a few rows
 with weights in oneDNN's own layout, as decoding makes them, take two fifths on the first, a third to two thirds on one
-with AVX2 alone and nine tenths on Intel's (docs/benchmarks.md). Both add in fp32, in another order.
+with AVX2 alone and three quarters to nine tenths on Intel's (docs/benchmarks.md). Both add in fp32, in another order.
 """
 
 from __future__ import annotations
