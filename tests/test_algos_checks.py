@@ -123,9 +123,9 @@ def test_an_infinite_log_probability_is_not_hidden_by_the_clamp(monkeypatch: pyt
     def impossible(*arguments: Any) -> Any:
         logps_N, entropy_N = right(*arguments)
         calls[0] += 1
-        return (logps_N if calls[0] < 3 else logps_N.index_fill(0, torch.tensor([0]), -torch.inf)), entropy_N
+        return (logps_N if calls[0] < 4 else logps_N.index_fill(0, torch.tensor([0]), -torch.inf)), entropy_N
 
-    # The reference's and the first training forward are as they were; that of the second update is not.
+    # The reference's, the first training forward and the check of both are as they were; the second update's is not.
     monkeypatch.setattr(forward, "selected_logps", impossible)
     with pytest.raises(RunError, match=r"log-probability is not finite at update 2 \(iteration 1\)"):
         run(Impossible(ppo_epochs=3), tiny_policy())

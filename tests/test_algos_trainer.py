@@ -9,13 +9,15 @@ import pytest
 import torch
 from tiny import gpt2, rollouts_of, same_weights, tiny_policy, word_tokenizer
 from tiny_runs import ALGORITHMS, run, spy
+from torch import Tensor
 
 from algos import PPO, REINFORCE, Policy, RunError
 from algos.engine.algorithm import Outputs
+from algos.engine.loop import Loop
 from algos.engine.monitor import explained_variance
 from algos.engine.rewards import RewardError
 from algos.engine.rollouts import Rollouts
-from algos.engine.scoring import score_policy, score_reference
+from algos.engine.scoring import check_start, score_policy, score_reference
 from algos.engine.state import TrainState
 
 
@@ -115,9 +117,52 @@ def test_a_ratio_that_is_not_one_ends_the_run(monkeypatch: pytest.MonkeyPatch) -
         return logps + 1e-3, values
 
     monkeypatch.setattr("algos.engine.scoring.score_policy", drifting)
-    monkeypatch.setattr("algos.engine.loop.check_start", lambda *_: None)
+    monkeypatch.setattr(Loop, "_check_start", lambda *_: None)
     with pytest.raises(RunError, match="ratio to the sampling policy is not 1"):
         run(PPO(), micro_batch=1)  # in one piece, the two are the same forward
+
+
+def test_in_bf16_policy_and_reference_are_equal_where_they_are_scored_alike() -> None:
+    policy = tiny_policy()
+    policy.dtype = torch.bfloat16
+    scored: list[tuple[Tensor, Tensor]] = []
+
+    class Seen(PPO):
+        def prepare(self, rollouts: Rollouts, own: dict[str, Any]) -> Any:
+            scored.append((score_policy(policy, rollouts, 1.0)[0], score_reference(policy, rollouts, 1.0)))
+            return super().prepare(rollouts, own)
+
+    run(Seen(), policy, budget="1iterations", micro_batch=1)
+    assert torch.equal(*scored[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "alike", "allowed"),
+    [
+        (torch.float32, False, 1e-4),
+        (torch.float32, True, 1e-4),
+        (torch.bfloat16, False, 2e-1),
+        (torch.bfloat16, True, 5e-2),
+    ],
+)
+def test_what_rounding_may_do_before_the_first_update(
+    dtype: torch.dtype, alike: bool, allowed: float
+) -> None:
+    """Of a response of four tokens, twice what it may of one: rounding errors add up like a random walk."""
+    policy = tiny_policy()
+    policy.dtype = dtype
+    ids = torch.ones(1, 1, 4, dtype=torch.long)
+    rollouts = Rollouts(
+        prompt_ids_PL=ids[0],
+        prompt_mask_PL=torch.ones(1, 4, dtype=torch.bool),
+        response_ids_PGT=ids,
+        mask_PGT=torch.ones(1, 1, 4, dtype=torch.bool),
+        ended_PG=torch.ones(1, 1, dtype=torch.bool),
+        ref_logps_PGT=torch.zeros(1, 1, 4),
+    )
+    check_start(policy, rollouts, torch.full((1, 1, 4), 0.99 * allowed / 2), alike=alike)
+    with pytest.raises(RunError, match="differ before the first update"):
+        check_start(policy, rollouts, torch.full((1, 1, 4), 1.01 * allowed / 2), alike=alike)
 
 
 # What ends a run --------------------------------------------------------------------------------------

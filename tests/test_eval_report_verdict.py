@@ -173,6 +173,15 @@ def test_own_ends_lead_with_a_warning_where_matched_kl_cannot_be_read() -> None:
     assert "nothing can be claimed: ppo passed that point before the first evaluation" in silent
 
 
+def test_ends_near_the_base_are_told_apart_in_the_warning() -> None:
+    def paths(kl: float) -> list[list[tuple[float, float, float]]]:
+        return [[(0.0, 0.0, 0.4), (1.0, kl, 0.5 + noise)] for noise in (0.0, 0.01, -0.01)]
+
+    made = with_facts(with_paths({"ppo": paths(0.047), "dpo": paths(0.033)}), **OWN)
+    (warned,) = [text for text in verdict.sentences(made) if "the ends lie at different KL" in text]
+    assert "dpo 0.033 and ppo 0.047 nats" in warned
+
+
 def test_the_warning_stands_without_kl() -> None:
     made = with_facts(world(Path("x")), **OWN)
     results = made.results[made.results["metric"] != "kl/sequence"]

@@ -49,7 +49,8 @@ class Loop:
         rate = learning_rate(algorithm, progress)
         rollouts = self.source.next(state.iteration, state.meter)
         check_responses(state.policy, rollouts, state.iteration)
-        if rollouts.ref_logps_PGT is None:
+        recorded = rollouts.ref_logps_PGT is not None
+        if not recorded:
             rollouts = with_reference(state.policy, rollouts, self.temperature)
             state.meter.charge(state.policy.size, rollouts.token_count)
         ahead: list[Outputs] = []
@@ -58,7 +59,7 @@ class Loop:
             rollouts = with_policy(state.policy, rollouts, self.temperature, state.critic, *ahead)
         check_batch(state.policy, rollouts, state.iteration)
         if state.iteration == 0:
-            self._check_start(rollouts)
+            self._check_start(rollouts, recorded)
         with torch.no_grad():
             prepared, state.own = algorithm.prepare(rollouts, state.own)
         if prepared.P:
@@ -73,11 +74,12 @@ class Loop:
         state.meter.iterations += 1
         return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **mean_of_steps(steps)}
 
-    def _check_start(self, rollouts: Rollouts) -> None:
-        logps_PGT = rollouts.logps_PGT
-        if logps_PGT is None:
-            logps_PGT = score_policy(self.state.policy, rollouts, self.temperature)[0]
-        check_start(self.state.policy, rollouts, logps_PGT)
+    def _check_start(self, rollouts: Rollouts, recorded: bool) -> None:
+        """The policy scored once as the reference was, which leaves no room for rounding unless that was `recorded`
+        before, with other texts; and then against the training forward."""
+        logps_PGT, _ = score_policy(self.state.policy, rollouts, self.temperature)
+        check_start(self.state.policy, rollouts, logps_PGT, alike=not recorded)
+        check_ratio(self.state.policy, rollouts, logps_PGT)
 
     def _groups(self, batch: Rollouts) -> int:
         """The micro-batch, before memory has its say."""

@@ -82,7 +82,8 @@ def _arms(comparison: ReportInput, view: Evaluations, found: Standings, lead: St
 def _end_kls(view: Evaluations) -> str:
     """ ", and the ends lie at different KL: dpo 1.5, ppo 2.1 and reinforce 2.3 nats", where it was measured."""
     kls = {arm: estimate.mean for arm in view.arms if (estimate := tables.at_end(view, arm, KL)).n}
-    shown = [f"{arm} {fmt.number(kls[arm], 1)}" for arm in sorted(kls, key=kls.__getitem__)]
+    decimals = 1 if max(kls.values(), default=1) >= 1 else 3
+    shown = [f"{arm} {fmt.number(kls[arm], decimals)}" for arm in sorted(kls, key=kls.__getitem__)]
     return f", and the ends lie at different KL: {fmt.listing(shown)} nats" if shown else ""
 
 
