@@ -42,13 +42,15 @@ _DESCRIPTION = "\n\n".join(line.strip() for line in (__doc__ or "").splitlines()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 1 if a run failed, 2 for a mistake of the user's."""
+    """The command line; returns the exit status: 0, 1 if a run failed or nobody reads the output any more (`| head`), 2 for
+    a mistake of the user's, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in args
     try:
-        if args[:1] == ["report"]:
-            return _redraw(args[1:])
-        return _compare(args)
+        try:
+            return _redraw(args[1:]) if args[:1] == ["report"] else _compare(args)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is no error yet
     except UserError as error:
         if debug:
             raise
@@ -58,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Python writes what is left in its buffer as it ends, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _redraw(args: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -311,6 +312,17 @@ def test_what_cannot_be_estimated_is_not_refused(
     assert "how much memory a run needs cannot be told: no such tensor" in capsys.readouterr().err
     once = ["--algos", "reinforce", "--seeds", "1", "--budget", "1iterations", "--frontier.samples", "0"]
     assert main([*small.arguments(tmp_path / "x"), *once]) == 0
+
+
+@pytest.mark.parametrize("option", ["--help", "--list"])
+def test_a_reader_that_leaves_is_no_error(option: str) -> None:
+    """`rlhf-compare --help | head`"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(ROOT / "run_compare.py"), option]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_command_line_does_not_load_what_estimates_memory() -> None:
