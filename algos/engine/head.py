@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from algos.engine.products import FastLinear, multiplied_in, product
+from algos.engine.products import FastLinear, add_product, multiplied_in, product, put_product
 
 CHUNK = 2**20
 """Logits that exist at once on a CPU: 4 MiB in fp32, which its cache holds."""
@@ -210,9 +210,9 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
                     d_logits_NC.div_(ctx.temperature)
                 d_logits_NC = d_logits_NC.to(ctx.matrix_dtype)
                 if d_hidden is not None:
-                    d_hidden += product(d_logits_NC, logits.weight[words].T)
+                    add_product(d_hidden, d_logits_NC, logits.weight[words].T)
                 if d_weight is not None and hidden_HN is not None:
-                    d_weight[words] = product(hidden_HN, d_logits_NC.T).T
+                    put_product(d_weight[words], d_logits_NC.T, hidden_HN, logits.hidden)
                 if d_bias is not None:
                     d_bias[words] = d_logits_NC.sum(0)
         return None if d_hidden is None else d_hidden.to(hidden_NH.dtype), d_weight, d_bias, None, None

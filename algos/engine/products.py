@@ -64,6 +64,25 @@ def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     return F.linear(a_MK, b_NK, bias_N)
 
 
+def add_product(total_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
+    """total += a bᵀ, without gradient; the total may be of a wider type."""
+    if total_MN.dtype != a_MK.dtype or _suits(a_MK, b_NK, len(b_NK)):
+        total_MN += product(a_MK, b_NK)
+    else:
+        total_MN.addmm_(a_MK, b_NK.t())
+
+
+def put_product(place_MN: Tensor, a_MK: Tensor, b_NK: Tensor, b_KN: Tensor) -> None:
+    """place ← a bᵀ, without gradient, of a whose memory is that of aᵀ; `b_KN` is bᵀ in memory of its own. What oneDNN reads
+    first it wants in the order in which it reads, and what MKL gives need not be turned round."""
+    if _suits(b_NK, a_MK, len(a_MK)):
+        place_MN.copy_(product(b_NK, a_MK).t())
+    elif place_MN.dtype == a_MK.dtype:
+        torch.mm(a_MK, b_KN, out=place_MN)
+    else:
+        place_MN.copy_(a_MK @ b_KN)
+
+
 def multiply_fast(model: nn.Module) -> None:
     """From now on the model's linear layers multiply through oneDNN where that is faster; parameters, types and
     names of the layers stay what they are to everyone who asks with `isinstance`."""
@@ -194,7 +213,8 @@ def linear_gradients(
 
 def _summed(a_MA: Tensor, b_MB: Tensor) -> Tensor:
     """aᵀ b [A, B]. What oneDNN reads first it wants transposed in memory: whichever of the two is sooner copied."""
-    if b_MB.numel() + a_MA.shape[1] * b_MB.shape[1] < a_MA.numel():
+    sooner = b_MB.numel() + a_MA.shape[1] * b_MB.shape[1] < a_MA.numel()
+    if sooner and _suits(b_MB.t(), a_MA.t(), a_MA.shape[1]):
         return product(b_MB.t(), a_MA.t()).t()
     return product(a_MA.t(), b_MB.t())
 
