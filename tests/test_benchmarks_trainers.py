@@ -166,7 +166,7 @@ def test_what_a_step_needs(case: Case) -> None:
 
 
 def test_rates_are_those_of_a_machine(case: Case) -> None:
-    found = floors.rates(case)
+    found = floors.Rates(case)()
     assert 1e8 < found["flops_per_second"] < 1e16
     assert 1e8 < found["bytes_per_second"] < 1e14
 

@@ -155,9 +155,7 @@ class Policy:
             for name, tensor in sorted(model.state_dict().items()):
                 if not (self.adapter_is_reference and "lora_" in name):
                     hashed.update(name.encode())
-                    hashed.update(
-                        tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                    )
+                    hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return hashed.hexdigest()
 
     def config_digest(self) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ def _contestant(
 
 
 def split(case: Case, algorithm: str, worker: Worker, repetitions: int) -> list[Phase]:
-    """Our step by phases, each with the work it needs and the rates measured in the same process."""
+    """Our step by phases, each with the work it needs and the rates that the same process measures between steps."""
     ready = worker.ready
     answers = [worker.step() for _ in range(WARM_UP + repetitions)][WARM_UP:]
     once = {name: seconds / case.steps for name, seconds in ready["phases"].items()}
@@ -147,11 +148,12 @@ def split(case: Case, algorithm: str, worker: Worker, repetitions: int) -> list[
         Counter(answer["phases"]) + Counter(once) + Counter({STEP: answer["seconds"] + sum(once.values())})
         for answer in answers
     ]
+    rates = {name: median(answer["rates"][name] for answer in answers) for name in ready["rates"]}
     work = needed(case, algorithm) | {STEP: Work()}
     return [
         Phase(
             device=ready["device"], versions=ready["versions"], threads=case.threads, dtype=case.dtype, size=case.size,
-            algorithm=algorithm, part=part, seconds=[each[part] for each in spent], **asdict(work[part]), **ready["rates"],
+            algorithm=algorithm, part=part, seconds=[each[part] for each in spent], **asdict(work[part]), **rates,
         )
         for part in work
     ]  # fmt: skip

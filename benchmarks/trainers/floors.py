@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -118,38 +119,48 @@ def needed(case: Case, algorithm: str) -> dict[str, Work]:
     return {SAMPLING: sampling, REWARD: Work(), OLD: Work(whole + critic), **work}
 
 
-def rates(case: Case) -> dict[str, float]:
-    """What this process reaches: FLOP/s on the model's own matrices with a step's rows, and bytes/s reading as many
-    bytes as the model's weights have. The fastest of several tries, ours or torch's, so that a floor is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if case.dtype == "bf16" else torch.float32
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(SIZES[case.size].config())
-    cost = Cost.of(model)
-    tokens = sum(len(prompt.split()) + RESPONSE_TOKENS for prompt in case.prompts[:SEQUENCES])
-    vocabulary, width = model.get_output_embeddings().weight.shape
-    products = [(tokens, *shape, n) for shape, n in matrices(model).items()]
-    products.append((SEQUENCES * RESPONSE_TOKENS, width, vocabulary, 1))
-    flops = sum(2.0 * rows * k * columns * n for rows, k, columns, n in products)
-    seconds = 0.0
-    for rows, k, columns, n in products:
-        a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, k), (columns, k)))
-        seconds += n * min(fastest(partial(multiply, a, b)) for multiply in (product, F.linear))
-    weights = torch.ones(cost.trunk + cost.head, device=device, dtype=dtype)
-    return {
-        "flops_per_second": flops / seconds,
-        "bytes_per_second": weights.nbytes / fastest(weights.max),
-    }
+class Rates:
+    """What this process reaches at the moment of a call: FLOP/s on the model's own matrices with a step's rows, and bytes/s
+    reading as many bytes as the model's weights have."""
+
+    def __init__(self, case: Case) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if case.dtype == "bf16" else torch.float32
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(SIZES[case.size].config())
+        cost = Cost.of(model)
+        tokens = sum(len(prompt.split()) + RESPONSE_TOKENS for prompt in case.prompts[:SEQUENCES])
+        vocabulary, width = model.get_output_embeddings().weight.shape
+        shapes = [(tokens, *shape, n) for shape, n in matrices(model).items()]
+        shapes.append((SEQUENCES * RESPONSE_TOKENS, width, vocabulary, 1))
+        self.flops = sum(2.0 * rows * k * columns * n for rows, k, columns, n in shapes)
+        self.products = [
+            (n, *(torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, k), (columns, k))))
+            for rows, k, columns, n in shapes
+        ]
+        self.weights = torch.ones(cost.trunk + cost.head, device=device, dtype=dtype)
+
+    def __call__(self) -> dict[str, float]:
+        """Ours or torch's product, whichever takes less."""
+        seconds = sum(
+            n * min(typical(partial(multiply, a, b)) for multiply in (product, F.linear))
+            for n, a, b in self.products
+        )
+        return {
+            "flops_per_second": self.flops / seconds,
+            "bytes_per_second": self.weights.nbytes / typical(self.weights.max),
+        }
 
 
-def fastest(work: Callable[[], Any], tries: int = 10, seconds: float = 0.25) -> float:
-    """Seconds of the fastest of so many calls, and of more within so many seconds: a machine that others use, too, may
-    be slow for as long as ten short ones take."""
-    best, begun = float("inf"), time.perf_counter()
-    while tries > 0 or time.perf_counter() < begun + seconds:
+def typical(work: Callable[[], Any], tries: int = 3, seconds: float = 0.1) -> float:
+    """The median of so many calls, and of more within so many seconds: a machine that others use is no faster between
+    steps than it is in them."""
+    taken: list[float] = []
+    begun = time.perf_counter()
+    while len(taken) < tries or time.perf_counter() < begun + seconds:
         synchronise()
         start = time.perf_counter()
         work()
         synchronise()
-        best, tries = min(best, time.perf_counter() - start), tries - 1
-    return best
+        taken.append(time.perf_counter() - start)
+    return median(taken)

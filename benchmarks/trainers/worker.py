@@ -22,13 +22,17 @@ def main(folder: Path, contestant: str, algorithm: str) -> None:
         run = {"dpo": peers.dpo, "reinforce": peers.rloo}.get(algorithm, peers.ppo)
         run(case, Gate.of_process(machine))
     else:
-        from benchmarks.trainers.floors import rates
+        from benchmarks.trainers.floors import Rates
         from benchmarks.trainers.ours import ours
         from benchmarks.trainers.phases import Stopwatch
 
         watch = Stopwatch.of_engine(algorithm, everything=contestant == "phases")
-        measured = {"rates": rates(case)} if contestant == "phases" else {}
-        ours(case, algorithm, Gate.of_process(lambda: machine() | measured | {"phases": watch.taken()}))
+        rates = Rates(case) if contestant == "phases" else None
+
+        def describe() -> dict[str, Any]:
+            return machine() | ({"rates": rates()} if rates else {}) | {"phases": watch.taken()}
+
+        ours(case, algorithm, Gate.of_process(describe))
 
 
 def machine() -> dict[str, Any]:
