@@ -117,6 +117,7 @@ def _opened(options: Options) -> Iterator[Store]:
 
 def _carry_out(store: Store, options: Options, console: Console, command: str) -> int:
     from eval.comparison import compare
+    from eval.launch import Workers
     from eval.workshop import Workshop
 
     experiment = store.asked
@@ -124,7 +125,8 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
         f"{len(experiment.algos)} arms × {experiment.seeds} seeds, budget {experiment.budget} each, into {store.path}"
     )
     try:
-        report = compare(store, Workshop(options.cache.expanduser()), _workers(options), console, command)
+        with Workers(_workers(options)) as workers:
+            report = compare(store, Workshop(options.cache.expanduser()), workers, console, command)
     except KeyboardInterrupt:
         print(
             f"stopped; what is finished or saved is kept. Go on with: rlhf-compare --resume {for_terminal(str(store.path))}",

@@ -17,7 +17,7 @@ from eval.directory.integrity import changed_versions, check_sources, refuse_oth
 from eval.drawing import draw
 from eval.frontier.sampling import update_pool
 from eval.judge import wins
-from eval.launch import Job, Update, launch, run_jobs
+from eval.launch import Job, Update, Workers, run_jobs
 from eval.process.measure import environment
 from eval.run import evaluate_base
 from eval.store import Store
@@ -27,10 +27,11 @@ from eval.tuning.tune import tune
 from eval.workshop import Workshop
 
 
-def compare(store: Store, workshop: Workshop, workers: int, console: Console, command: str) -> Path:
+def compare(store: Store, workshop: Workshop, workers: Workers, console: Console, command: str) -> Path:
     """Runs what is missing and writes the report; returns its path. Raises UserError for what the user can mend."""
     started = _now()
     experiment = store.asked
+    workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
     torch.set_num_threads(experiment.threads_per_run)
     materials = _prepare(store, workshop, console)
     if not store.base_metrics:
@@ -42,7 +43,7 @@ def compare(store: Store, workshop: Workshop, workers: int, console: Console, co
     if finished:
         console.say(f"{finished} of {len(store.all_runs)} runs are there already")
     _write_facts(store, materials)
-    about = environment(command, experiment.threads_per_run, workers) | {"started": started}
+    about = environment(command, experiment.threads_per_run, workers.count) | {"started": started}
     for change in changed_versions(store.environment, about):
         console.say(change)
     write_json(store.path / "environment.json", about)
@@ -50,7 +51,7 @@ def compare(store: Store, workshop: Workshop, workers: int, console: Console, co
     store.integrity.note()
     if waiting:
         with console.runs(len(waiting)) as progress:
-            launch(run_jobs(waiting, store.path), workers, _noting(store, progress.update))
+            workers.do(run_jobs(waiting, store.path), _noting(store, progress.update))
     with console.stage("matching the arms"):
         _match(store, materials)
     _draw_pool(store, workers, console)
@@ -115,7 +116,7 @@ def _match(store: Store, materials: Materials) -> None:
     write_json(store.path / "matches.json", found)
 
 
-def _draw_pool(store: Store, workers: int, console: Console) -> None:
+def _draw_pool(store: Store, workers: Workers, console: Console) -> None:
     """The frontier's samples. They are worth less than the runs: where they fail, the report goes without."""
     if store.asked.frontier.samples == 0 or not store.asked.eval.is_plain:
         return

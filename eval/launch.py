@@ -6,6 +6,7 @@ stops at once.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from algos import RunError, UserError
 from eval.directory.runs import Run
@@ -44,18 +45,58 @@ Update = Callable[[Job, float, str], None]
 """Told of a job: the fraction done and a few words; at its end 1.0 and its status."""
 
 
-def launch(jobs: Sequence[Job], workers: int, update: Update) -> None:
-    """Does every job, `workers` at a time. A worker that dies takes its own job with it, not the others.
+class Workers:
+    """Does jobs, `count` at a time, each in one of as many processes; or here, where there is only one of either.
 
-    Raises KeyboardInterrupt once the jobs have stopped where the user asked them to.
+    Processes stay until the block ends: each takes seconds to load torch and transformers. One that dies takes its own job
+    with it, not the others.
     """
-    with stoppable() as stopping:
-        if workers <= 1 or len(jobs) <= 1:
-            _work_here(jobs, update, stopping)
-        else:
-            _Pool(jobs, min(workers, len(jobs)), update, stopping).work()
-    if stopping.asked:
-        raise KeyboardInterrupt
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        # Spawned, not forked: a forked child inherits torch's thread pools in an unknown state.
+        self.context = multiprocessing.get_context("spawn")
+        self.idle: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.idle:
+            worker.dismiss()
+
+    def expect(self, jobs: int) -> None:
+        """Lets processes for so many jobs begin to load what jobs need, while this one does something else."""
+        if min(self.count, jobs) > 1:
+            self.idle += [self._hire() for _ in range(min(self.count, jobs) - len(self.idle))]
+
+    def do(self, jobs: Sequence[Job], update: Update) -> None:
+        """Every job. Raises what a job raises, and KeyboardInterrupt once the jobs have stopped where the user asked them
+        to."""
+        with stoppable() as stopping:
+            if min(self.count, len(jobs)) <= 1:
+                _work_here(jobs, update, stopping)
+            else:
+                _Shift(self, jobs, update, stopping).work()
+        if stopping.asked:
+            raise KeyboardInterrupt
+
+    def take(self) -> _Worker:
+        """One that has nothing to do."""
+        while self.idle:
+            worker = self.idle.pop()
+            if worker.process.is_alive():
+                return worker
+            worker.process.join()
+        return self._hire()
+
+    def _hire(self) -> _Worker:
+        mine, theirs = self.context.Pipe()
+        process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _deaf(), safe_path():
+            process.start()
+        theirs.close()  # so that the pipe ends when the worker does
+        return _Worker(process, mine)
 
 
 def _work_here(jobs: Sequence[Job], update: Update, stopping: Stopping) -> None:
@@ -94,62 +135,56 @@ class _Worker:
     pipe: Connection
     job: Job | None = None
 
+    def dismiss(self) -> None:
+        """Between jobs."""
+        with suppress(OSError):  # it is dead already
+            self.pipe.send(None)
+        self.process.join(_LEAVING)
+        self.process.terminate()
+        self.process.join()
+
 
 _STOP = "stop"
 _LISTENING = 0.2  # seconds between looks at whether the user asked to stop
+_LEAVING = 10.0  # seconds in which a worker that has nothing to do may end by itself
 
 
-class _Pool:
-    """Processes that take one job after another; each loads torch once."""
+class _Shift:
+    """Jobs while they are done by workers."""
 
-    def __init__(self, jobs: Sequence[Job], size: int, update: Update, stopping: Stopping) -> None:
+    def __init__(self, staff: Workers, jobs: Sequence[Job], update: Update, stopping: Stopping) -> None:
         self.waiting = list(jobs)
-        self.size, self.update, self.stopping = size, update, stopping
+        self.staff, self.update, self.stopping = staff, update, stopping
         self.told = False
-        # Spawned, not forked: a forked child inherits torch's thread pools in an unknown state.
-        self.context = multiprocessing.get_context("spawn")
-        self.workers: list[_Worker] = []
+        self.busy: list[_Worker] = []
 
     def work(self) -> None:
         try:
-            for _ in range(self.size):
-                self._assign(self._hire())
-            while self.workers:
+            for _ in range(min(self.staff.count, len(self.waiting))):
+                self._assign(self.staff.take())
+            while self.busy:
                 if self.stopping.asked and not self.told:
                     self._tell_to_stop()
-                ready = wait([worker.pipe for worker in self.workers], timeout=_LISTENING)
-                for worker in [worker for worker in self.workers if worker.pipe in ready]:
+                ready = wait([worker.pipe for worker in self.busy], timeout=_LISTENING)
+                for worker in [worker for worker in self.busy if worker.pipe in ready]:
                     self._hear(worker)
         finally:
-            for worker in self.workers:
+            for worker in self.busy:
                 worker.process.terminate()
                 worker.process.join()
 
     def _tell_to_stop(self) -> None:
         """The jobs that are going on end at their next report; those that wait are not begun."""
         self.told, self.waiting = True, []
-        for worker in self.workers:
+        for worker in self.busy:
             with suppress(OSError):  # it died just now, which its pipe is about to tell
                 worker.pipe.send(_STOP)
 
-    def _hire(self) -> _Worker:
-        mine, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _deaf(), safe_path():
-            process.start()
-        theirs.close()  # so that the pipe ends when the worker does
-        worker = _Worker(process, mine)
-        self.workers.append(worker)
-        return worker
-
     def _assign(self, worker: _Worker) -> None:
-        if self.waiting:
-            worker.job = self.waiting.pop(0)
-            worker.pipe.send(worker.job.work)
-        else:
-            worker.pipe.send(None)
-            worker.process.join()
-            self.workers.remove(worker)
+        """The next job, to a worker that has none."""
+        worker.job = self.waiting.pop(0)
+        self.busy.append(worker)
+        worker.pipe.send(worker.job.work)
 
     def _hear(self, worker: _Worker) -> None:
         assert worker.job is not None
@@ -162,7 +197,11 @@ class _Pool:
             raise words  # the job's own exception, as if it had run here
         self.update(worker.job, fraction, words)
         if kind == "end":
-            self._assign(worker)
+            self.busy.remove(worker)
+            if self.waiting:
+                self._assign(worker)
+            else:
+                self.staff.idle.append(worker)
 
     def _bury(self, worker: _Worker) -> None:
         """The worker died: its job ended as the job says, another worker takes its place."""
@@ -170,10 +209,10 @@ class _Pool:
         worker.process.join()
         code = worker.process.exitcode
         cause = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        self.busy.remove(worker)
         self.update(worker.job, 1.0, worker.job.died(cause))
-        self.workers.remove(worker)
         if self.waiting:
-            self._assign(self._hire())
+            self._assign(self.staff.take())
 
 
 @contextmanager
@@ -195,6 +234,7 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
+    importlib.import_module("eval.run")  # what jobs need, while there is none yet
     stop = False
 
     def report(fraction: float, words: str) -> bool:

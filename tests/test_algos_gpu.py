@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from algos import History, LoRA, Policy, Sampling, sample, train
 from algos.engine import decoding, hidden
 from algos.engine.forward import forward
+from algos.engine.head import selected_logps
 from algos.engine.policy import with_adapter
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy
@@ -131,6 +132,25 @@ def test_training_in_bf16(name: str, kind: str, checkpointing: bool) -> None:
     rows = run(name, policy).rows
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert not same_weights(policy, on_gpu(a_policy(kind)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_far_from_zero_are_not_rounded_to_bf16(bias: bool) -> None:
+    """GPT-2's lie near −100, where bf16 counts in halves: log-probabilities would be a tenth of a nat off."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 500, bias=bias).to(GPU)
+    hidden_NH, ids_N = torch.randn(90, 64, device=GPU), torch.randint(0, 500, (90,), device=GPU)
+    with torch.no_grad():
+        for x in (*head.parameters(), hidden_NH):
+            x.copy_(x.bfloat16())
+        hidden_NH[:, 0], head.weight[:, 0] = 10, -10
+        exact = torch.nn.functional.linear(
+            hidden_NH.double(), head.weight.double(), None if head.bias is None else head.bias.double()
+        )
+    with torch.autocast("cuda", torch.bfloat16):
+        found_N, _ = selected_logps(hidden_NH, head, ids_N, 1.0)
+    expected_N = exact.log_softmax(-1).gather(-1, ids_N[:, None]).squeeze(-1)
+    torch.testing.assert_close(found_N.double(), expected_N, rtol=0, atol=1e-3)
 
 
 @pytest.fixture

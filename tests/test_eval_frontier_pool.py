@@ -13,7 +13,7 @@ from algos import Policy, RunError
 from algos.engine.text import encode
 from eval.frontier.pool import Pool
 from eval.frontier.sampling import Plan, update_pool
-from eval.launch import Job
+from eval.launch import Job, Workers
 from eval.settings.parts import Frontier
 from eval.store import Store
 from run_compare import main
@@ -117,7 +117,8 @@ def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
     store = Store.open(finished)
     alone = store.pool
     (store.path / "frontier").rename(tmp_path / "aside")
-    update_pool(store, 2, quiet)
+    with Workers(2) as workers:
+        update_pool(store, workers, quiet)
     together = store.pool
     assert alone is not None
     assert together is not None
@@ -129,7 +130,7 @@ def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
 def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:
     store = Store.open(finished)
     before = (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns
-    update_pool(store, 1, quiet)
+    update_pool(store, Workers(1), quiet)
     assert (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns == before
 
 
@@ -153,7 +154,7 @@ def test_it_is_not_drawn_where_other_responses_are_judged(finished: Path) -> Non
 def test_a_reward_that_fails_leaves_the_report(
     small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(store: Store, workers: int, update: object) -> None:
+    def fails(store: Store, workers: Workers, update: object) -> None:
         raise RunError("the reward gave up")
 
     monkeypatch.setattr("eval.comparison.update_pool", fails)

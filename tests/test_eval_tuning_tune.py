@@ -16,7 +16,7 @@ import eval.tuning.tune
 from algos import PPO, UserError
 from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment, extended
-from eval.launch import Job, Update, launch
+from eval.launch import Job, Update, Workers
 from eval.run import execute
 from eval.store import Store
 from eval.tasks import materials_of
@@ -205,43 +205,43 @@ def test_tuning_is_in_no_arms_cost_and_leaves_no_policies(tuned: Path) -> None:
 
 def test_two_workers_try_the_same(small: SmallWorld, tuned: Path, tmp_path: Path) -> None:
     store = prepared(small, tmp_path / "two", "--algos", "ppo", "dpo", "--tune", "2")
-    tune(store, 2, Console())
+    with Workers(2) as workers:
+        tune(store, workers, Console())
     one = choice(Store.open(tuned))["arms"]
     for name, about in choice(store)["arms"].items():
         assert about["tries"] == one[name]["tries"][:2]
         assert about["space"] == one[name]["space"]
 
 
-def stops_after(jobs: int) -> Any:
-    """`launch` that is interrupted: so many jobs are done, and the next is begun."""
-    left = [jobs]
+class StopsAfter(Workers):
+    """Interrupted: so many jobs are done, and the next is begun."""
 
-    def interrupted(waiting: Sequence[Job], workers: int, update: Update) -> None:
-        for job in waiting:
-            if not left[0]:
+    def __init__(self, jobs: int) -> None:
+        super().__init__(1)
+        self.left = jobs
+
+    def do(self, jobs: Sequence[Job], update: Update) -> None:
+        for job in jobs:
+            if not self.left:
                 raise KeyboardInterrupt
-            left[0] -= 1
-            launch([job], workers, update)
-
-    return interrupted
+            self.left -= 1
+            super().do([job], update)
 
 
 @pytest.mark.parametrize("done", [1, 5])
 def test_an_interrupted_tuning_goes_on_where_it_was(
-    small: SmallWorld, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+    small: SmallWorld, tuned: Path, tmp_path: Path, done: int
 ) -> None:
     store = prepared(small, tmp_path / "stopped", "--algos", "ppo", "dpo")
-    with monkeypatch.context() as patch:
-        patch.setattr(eval.tuning.tune, "launch", stops_after(done))
-        with pytest.raises(KeyboardInterrupt):
-            tune(store, 1, Console())
+    with pytest.raises(KeyboardInterrupt):
+        tune(store, StopsAfter(done), Console())
     finished = {file: file.stat().st_mtime_ns for file in store.path.glob("tuning/runs/*/rows.jsonl")}
     assert len(finished) == done
     assert Store.open(store.path).asked.untuned == ("ppo", "dpo")
     store.discard()  # as a user's mistake would have it: what has run is kept
     again = Store.open(store.path)
     assert parse(["--resume", str(store.path)]).experiment == again.asked
-    tune(again, 1, Console())
+    tune(again, Workers(1), Console())
     assert choice(again) == choice(Store.open(tuned))
     assert again.asked == Store.open(tuned).asked
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
@@ -255,7 +255,7 @@ def test_an_arm_that_is_added_gets_the_same_tries(small: SmallWorld, tuned: Path
     variants = {"calm": {"algorithm": "ppo", "clip_range": 0.05}}
     store.asked = extended(store.asked, replace(store.asked, algos=("reinforce", "calm"), variants=variants))
     assert store.asked.untuned == ("reinforce", "calm")
-    tune(store, 1, Console())
+    tune(store, Workers(1), Console())
     after = choice(store)["arms"]
     assert {name: after[name] for name in before} == before
     assert [len(about["tries"]) for about in after.values()] == [3, 3, 3, 3]
@@ -278,7 +278,7 @@ def test_a_failed_try_is_kept_and_not_chosen(
         return status
 
     monkeypatch.setattr("eval.run.execute", sometimes)
-    tune(store, 1, Console())
+    tune(store, Workers(1), Console())
     (about,) = choice(store)["arms"].values()
     first, second, third = about["tries"]
     assert (first["status"], first["value"], first["error"]) == (
@@ -309,7 +309,7 @@ def test_where_every_try_failed_the_settings_stay(
         return "failed"
 
     monkeypatch.setattr("eval.run.execute", fails)
-    tune(store, 1, Console())
+    tune(store, Workers(1), Console())
     (about,) = choice(store)["arms"].values()
     assert [(each["status"], each["value"], each["flops"]) for each in about["tries"]] == [
         ("failed", None, 0)
@@ -324,7 +324,7 @@ def test_without_validation_prompts_there_is_no_tuning(small: SmallWorld, tmp_pa
     store = prepared(small, tmp_path / "none")
     replace(store.materials(0), validation_prompts=[]).save(store.path / "materials" / "0")
     with pytest.raises(UserError, match="needs validation prompts that fit the model; got none of 0"):
-        tune(store, 1, Console())
+        tune(store, Workers(1), Console())
 
 
 def test_every_seed_of_tuning_has_data_of_its_own_where_every_seed_has(
@@ -340,7 +340,7 @@ def test_every_seed_of_tuning_has_data_of_its_own_where_every_seed_has(
         materials_of(store.asked, Workshop(Path(small.cache)), seed).save(
             store.path / "materials" / str(seed)
         )
-    tune(store, 1, Console())
+    tune(store, Workers(1), Console())
     tuning = Store.open(store.path / "tuning")
     first, second = (list(tuning.materials(TUNING_SEED + i).pairs) for i in (0, 1))
     assert first != second

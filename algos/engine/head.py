@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from algos.engine.products import FastLinear, add_product, multiplied_in, product, put_product
+from algos.engine.products import FastLinear, add_product, multiplied_in, put_product, wide_product
 
 CHUNK = 2**20
 """Logits that exist at once on a CPU: 4 MiB in fp32, which its cache holds."""
@@ -112,7 +112,7 @@ class _Logits:
     def part(self, words: slice) -> Tensor:
         """All positions' logits/temperature of these words [N, C], the caller's to write on."""
         bias = None if self.bias is None else self.bias[words]
-        logits = product(self.hidden, self.weight[words], bias).to(self.dtype)
+        logits = wide_product(self.hidden, self.weight[words], bias)
         return logits if self.temperature == 1 else logits.div_(self.temperature)
 
 

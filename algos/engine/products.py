@@ -64,6 +64,16 @@ def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     return F.linear(a_MK, b_NK, bias_N)
 
 
+def wide_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """a bᵀ + bias [M, N] in at least fp32, without gradient. Of factors in half precision a GPU gives what it has added up;
+    a CPU rounds that to their precision first."""
+    wide = torch.promote_types(a_MK.dtype, torch.float32)
+    if a_MK.device.type != "cuda" or a_MK.dtype == wide:
+        return product(a_MK, b_NK, bias_N).to(wide)
+    found = torch.mm(a_MK, b_NK.t(), out_dtype=wide)
+    return found if bias_N is None else found.add_(bias_N)
+
+
 def add_product(total_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
     """total += a bᵀ, without gradient; the total may be of a wider type."""
     if total_MN.dtype != a_MK.dtype or _suits(a_MK, b_NK, len(b_NK)):

@@ -20,7 +20,7 @@ from algos.engine.scoring import score_group
 from algos.engine.seeding import derive
 from algos.losses import sequence_logps
 from eval.frontier.pool import Pool, describe
-from eval.launch import Job, Report, Update, launch
+from eval.launch import Job, Report, Update, Workers
 from eval.store import Store
 
 BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on prompts or workers
@@ -73,14 +73,14 @@ def _policies_of(store: Store) -> dict[str, int]:
     return chosen
 
 
-def update_pool(store: Store, workers: int, update: Update) -> None:
+def update_pool(store: Store, workers: Workers, update: Update) -> None:
     """Makes the comparison's pool where there is none of these policies yet. Raises RunError where a reward fails."""
     plan = Plan.of(store)
     pool = store.pool
     if plan is None or (pool is not None and pool.description == plan.description):
         return
     folder = store.path / "frontier"
-    parts = [folder.with_name(f"frontier.part-{i}") for i in range(min(max(workers, 1), plan.prompts))]
+    parts = [folder.with_name(f"frontier.part-{i}") for i in range(min(max(workers.count, 1), plan.prompts))]
     jobs = [
         Job(
             f"frontier {i + 1} of {len(parts)}",
@@ -92,7 +92,7 @@ def update_pool(store: Store, workers: int, update: Update) -> None:
         )
     ]
     try:
-        launch(jobs, workers, update)
+        workers.do(jobs, update)
         Pool.joined([found for part in parts if (found := Pool.load(part)) is not None]).save(folder)
     finally:
         for part in parts:

@@ -16,7 +16,7 @@ from algos.engine.prompts import encode_prompts
 from algos.engine.storage import write_json
 from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment
-from eval.launch import launch, run_jobs
+from eval.launch import Workers, run_jobs
 from eval.run import evaluate_base, load_base
 from eval.settings.layers import plain
 from eval.store import Run, Store
@@ -38,7 +38,7 @@ class _Arm:
         return {"algorithm": self.start.name, **self.named, **settings}
 
 
-def tune(store: Store, workers: int, console: Console) -> None:
+def tune(store: Store, workers: Workers, console: Console) -> None:
     """Finds settings for the arms that have none yet and writes them into the comparison's experiment.
 
     Goes on with the tries that are there. What was tried, what it came to and what it cost is in tuning/choice.json.
@@ -130,14 +130,14 @@ def _rounds(tries: int) -> list[range]:
     return [range(1, startup + 1), *(range(number, number + 1) for number in range(startup + 1, tries + 1))]
 
 
-def _run_tries(tuning: Store, arms: Sequence[_Arm], tries: int, workers: int, console: Console) -> None:
+def _run_tries(tuning: Store, arms: Sequence[_Arm], tries: int, workers: Workers, console: Console) -> None:
     """Round by round, so that an interrupted tuning is balanced between the arms."""
     runs = _runs(tuning, arms, range(1, tries + 1))
     with console.runs(sum(_missing(run) for run in runs)) as progress:
         for numbers in _rounds(tries):
             _declare(tuning, arms, numbers)
             runs = _runs(tuning, arms, numbers)
-            launch(run_jobs([run for run in runs if _missing(run)], tuning.path), workers, progress.update)
+            workers.do(run_jobs([run for run in runs if _missing(run)], tuning.path), progress.update)
             for run in runs:
                 _drop_weights(run)
             tuning.integrity.note()
