@@ -6,7 +6,6 @@ stops at once.
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -234,7 +233,8 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
-    importlib.import_module("eval.run")  # what jobs need, while there is none yet
+    import eval.run  # noqa: F401 (what jobs need, loaded while there is none yet)
+
     stop = False
 
     def report(fraction: float, words: str) -> bool:

@@ -17,6 +17,7 @@ import eval.drawing
 import eval.frontier.sampling
 import run_compare
 from algos import UserError
+from eval.launch import Workers
 from eval.report import theme
 from eval.report.frames import evaluations
 from eval.store import Store
@@ -43,9 +44,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("something would be made again.")
 
     monkeypatch.setattr(theme, "save", undrawn)
-    monkeypatch.setattr(eval.comparison, "launch", refused)
+    monkeypatch.setattr(Workers, "do", refused)
     monkeypatch.setattr(eval.comparison, "evaluate_base", refused)
-    monkeypatch.setattr(eval.frontier.sampling, "launch", refused)
     monkeypatch.setattr(run_compare, "_summarise", lambda store, console: None)
 
 
