@@ -60,9 +60,10 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for worker in self.idle:
-            worker.dismiss()
+            # A mistake of the user's is said at once, not when all that was to be loaded is.
+            worker.dismiss(_LEAVING if kind is None else 0)
 
     def expect(self, jobs: int) -> None:
         """Lets processes for so many jobs begin to load what jobs need, while this one does something else."""
@@ -134,11 +135,11 @@ class _Worker:
     pipe: Connection
     job: Job | None = None
 
-    def dismiss(self) -> None:
-        """Between jobs."""
+    def dismiss(self, seconds: float) -> None:
+        """Between jobs; it has so long to end by itself."""
         with suppress(OSError):  # it is dead already
             self.pipe.send(None)
-        self.process.join(_LEAVING)
+        self.process.join(seconds)
         self.process.terminate()
         self.process.join()
 

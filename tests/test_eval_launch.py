@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from algos import RunError
+from algos import RunError, UserError
 from eval.launch import Job, Report, Workers
 
 
@@ -89,3 +89,12 @@ def test_what_a_job_raises_ends_the_others_and_the_next_call_has_workers() -> No
         with pytest.raises(RunError, match="as a job does"):
             workers.do([Job("f", fails, lost), A, B], Told())
         assert len(set(done(workers, A, B))) == 2
+
+
+def test_those_who_still_load_do_not_hold_up_a_mistake() -> None:
+    workers = Workers(2)
+    workers.expect(2)
+    processes = [worker.process for worker in workers.idle]
+    with pytest.raises(UserError, match="a mistake"), workers:
+        raise UserError("a mistake")
+    assert [process.exitcode for process in processes] == [-signal.SIGTERM, -signal.SIGTERM]

@@ -14,7 +14,6 @@ from small_world import SmallWorld
 
 import eval.comparison
 import eval.drawing
-import eval.frontier.sampling
 import run_compare
 from algos import UserError
 from eval.launch import Workers

@@ -83,8 +83,9 @@ def add_product(total_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
 
 
 def put_product(place_MN: Tensor, a_MK: Tensor, b_NK: Tensor, b_KN: Tensor) -> None:
-    """place ← a bᵀ, without gradient, of a whose memory is that of aᵀ; `b_KN` is bᵀ in memory of its own. What oneDNN reads
-    first it wants in the order in which it reads, and what MKL gives need not be turned round."""
+    """place ← a bᵀ [M, N], without gradient, where a is a transposed view; `b_KN` holds the same numbers as `b_NK`, each in
+    memory of its own. oneDNN gives the product transposed, as it wants the factor that it reads first laid out by rows;
+    MKL gives it as it is to stand."""
     if _suits(b_NK, a_MK, len(a_MK)):
         place_MN.copy_(product(b_NK, a_MK).t())
     elif place_MN.dtype == a_MK.dtype:
