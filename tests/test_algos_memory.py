@@ -220,10 +220,10 @@ def test_no_room_for_the_model_says_what_helps(
 ) -> None:
     tiny_policy().save(tmp_path)
 
-    def deepcopy(_: Any) -> None:
+    def deepcopy(*_: Any) -> None:
         raise full()
 
-    monkeypatch.setattr("algos.engine.policy.copy", SimpleNamespace(deepcopy=deepcopy))
+    monkeypatch.setattr("algos.engine.frozen.copy", SimpleNamespace(deepcopy=deepcopy))
     with pytest.raises(UserError, match=r"not enough memory for .* and its frozen reference.*--lora"):
         Policy.load(tmp_path, device="cpu")
 

@@ -58,6 +58,19 @@ def test_what_stands_in_memory_by_hand() -> None:
     assert some["optimizer"] == 8 * 3 * 4 * 4 * 64
 
 
+def test_a_reference_that_leaves_memory_counts_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    stays, weights = need_of(PPO(), load()), 4 * parameters()
+    monkeypatch.setattr("algos.engine.frozen.LARGE", weights)
+    rests = need_of(PPO(), load())
+    assert stays.standing == rests.standing | {"reference": weights}
+    read = {name: size - stays.phases[name] for name, size in rests.phases.items()}
+    assert read == dict.fromkeys(read, 0) | {"scoring": weights, "evaluation": weights}
+    assert need_of(PPO(), load(on_gpu=True)).standing["reference"] == weights
+    adapters = need_of(PPO(), load(lora=LoRA()))
+    monkeypatch.undo()
+    assert adapters == need_of(PPO(), load(lora=LoRA()))
+
+
 def phases(algorithm: Algorithm, **changes: Any) -> dict[str, int]:
     return need_of(algorithm, load(**changes)).phases
 
@@ -226,6 +239,7 @@ MEASURED: dict[str, dict[str, Any]] = {
     "own value network": {"algorithm": "ppo", "options": {"value_model": "separate", "ppo_epochs": 1}},
     "DPO": {"algorithm": "dpo", "options": {"batch_size": 8}},
     "bf16": {"dtype": "bf16", "micro_batch": 2},
+    "reference on disk": {"shape": WIDE | {"layers": 8}, "sampling": SHORT},
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from algos.engine.errors import UserError, one_line
+from algos.engine.frozen import Frozen
 from algos.engine.head import unwrapped
 from algos.engine.inputs import max_positions
 from algos.engine.kernels import quicken
@@ -51,9 +51,7 @@ class Policy:
         self.gradient_checkpointing = gradient_checkpointing
         self.portions = Portions()
         self.adapter_is_reference = _fresh_adapter(model)
-        # `requires_grad` stays as it is on the copy, which only ever runs under no_grad: torch chooses other
-        # kernels for weights without it, and policy and reference would differ in the last digits.
-        self._reference = None if self.adapter_is_reference else copy.deepcopy(model).eval()
+        self._reference = None if self.adapter_is_reference else Frozen(model)
 
     @classmethod
     def load(
@@ -141,9 +139,10 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
-        """The model as it was loaded."""
+        """The block in which the model as it was loaded can be used."""
         if self._reference is not None:
-            yield self._reference
+            with self._reference.awake() as model:
+                yield model
         else:
             with self.model.disable_adapter():
                 yield self.model

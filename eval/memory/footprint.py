@@ -18,6 +18,7 @@ from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
 from algos.engine.decoding import filtered, inverse_cdf, stepper
 from algos.engine.forward import forward, groups_per_forward, upcast
+from algos.engine.frozen import resting_place
 from algos.engine.head import linear_head, remember
 from algos.engine.inputs import precision
 from algos.engine.kernels import quicken
@@ -73,6 +74,8 @@ def need_of(algorithm: Algorithm, load: Load) -> Need:
     standing = standing_of(algorithm, load)
     with stand_ins():
         phases = _in_bf16_where_needed(lambda weights: _Phases(algorithm, load, weights).bytes())
+    if not load.lora and not standing["reference"]:  # then it is as large as the weights, where it is read
+        phases |= {name: phases[name] + standing["weights"] for name in ("scoring", "evaluation")}
     # Gradients, and on a GPU temporary tensors of the optimizer, which takes all weights at once.
     step = (1 if load.on_gpu else 0.5) * standing["optimizer"]
     return Need(standing, phases | {"optimizer step": int(step)})
@@ -89,11 +92,16 @@ def standing_of(algorithm: Algorithm, load: Load) -> dict[str, int]:
         _, trained = with_trained(whole, load.lora)
     return {
         "weights": 4 * (size + (trained if load.lora else 0)),
-        "reference": 0 if load.lora else 4 * size,
+        "reference": 0 if load.lora or _rests(4 * size, load) else 4 * size,
         "value function": 4 * own,
         "optimizer": 8 * (trained + own),
         "reward and judge": 4 * load.scorer_parameters,
     }
+
+
+def _rests(reference: int, load: Load) -> bool:
+    """Whether a reference of so many bytes leaves memory while nobody reads it."""
+    return not load.on_gpu and resting_place(reference) is not None
 
 
 def reward_model_need(load: Load, batch_size: int) -> Need:

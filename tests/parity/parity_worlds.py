@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from algos import Algorithm, Policy
 from algos.engine.budget import Meter
 from algos.engine.critic import Critic
+from algos.engine.frozen import Frozen
 from algos.engine.loop import Loop
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import with_policy, with_reference
@@ -124,7 +125,7 @@ def flat(tensors: dict[str, Tensor], names: Sequence[str]) -> Tensor:
 def policy_of(trained: PreTrainedModel, reference: PreTrainedModel) -> Policy:
     """A policy that has already moved away from its reference."""
     policy = Policy(trained, tokenizer(), dtype="fp32")
-    policy._reference = reference.eval()
+    policy._reference = Frozen(reference)
     return policy
 
 

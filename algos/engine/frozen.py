@@ -1,0 +1,139 @@
+"""A model as it stood, which does not change: a large one's weights leave a CPU's memory while nobody reads them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import torch
+from torch import nn
+
+from algos.engine.errors import RunError, one_line
+
+LARGE = 256 * 2**20
+"""Bytes of weights from which on their room is worth their reading, which takes a seventieth of a step of GPT-2's."""
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+
+class Frozen:
+    """A copy of a model as it stands.
+
+    The weights of a `LARGE` one on a CPU lie in a file of their own that has no name and goes with the process; in
+    memory they are inside `awake` alone. A policy reads its reference between updates, when there are no gradients, so
+    these come to lie where it was: a fifth of what weights, reference, gradients and AdamW's moments take together.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # `requires_grad` stays as it is on the copy, which only ever runs under no_grad: torch chooses other
+        # kernels for weights without it, and a model and its copy would differ in the last digits.
+        weights = [p for p in model.parameters() if _plain(p)]
+        folder = resting_place(sum(p.nbytes for p in weights))
+        self._shelf = _Shelf.of(weights, folder) if folder else None
+        stubs = self._shelf.stubs if self._shelf else {}
+        self._model = copy.deepcopy(
+            model, stubs
+        ).eval()  # a weight that has a stub is not copied but replaced
+        self._readers = 0
+
+    @contextmanager
+    def awake(self) -> Iterator[nn.Module]:
+        """The block in which the copy can be used. Raises RunError where its weights can no longer be read."""
+        self._readers += 1
+        try:
+            if self._shelf and self._readers == 1:
+                self._shelf.fetch()
+            yield self._model
+        finally:
+            self._readers -= 1
+            if self._shelf and not self._readers:
+                self._shelf.release()
+
+
+def resting_place(size: int) -> str | None:
+    """A folder where so many bytes of weights can lie outside memory; None where they stay: they are few, or no folder
+    for temporary files is on a disk with twice as much room."""
+    if size < LARGE:
+        return None
+    for folder in dict.fromkeys((tempfile.gettempdir(), "/var/tmp")):
+        if (
+            os.access(folder, os.W_OK)
+            and not _in_memory(folder)
+            and shutil.disk_usage(folder).free > 2 * size
+        ):
+            return folder
+    return None
+
+
+class _Shelf:
+    """Weights in a file, and for each a parameter that holds its data from `fetch` to `release` and none otherwise."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.stubs: dict[int, Any] = {}
+        """The parameter that stands for a weight, by the weight's `id`."""
+        self._file = file
+        self._places: list[tuple[nn.Parameter, torch.Size]] = []
+
+    @classmethod
+    def of(cls, weights: Iterable[nn.Parameter], folder: str) -> _Shelf | None:
+        """None where the file cannot be written: they stay in memory then."""
+        with suppress(OSError):
+            # Unbuffered: what is read goes where it is to lie.
+            shelf = cls(tempfile.TemporaryFile(buffering=0, dir=folder))  # noqa: SIM115 (open as long as the shelf)
+            for weight in weights:
+                shelf._put(weight)
+            return shelf
+        return None
+
+    def _put(self, weight: nn.Parameter) -> None:
+        data = _bytes_of(weight)
+        while data:  # one call writes 2 GiB at most
+            data = data[self._file.write(data) :]
+        stub = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=weight.requires_grad)
+        self.stubs[id(weight)] = stub
+        self._places.append((stub, weight.shape))
+
+    def fetch(self) -> None:
+        try:
+            self._file.seek(0)
+            for stub, shape in self._places:
+                stub.data = torch.empty(shape, dtype=stub.dtype)
+                self._read_into(_bytes_of(stub))
+        except OSError as error:
+            raise RunError(
+                f"cannot read the reference's weights from the disk that they lie on: {one_line(error)} "
+                "Set TMPDIR to a folder on another one."
+            ) from error
+
+    def _read_into(self, room: memoryview) -> None:
+        while room:
+            found = self._file.readinto(room)  # type: ignore[attr-defined] # there where nothing is buffered
+            if not found:
+                raise OSError("the file ends too early.")
+            room = room[found:]
+
+    def release(self) -> None:
+        for stub, _ in self._places:
+            stub.data = torch.empty(0, dtype=stub.dtype)
+
+
+def _plain(weight: nn.Parameter) -> bool:
+    """Whether it is the numbers of its shape, one after the other, on a CPU: what a file gives back as it was."""
+    return type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.is_contiguous()
+
+
+def _bytes_of(weight: nn.Parameter) -> memoryview:
+    return weight.detach().flatten().view(torch.uint8).numpy().data
+
+
+def _in_memory(folder: str) -> bool:
+    """Whether what lies there takes memory."""
+    path = Path(folder).resolve()
+    mounts = [m for m in psutil.disk_partitions(all=True) if path.is_relative_to(m.mountpoint)]
+    return bool(mounts) and max(mounts, key=lambda m: len(m.mountpoint)).fstype in _IN_MEMORY

@@ -1,0 +1,211 @@
+"""A frozen copy's weights leave memory between uses, and come back as they were."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES
+from tiny import same_weights, tiny_policy
+from torch import Tensor, nn
+
+from algos import PPO, Policy, RunError, Sampling, train
+from algos.engine import frozen
+from algos.engine.frozen import Frozen, resting_place
+
+IDS = torch.tensor([[0, 1, 2, 1]])
+Mount = namedtuple("Mount", ["mountpoint", "fstype"])
+
+
+@pytest.fixture
+def resting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is large enough to rest, and every disk to take it."""
+    monkeypatch.setattr(frozen, "LARGE", 1)
+    monkeypatch.setattr(frozen, "_in_memory", lambda _: False)
+
+
+def held(copy: Frozen) -> int:
+    """Bytes of weights that it holds now."""
+    return sum(p.nbytes for p in copy._model.parameters())
+
+
+@pytest.mark.usefixtures("resting")
+@pytest.mark.parametrize("name", ["GPT-2", "Llama, tied", "Mixtral", "OPT"])
+def test_a_copy_that_rested_computes_the_same_to_the_last_bit(name: str) -> None:
+    model = FAMILIES[name].model().eval()
+    copy = Frozen(model)
+    assert held(copy) == 0
+    with torch.no_grad():
+        expected = model(IDS).logits
+        for _ in range(2):
+            with copy.awake() as awake:
+                assert torch.equal(awake(IDS).logits, expected)
+                assert held(copy) == sum(p.nbytes for p in model.parameters())
+            assert held(copy) == 0
+
+
+@pytest.mark.usefixtures("resting")
+def test_it_stays_as_it_was_and_is_nobodys() -> None:
+    model = FAMILIES["GPT-2"].model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    copy = Frozen(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+        with copy.awake() as awake:
+            for p in awake.parameters():
+                p.add_(1.0)  # what is written to it does not last
+    with copy.awake() as awake:
+        found = dict(awake.named_parameters())
+        assert found.keys() == before.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
+        assert (
+            awake.get_output_embeddings().weight is awake.get_input_embeddings().weight
+        )  # tied, as they were
+        assert all(p.requires_grad for p in found.values())
+
+
+@pytest.mark.usefixtures("resting")
+def test_it_rests_when_its_last_reader_is_done_whatever_ended_it() -> None:
+    copy = Frozen(FAMILIES["GPT-2"].model())
+    with copy.awake(), pytest.raises(KeyError), copy.awake():
+        raise KeyError
+    assert held(copy) == 0
+    with copy.awake():
+        with copy.awake():
+            pass
+        assert held(copy) > 0
+
+
+class Odd(nn.Module):
+    """Weights that a file would not give back as they were, beside one that it would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Parameter(torch.randn(3, 2), requires_grad=False)
+        self.turned = nn.Parameter(torch.randn(2, 3).t())
+        self.empty = nn.Parameter(torch.empty(0, 4))
+        self.scalar = nn.Parameter(torch.tensor(2.0, dtype=torch.bfloat16))
+        self.register_buffer("told", torch.arange(3))
+
+
+@pytest.mark.usefixtures("resting")
+def test_what_a_file_would_not_give_back_as_it_was_stays() -> None:
+    model = Odd()
+    copy = Frozen(model)
+    assert held(copy) == model.turned.nbytes
+    with copy.awake() as awake:
+        for name, p in model.named_parameters():
+            found = awake.get_parameter(name)
+            assert torch.equal(found, p)
+            about: Any = ("dtype", "shape", "requires_grad")
+            assert [getattr(found, a) for a in about] == [getattr(p, a) for a in about]
+            assert found.stride() == p.stride()
+        assert torch.equal(awake.get_buffer("told"), model.get_buffer("told"))
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, large: int) -> tuple[Policy, list[float]]:
+    """A policy after a short run with a reference that rests from so many bytes on, and the run's KLs."""
+    monkeypatch.setattr(frozen, "LARGE", large)
+    policy = tiny_policy(words="a b c d")
+    history = train(
+        PPO(learning_rate=1e-2), policy, prompts=["a", "b c"], budget="3iterations",
+        sampling=Sampling(max_new_tokens=4, group_size=2, prompts_per_iteration=2),
+        reward=lambda completions, **_: [float(len(text)) for text in completions],
+    )  # fmt: skip
+    return policy, [row["kl/train"] for row in history.rows]
+
+
+def test_a_run_is_the_same_whether_its_reference_rests_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "_in_memory", lambda _: False)
+    rested, kl = trained(monkeypatch, 1)
+    stayed, expected = trained(monkeypatch, 2**40)
+    assert [held(policy._reference) > 0 for policy in (rested, stayed) if policy._reference] == [False, True]
+    assert same_weights(rested, stayed)
+    assert kl == expected
+    assert kl[-1] != 0
+    assert rested.reference_digest() == stayed.reference_digest()
+
+
+# Where it cannot ---------------------------------------------------------------------------------------
+
+
+def test_small_models_stay() -> None:
+    assert resting_place(frozen.LARGE - 1) is None
+    copy = Frozen(FAMILIES["GPT-2"].model())
+    assert held(copy) > 0
+
+
+def test_a_folder_in_memory_or_a_full_one_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kinds = {"/": "ext4", str(tmp_path): "tmpfs"}
+    monkeypatch.setattr(
+        frozen.psutil, "disk_partitions", lambda all: [Mount(*item) for item in kinds.items()]
+    )
+    monkeypatch.setattr(frozen.tempfile, "gettempdir", lambda: str(tmp_path / "below"))
+    (tmp_path / "below").mkdir()
+    assert resting_place(frozen.LARGE) == "/var/tmp"  # where systems keep large temporary files
+    kinds["/var/tmp"] = "ramfs"
+    assert resting_place(frozen.LARGE) is None
+    kinds[str(tmp_path)] = "xfs"
+    assert resting_place(frozen.LARGE) == str(tmp_path / "below")
+    assert resting_place(2**60) is None
+
+
+@pytest.mark.usefixtures("resting")
+def test_weights_stay_where_their_file_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(frozen._Shelf, "_put", full)
+    copy = Frozen(FAMILIES["GPT-2"].model())
+    assert held(copy) > 0
+    with copy.awake() as awake:
+        assert awake(IDS).logits.isfinite().all()
+
+
+@pytest.mark.usefixtures("resting")
+def test_a_file_that_was_cut_ends_the_run_in_words() -> None:
+    copy = Frozen(FAMILIES["GPT-2"].model())
+    assert copy._shelf
+    os.truncate(copy._shelf._file.fileno(), 100)
+    with (
+        pytest.raises(RunError, match=r"cannot read the reference's weights .*ends too early.*TMPDIR"),
+        copy.awake(),
+    ):
+        pass
+    assert held(copy) == 0
+
+
+@pytest.mark.usefixtures("resting")
+def test_nothing_is_left_in_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(frozen.tempfile, "tempdir", str(tmp_path))
+    copy = Frozen(FAMILIES["GPT-2"].model())
+    assert held(copy) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("resting")
+def test_weights_of_more_than_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system takes and gives as much at a time as it likes."""
+
+    class Halting:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+            self.seek = file.seek
+
+        def write(self, data: memoryview) -> int:
+            return int(self.file.write(data[:7]))
+
+        def readinto(self, room: memoryview) -> int:
+            return int(self.file.readinto(room[:5]))
+
+    make = frozen.tempfile.TemporaryFile
+    monkeypatch.setattr(frozen.tempfile, "TemporaryFile", lambda **how: Halting(make(**how)))
+    model: Any = nn.Linear(5, 3)
+    expected: Tensor = model.weight.detach().clone()
+    with Frozen(model).awake() as awake:
+        assert torch.equal(awake.weight, expected)
