@@ -35,6 +35,7 @@ from eval.store import Store, next_folder  # noqa: E402
 if TYPE_CHECKING:
     from eval.experiment import Experiment
     from eval.plan import Shape
+    from eval.report.inputs import ReportInput
 
 
 # A paragraph a line: the help page would join them.
@@ -105,8 +106,7 @@ def _opened(options: Options) -> Iterator[Store]:
     """The comparison to make or to go on with, which nobody else writes meanwhile."""
     if options.resume is not None:
         with Store.resuming(options.resume) as store:
-            store.asked = options.experiment
-            store.write_experiment()
+            store.asked = options.experiment  # written once what it needs is there
             yield store
         return
     today = datetime.date.today().isoformat()
@@ -128,9 +128,10 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
         with Workers(_workers(options)) as workers:
             report = compare(store, Workshop(options.cache.expanduser()), workers, console, command)
     except KeyboardInterrupt:
+        unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
+        again = command if unwritten else f"rlhf-compare --resume {store.path}"
         print(
-            f"stopped; what is finished or saved is kept. Go on with: rlhf-compare --resume {for_terminal(str(store.path))}",
-            file=sys.stderr,
+            f"stopped; what is finished or saved is kept. Go on with: {for_terminal(again)}", file=sys.stderr
         )
         return 130
     except UserError:
@@ -233,7 +234,9 @@ def _shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | No
     return custom_shape(experiment, quick)
 
 
-def _summarise(store: Store, console: Console) -> None:
+def _summarise(comparison: ReportInput, console: Console) -> None:
+    """What was measured of the terminal's few metrics, and the verdict."""
+    from eval.report.format import titled
     from eval.report.tables import summary_text
     from eval.report.verdict import sentences
 
@@ -245,12 +248,15 @@ def _summarise(store: Store, console: Console) -> None:
         "cost/train_flops": "FLOPs",
         "cost/train_seconds": "time [s]",
     }
-    table = summary_text(store, tuple(short))
-    rows = [[str(arm), *cells] for arm, cells in zip(table.index, table.to_numpy().tolist(), strict=True)]
-    # The costs' intervals are in the report; here they would only widen the table.
-    rows = [[*row[:5], *(cell.partition(" ±")[0] for cell in row[5:])] for row in rows]
-    console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *short.values()], rows)
-    for sentence in sentences(store):
+    table = summary_text(comparison, tuple(short))
+    columns = {short[name]: table[titled(name)].tolist() for name in short if titled(name) in table}
+    for name in ("FLOPs", "time [s]"):
+        if name in columns:  # the costs' intervals are in the report; here they would only widen the table
+            columns[name] = [cell.partition(" ±")[0] for cell in columns[name]]
+    if columns:
+        rows = [[str(arm), *cells] for arm, *cells in zip(table.index, *columns.values(), strict=True)]
+        console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *columns], rows)
+    for sentence in sentences(comparison):
         print(f"- {for_terminal(sentence)}")
     print()
 

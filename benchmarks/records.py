@@ -80,6 +80,8 @@ def processor() -> str:
     named = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     name = named.get("model name", platform.machine())
     family = f", family {named['cpu family']}," if "cpu family" in named else ""
+    if named.get("vendor_id") == "GenuineIntel":  # all of whose processors are of one family
+        family += f" model {named['model']},"
     return f"{name}{family} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 

@@ -16,8 +16,8 @@ from eval.data.accounting import summary
 from eval.directory.integrity import changed_versions, check_sources, refuse_other_data
 from eval.drawing import draw
 from eval.frontier.sampling import update_pool
-from eval.judge import wins
 from eval.launch import Job, Update, Workers, run_jobs
+from eval.matches import forget, match
 from eval.process.measure import environment
 from eval.run import evaluate_base
 from eval.store import Store
@@ -34,6 +34,7 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
     workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
     torch.set_num_threads(experiment.threads_per_run)
     materials = _prepare(store, workshop, console)
+    store.write_experiment()  # not before: an extension that cannot be prepared would stay, as arms are never taken out
     if not store.base_metrics:
         with console.stage("evaluating the base"):
             evaluate_base(store, materials)
@@ -49,11 +50,12 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
     write_json(store.path / "environment.json", about)
     store.integrity.forget(waiting)
     store.integrity.note()
+    forget(store, waiting)
     if waiting:
         with console.runs(len(waiting)) as progress:
             workers.do(run_jobs(waiting, store.path), _noting(store, progress.update))
     with console.stage("matching the arms"):
-        _match(store, materials)
+        match(store, materials, console.say)
     _draw_pool(store, workers, console)
     write_json(store.path / "environment.json", about | {"finished": _now()})
     store.integrity.note()
@@ -98,32 +100,15 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
     return store.materials(seeds[0])
 
 
-def _match(store: Store, materials: Materials) -> None:
-    """Win rates of every two arms, seed by seed, on the same prompts."""
-    judge = materials.judge.judge("cpu", store.asked.reward_calls)
-    found: dict[str, dict[str, float]] = {}
-    prompts = len(materials.test_prompts)
-    finished = [run for run in store.all_runs if run.status["status"] == "done"]
-    done = {(run.arm, run.seed): store.responses(run, prompts) for run in finished}
-    for (arm, seed), samples in done.items():
-        rows = [materials.test_prompts[record["prompt_id"]] for record in samples]
-        rivals = {
-            other: done[other, seed] for other in store.asked.algos if other != arm and (other, seed) in done
-        }
-        found[f"{arm}-s{seed}"] = {
-            other: wins(judge, rows, samples, theirs) for other, theirs in rivals.items()
-        }
-    write_json(store.path / "matches.json", found)
-
-
 def _draw_pool(store: Store, workers: Workers, console: Console) -> None:
-    """The frontier's samples. They are worth less than the runs: where they fail, the report goes without."""
+    """The frontier's samples. They are worth less than the runs: where they fail, the report goes without. Raises OSError
+    where the disk does not take them."""
     if store.asked.frontier.samples == 0 or not store.asked.eval.is_plain:
         return
     with console.stage("sampling for the frontier"):
         try:
             update_pool(store, workers, lambda job, fraction, words: None)
-        except RunError as error:
+        except (UserError, RunError) as error:
             console.say(f"no frontier: {error}")
 
 

@@ -151,7 +151,7 @@ _DEFINITIONS = [
         "cost/reward_calls",
         "reward calls",
         "completions",
-        "Completions scored by the training reward.",
+        "Completions scored by the training reward: in training, and before it where it labelled the pairs that this arm needs; evaluation excluded.",
         "lower",
     ),
 ]

@@ -1,13 +1,12 @@
 """Jobs, in this process or in worker processes. The result is the same either way.
 
-Ctrl-C (or a polite kill) asks the jobs to stop: each saves what it has at its next report and ends. A second one
-stops at once.
+Ctrl-C (or SIGTERM) asks the jobs to stop: each saves what it has at its next report and ends. A second one stops at
+once. Workers hear of it from this process alone, so that it may be sent to all of them.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +17,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
-from algos import RunError, UserError
 from eval.directory.runs import Run
-from eval.process.quiet import quiet
-from eval.process.safe_path import ordinary_path, safe_path
-from eval.process.stopping import Stopping, stoppable
+from eval.process.safe_path import safe_path
+from eval.process.stopping import SAVED, SIGNALS, Stopping, stoppable
+from eval.process.worker import STOP, serve
 
 Report = Callable[[float, str], bool]
 """Told by a job the fraction of it that is done and a few words; False: the user wants it to stop, which it does by
-saving what it has and returning the status `stopped`. A job that is over soon may ignore that."""
+saving what is to be kept and returning the status `stopped`."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +54,31 @@ class Workers:
         # Spawned, not forked: a forked child inherits torch's thread pools in an unknown state.
         self.context = multiprocessing.get_context("spawn")
         self.idle: list[_Worker] = []
+        self.processes: list[Any] = []
+        """All that were ever started."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for worker in self.idle:
-            # A mistake of the user's is said at once, not when all that was to be loaded is.
-            worker.dismiss(_LEAVING if kind is None else 0)
+        try:
+            for worker in self.idle:
+                # A mistake of the user's is said at once, not when all that was to be loaded is.
+                worker.dismiss(_LEAVING if kind is None else 0)
+        finally:
+            # Those, too, that an interrupt left in no list: as Python ends it waits for them, who heed no SIGTERM of its.
+            for process in self.processes:
+                _end(process)
 
     def expect(self, jobs: int) -> None:
         """Lets processes for so many jobs begin to load what jobs need, while this one does something else."""
         if min(self.count, jobs) > 1:
             self.idle += [self._hire() for _ in range(min(self.count, jobs) - len(self.idle))]
 
-    def do(self, jobs: Sequence[Job], update: Update) -> None:
+    def do(self, jobs: Sequence[Job], update: Update, stopped: str = SAVED) -> None:
         """Every job. Raises what a job raises, and KeyboardInterrupt once the jobs have stopped where the user asked them
-        to."""
-        with stoppable() as stopping:
+        to, who is told that `stopped` becomes of them."""
+        with stoppable(stopped) as stopping:
             if min(self.count, len(jobs)) <= 1:
                 _work_here(jobs, update, stopping)
             else:
@@ -92,9 +97,10 @@ class Workers:
 
     def _hire(self) -> _Worker:
         mine, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
+        process = self.context.Process(target=serve, args=(theirs,), daemon=True)
         with _deaf(), safe_path():
             process.start()
+            self.processes.append(process)
         theirs.close()  # so that the pipe ends when the worker does
         return _Worker(process, mine)
 
@@ -140,11 +146,15 @@ class _Worker:
         with suppress(OSError):  # it is dead already
             self.pipe.send(None)
         self.process.join(seconds)
-        self.process.terminate()
-        self.process.join()
+        _end(self.process)
 
 
-_STOP = "stop"
+def _end(process: Any) -> None:
+    """At once: workers heed nothing less."""
+    process.kill()
+    process.join()
+
+
 _LISTENING = 0.2  # seconds between looks at whether the user asked to stop
 _LEAVING = 10.0  # seconds in which a worker that has nothing to do may end by itself
 
@@ -170,15 +180,14 @@ class _Shift:
                     self._hear(worker)
         finally:
             for worker in self.busy:
-                worker.process.terminate()
-                worker.process.join()
+                _end(worker.process)
 
     def _tell_to_stop(self) -> None:
         """The jobs that are going on end at their next report; those that wait are not begun."""
         self.told, self.waiting = True, []
         for worker in self.busy:
             with suppress(OSError):  # it died just now, which its pipe is about to tell
-                worker.pipe.send(_STOP)
+                worker.pipe.send(STOP)
 
     def _assign(self, worker: _Worker) -> None:
         """The next job, to a worker that has none."""
@@ -217,48 +226,14 @@ class _Shift:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """A process that is started here ignores Ctrl-C from its first moment: the terminal sends it to all of them."""
+    """A process that is started here ignores Ctrl-C and SIGTERM from its first moment: terminals send the one to all
+    processes of a command, batch systems the other."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _serve(pipe: Connection) -> None:
-    """A worker's life: jobs from the pipe until it says None. Ctrl-C is the parent's to handle."""
-    ordinary_path()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    quiet()
-    import eval.run  # noqa: F401 (what jobs need, loaded while there is none yet)
-
-    stop = False
-
-    def report(fraction: float, words: str) -> bool:
-        nonlocal stop
-        pipe.send(("progress", fraction, words))
-        while pipe.poll():
-            stop = pipe.recv() == _STOP or stop
-        return not stop
-
-    while (work := pipe.recv()) is not None:
-        if work == _STOP:
-            continue
-        try:
-            status = work(report)
-        except (UserError, RunError) as error:
-            pipe.send(("raised", 1.0, error))
-            continue
-        pipe.send(("end", 1.0, status))
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers: they would go on writing beside whoever resumes."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from algos import Policy, RunError, UserError, train
 from algos.engine.algorithm import Algorithm
 from algos.engine.errors import one_line
-from algos.engine.storage import DamagedFile, atomic_directory
+from algos.engine.storage import DamagedFile, atomic_directory, refused, saving
 from eval.experiment import Experiment
 from eval.launch import Report
 from eval.metrics import Evaluator
@@ -64,11 +63,13 @@ def _outcome(store: Store, run: Run, report: Report, standing: Standing) -> tupl
         _train(store, run, report, standing)
     except Stopped:
         return "stopped", ""
-    except (DamagedFile, OSError):
+    except DamagedFile:
         raise
     except (RunError, UserError, torch.OutOfMemoryError, ArithmeticError) as error:
         return "failed", one_line(error)
     except Exception as error:
+        if isinstance(error, OSError) and refused(error, store.path):
+            raise
         # A defect, here or in a library: it costs this run, not the hours of the others.
         (run.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         reason = f"unexpected {type(error).__name__}: {one_line(error)} See traceback.txt in its folder."
@@ -131,10 +132,8 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
         )
     standing.effective |= {"left out": history.counts, "portions": policy.portions.limits}
     with atomic_directory(run.folder / "policy") as temporary:
-        try:
+        with saving(temporary):
             policy.save(temporary)
-        except SafetensorError as error:  # what safetensors makes of a full disk
-            raise OSError(one_line(error)) from error
         write_card(store, run, temporary)
 
 

@@ -105,16 +105,16 @@ def train_reward_model(
     with _controlled(fit):
         from transformers import AutoTokenizer
 
+        from algos.engine.inputs import embedding_rows, max_positions
         from algos.engine.kernels import quicken
 
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         model = _classifier(base)
         quicken(model)
-        kept, dropped = _encode_pairs(
-            tokenizer, pairs, getattr(model.config, "max_position_embeddings", None)
-        )
+        kept, dropped = _encode_pairs(tokenizer, pairs, max_positions(model.config))
         train, heldout = _split_by_prompt(kept, seed)
-        model.config.get_text_config().pad_token_id = _unused_id(tokenizer, train)
+        rows = embedding_rows(model)
+        model.config.get_text_config().pad_token_id = _unused_id(tokenizer, train, rows)
         _train_on_pairs(model, base, train, fit)
         model.config.reward_pooling = "mask"
         model.config.reward_offset = 0.0
@@ -220,12 +220,13 @@ def _split_by_prompt(
     return [row for row in rows if row["prompt"] not in held], [row for row in rows if row["prompt"] in held]
 
 
-def _unused_id(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> int:
-    """An id that no text holds: the tokenizer's pad where it is one, else the highest."""
-    used = {i for row in rows for key in ("chosen_ids", "rejected_ids") for i in row[key]}
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
+def _unused_id(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]], rows: int) -> int:
+    """An id that no text holds, below `rows`, those of the model's embedding: the tokenizer's pad where it is one, else
+    the highest."""
+    used = {i for pair in pairs for key in ("chosen_ids", "rejected_ids") for i in pair[key]}
+    unused = sorted(i for i in set(tokenizer.get_vocab().values()) - used if i < rows)
+    if tokenizer.pad_token_id in unused:
         return int(tokenizer.pad_token_id)
-    unused = sorted(set(tokenizer.get_vocab().values()) - used)
     if not unused:
         raise UserError(
             "a reward model needs one word of the vocabulary that no text holds, for padding; got none. "

@@ -28,6 +28,7 @@ from algos.engine.storage import (
     DamagedFile,
     atomic_directory,
     clear_leftovers,
+    refused,
     write_json,
     write_text,
 )
@@ -206,9 +207,13 @@ class Store:
             (temporary / "samples.jsonl").write_text(as_jsonl(samples), encoding="utf-8")
             write_json(temporary / "metrics.json", finite(metrics))
 
+    @property
+    def matches(self) -> dict[str, Any]:
+        return self._json("matches.json")
+
     @cached_property
     def results(self) -> pd.DataFrame:
-        return tidy.results(self, self.base_metrics, self._json("matches.json"))
+        return tidy.results(self, self.base_metrics, self.matches)
 
     @cached_property
     def events(self) -> pd.DataFrame:
@@ -240,14 +245,15 @@ class Store:
 
 @contextmanager
 def _disk_told(path: Path) -> Iterator[None]:
-    """What the disk refuses is the user's to mend; what is there stays as it is."""
+    """What the system refuses is the user's to mend; what is there stays as it is."""
     try:
         yield
     except BrokenPipeError:  # nobody reads what is printed
         raise
     except OSError as error:
+        what = "be written" if refused(error, path) else "go on"
         raise UserError(
-            f"{path} cannot be written: {one_line(error)}. Mend that, and go on with --resume {path}."
+            f"{path} cannot {what}: {one_line(error)}. Mend that, and go on with --resume {path}."
         ) from error
 
 

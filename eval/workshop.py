@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from algos.engine.storage import (
     files_in,
     read_manifest,
 )
+from algos.engine.versions import installed
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Workshop:
         identity = {
             "stage": stage,
             "key": dict(key),
-            "versions": {name: _version(name) for name in _LIBRARIES},
+            "versions": {name: installed(name) for name in _LIBRARIES},
             "processor": platform.machine(),
         }
         target = self.root / f"{stage}-{json_hash(identity)}"
@@ -120,13 +120,6 @@ def _whole(target: Path) -> float | None:
         return None
     found = {file.relative_to(target).as_posix() for file in files_in(target)} - {MANIFEST}
     return float(manifest["seconds"]) if found == set(manifest["files"]) else None
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # this project, run from a checkout that was not installed
-        return ""
 
 
 def json_hash(value: Any) -> str:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from test_algos_policy import ROLLOUTS, disturb
 from test_algos_stories import SAMPLING, held_out, rows
+from tiny import gpt2, word_tokenizer
 
 import run_compare
 from algos import DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, train
+from algos.engine.scoring import score_policy, score_reference
 
 STORIES: dict[str, tuple[Algorithm, str]] = {
     "reinforce": (REINFORCE(beta=0.02, learning_rate=1e-2), "15iterations"),
@@ -44,6 +48,26 @@ def test_adapters_on_a_real_model_raise_the_reward(name: str, shared_data: Path)
     assert held_out(policy, shared_data, module.vader) > start + 0.1
     assert policy.reference_digest() == before
     assert sum(p.numel() for p in policy.trainable().values()) < 0.3 * policy.size
+
+
+@pytest.mark.parametrize(
+    "beside", [{"bias": "all"}, {"modules_to_save": ["ln_f"]}, {"trainable_token_indices": {"wte": [1]}}]
+)
+def test_a_fresh_adapter_beside_which_more_is_trained_has_a_frozen_copy(beside: dict[str, Any]) -> None:
+    """Switched off it would leave the biases as they have become, and the run would end with a changed reference."""
+    from peft import LoraConfig, get_peft_model
+
+    tokenizer = word_tokenizer("a b")
+    config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM", **beside)
+    policy = Policy(get_peft_model(gpt2(len(tokenizer)), config), tokenizer, dtype="fp32")
+    assert any("lora_" not in name for name in policy.trainable())
+    assert not policy.adapter_is_reference
+    at_first, digest = score_reference(policy, ROLLOUTS, 1.0), policy.reference_digest()
+    assert torch.equal(score_policy(policy, ROLLOUTS, 1.0)[0], at_first)
+    disturb(policy)
+    assert float((score_policy(policy, ROLLOUTS, 1.0)[0] - at_first).abs().max()) > 0.01
+    assert torch.equal(score_reference(policy, ROLLOUTS, 1.0), at_first)
+    assert policy.reference_digest() == digest
 
 
 REVIEWS = {

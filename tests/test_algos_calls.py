@@ -20,7 +20,7 @@ from tiny import same_weights, tiny_policy
 from tiny_runs import run
 
 from algos import REINFORCE, UserError
-from algos.engine.calls import GuardedReward, RewardCalls, RewardError, TimeUp, within
+from algos.engine.calls import LONGEST, GuardedReward, RewardCalls, RewardError, TimeUp, within
 from algos.engine.rewards import call_reward
 
 ROWS = [{"prompt": "a", "words": ["x"]}, {"prompt": "b", "words": ["y"]}]
@@ -249,10 +249,22 @@ def test_without_a_limit_nothing_is_timed() -> None:
     assert found == [[1.0, 2.0]]
 
 
-@pytest.mark.parametrize("wrong", [{"reward_timeout": -1.0}, {"reward_retries": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"reward_timeout": -1.0},
+        {"reward_timeout": math.inf},
+        {"reward_timeout": math.nan},
+        {"reward_retries": -1},
+    ],
+)
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="must be at least 0"):
         RewardCalls(**wrong)
+
+
+def test_the_longest_limit_is_one_that_timers_take() -> None:
+    assert call(returning([1.0, 2.0]), RewardCalls(reward_timeout=LONGEST)) == [1.0, 2.0]
 
 
 # What it is given ----------------------------------------------------------------------------------------

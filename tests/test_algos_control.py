@@ -12,7 +12,8 @@ from chat_tokenizers import TOKENIZERS, byte_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import EOS, gpt2, word_tokenizer
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from algos import Policy
 from algos.engine.control import Rendered, Span, ids_in_front, text_ids
@@ -151,6 +152,16 @@ def test_a_tokenizer_that_grows_is_read_anew() -> None:
     assert len(encode(tokenizer, "<new>")) > 1
     tokenizer.add_tokens(["<new>"])
     assert encode(tokenizer, "<new>") == [len(tokenizer) - 1]
+
+
+def test_marks_are_known_where_ids_have_gaps() -> None:
+    """The highest id is then above the number of tokens."""
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "<eos>": 9}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} <eos> {% endfor %}"
+    assert tokenizer.eos_token_id == 9
+    assert encode_prompt(tokenizer, [{"role": "user", "content": "a a"}]) == [1, 1, 9]
 
 
 spans = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.booleans()), max_size=3)

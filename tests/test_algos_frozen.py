@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import namedtuple
+import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from algos.engine import frozen
 from algos.engine.frozen import Frozen, resting_place
 
 IDS = torch.tensor([[0, 1, 2, 1]])
-Mount = namedtuple("Mount", ["mountpoint", "fstype"])
 
 
 @pytest.fixture
@@ -140,19 +140,39 @@ def test_small_models_stay() -> None:
     assert held(copy) > 0
 
 
-def test_a_folder_in_memory_or_a_full_one_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kinds = {"/": "ext4", str(tmp_path): "tmpfs"}
-    monkeypatch.setattr(
-        frozen.psutil, "disk_partitions", lambda all: [Mount(*item) for item in kinds.items()]
-    )
-    monkeypatch.setattr(frozen.tempfile, "gettempdir", lambda: str(tmp_path / "below"))
-    (tmp_path / "below").mkdir()
-    assert resting_place(frozen.LARGE) == "/var/tmp"  # where systems keep large temporary files
-    kinds["/var/tmp"] = "ramfs"
+def mounted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    """The system says that everything here lies on a file system of this kind."""
+    device = os.stat(tmp_path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    lines = [
+        "21 28 0:99 / /hidden rw shared:2 - tmpfs tmpfs rw",
+        f"29 1 {number} / / rw,noatime - {kind} /dev/x rw",
+    ]
+    (tmp_path / "mountinfo").write_text("\n".join(lines))
+    monkeypatch.setattr(frozen, "_MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr(frozen.tempfile, "gettempdir", lambda: str(tmp_path))
+
+
+def test_the_folder_is_on_a_disk_with_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mounted(monkeypatch, tmp_path, "ext4")
+    assert resting_place(frozen.LARGE) == str(tmp_path)
+    size = shutil.disk_usage(tmp_path).free // 4
+    assert resting_place(size, copies=2) == str(tmp_path)
+    assert resting_place(size, copies=4) is None
+    (tmp_path / "mountinfo").unlink()  # not Linux
+    assert resting_place(frozen.LARGE) == str(tmp_path)
+    mounted(monkeypatch, tmp_path, "tmpfs")
+    assert resting_place(frozen.LARGE) != str(tmp_path)
+    monkeypatch.setattr(frozen.os, "access", lambda *_: False)
     assert resting_place(frozen.LARGE) is None
-    kinds[str(tmp_path)] = "xfs"
-    assert resting_place(frozen.LARGE) == str(tmp_path / "below")
-    assert resting_place(2**60) is None
+
+
+def test_without_any_folder_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(frozen.tempfile, "gettempdir", none)
+    assert resting_place(frozen.LARGE) is None
 
 
 @pytest.mark.usefixtures("resting")
@@ -178,6 +198,30 @@ def test_a_file_that_was_cut_ends_the_run_in_words() -> None:
     ):
         pass
     assert held(copy) == 0
+
+
+@pytest.mark.usefixtures("resting")
+def test_no_room_to_come_back_ends_the_run_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Frozen(FAMILIES["GPT-2"].model())
+
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(frozen._Shelf, "_read_into", full)
+    with pytest.raises(RunError, match=r"out of memory in reading the reference.*--lora"), copy.awake():
+        pass
+    assert held(copy) == 0
+
+
+@pytest.mark.usefixtures("resting")
+def test_a_copy_of_a_copy_is_its_own() -> None:
+    model = FAMILIES["GPT-2"].model()
+    first = Frozen(model)
+    second = deepcopy(first)
+    del first
+    assert held(second) == 0
+    with second.awake() as awake:
+        assert all(torch.equal(p, q) for p, q in zip(awake.parameters(), model.parameters(), strict=True))
 
 
 @pytest.mark.usefixtures("resting")

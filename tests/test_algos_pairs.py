@@ -15,10 +15,18 @@ from transformers import PreTrainedTokenizerFast
 from algos import DPO, Policy, UserError, train
 from algos.engine.budget import Meter
 from algos.engine.control import Rendered, Span
-from algos.engine.pairs import PairSource, collate, encode_pairs, reference_logps, split_tokens
+from algos.engine.pairs import (
+    PairSource,
+    collate,
+    encode_pairs,
+    reference_key,
+    reference_logps,
+    split_tokens,
+)
 from algos.engine.prompts import encode_prompts
 from algos.engine.scoring import score_reference
 from algos.engine.text import decode_completion, encode, encode_prompt
+from algos.engine.versions import installed
 
 
 def policy_with(tokenizer: PreTrainedTokenizerFast, **options: Any) -> Policy:
@@ -201,6 +209,18 @@ def test_the_cache_is_keyed_by_everything_it_depends_on(tmp_path: Path) -> None:
     policy.dtype = torch.bfloat16
     reference_logps(policy, pairs, 1.0, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+@pytest.mark.parametrize("what", ["torch", "transformers", "rlhf-compare"])
+def test_the_cache_is_keyed_by_versions(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    pairs, _ = encode_pairs(policy, PAIRS, 8)
+    before = reference_key(policy, pairs, 1.0)
+    assert reference_key(policy, pairs, 1.0) == before
+    monkeypatch.setattr(
+        "algos.engine.pairs.installed", lambda name: "99.0" if name == what else installed(name)
+    )
+    assert reference_key(policy, pairs, 1.0) != before
 
 
 def test_a_source_visits_every_pair_once_an_epoch_in_another_order() -> None:

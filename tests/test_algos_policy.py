@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import EOS, MODELS, gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algos import LoRA, Policy, Sampling, UserError, sample
 from algos.engine.kernels import fuse_activations
@@ -221,31 +221,6 @@ def test_a_directory_with_broken_weights_is_one_line(base: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(UserError, match="cannot load") as caught:
         Policy.load(base)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "cause"),
-    [
-        # A masked language model, which predicts a word from both sides of it.
-        ("bert", {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}, "the words that follow"),
-        # Recurrent layers that read padding as text.
-        ("recurrent_gemma", {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-                             "lru_width": 32, "attention_window_size": 6}, "padding"),
-    ],
-)  # fmt: skip
-def test_what_does_not_read_from_left_to_right_is_refused(
-    tmp_path: Path, kind: str, settings: dict[str, int], cause: str
-) -> None:
-    tokenizer = word_tokenizer("a b c d e f")
-    config = AutoConfig.for_model(
-        kind, vocab_size=len(tokenizer), initializer_range=0.5, pad_token_id=0, **settings
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"predicts a word otherwise depending on {cause}") as caught:
-        Policy.load(tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
 
 

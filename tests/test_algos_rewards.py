@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from tiny import word_tokenizer
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 from algos import RewardModel, RunError, UserError
 from algos.engine.rewards import RewardError, call_reward
@@ -33,6 +36,8 @@ def call(scores: Any) -> list[float]:
         [1.0], [1.0, 2.0, 3.0], [], [1.0, math.nan], [math.inf, 0.0], [1.0, None], [1.0, "2"], [True, False],
         "ab", None, 1.0, {"a": 1, "b": 2}, [[1.0], [2.0]], [1.0, 1j], b"ab", torch.tensor(1.0), torch.ones(2, 1),
         torch.tensor([1.0, torch.nan]), np.array([1.0, np.inf]), torch.tensor([True, False]),
+        [torch.tensor(1.0), torch.tensor(torch.nan)], [torch.ones(1), torch.ones(1)], [torch.tensor(True), 1.0],
+        [np.array("1"), np.bool_(True)],
         ValueError("two\nlines"), KeyError("x"), ZeroDivisionError(),
     ],
 )  # fmt: skip
@@ -51,6 +56,9 @@ def test_anything_but_one_finite_number_a_completion_is_one_line(scores: Any) ->
         torch.tensor([1.0, 2.0]),
         np.array([1, 2]),
         list(np.array([1.0, 2.0], dtype=np.float32)),
+        list(torch.tensor([1.0, 2.0], requires_grad=True)),
+        [torch.tensor(1), torch.tensor(2.0, dtype=torch.bfloat16)],
+        [np.array(1.0), np.int8(2)],
     ],
 )
 def test_numbers_of_any_kind_become_floats(scores: Any) -> None:

@@ -23,6 +23,8 @@ PACKAGE = Path(algos.__file__).parent
         {"beta": -0.1}, {"learning_rate": 0.0}, {"learning_rate": -1.0}, {"warmup": 1.0}, {"warmup": -0.1},
         {"max_grad_norm": 0.0}, {"weight_decay": -1.0}, {"beta": float("nan")}, {"learning_rate": float("nan")},
         {"learning_rate": float("inf")}, {"beta": float("inf")},
+        {"adam_betas": (0.9, 1.0)}, {"adam_betas": (-0.1, 0.9)}, {"adam_betas": (0.9,)}, {"adam_betas": (0.9, float("nan"))},
+        {"adam_eps": 0.0}, {"adam_eps": -1e-8}, {"adam_eps": float("nan")}, {"adam_eps": float("inf")},
     ],
 )  # fmt: skip
 def test_shared_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:

@@ -106,6 +106,18 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     assert same_weights(first, second)
 
 
+def test_a_finished_run_that_went_beyond_its_budget_is_done_and_no_more(tmp_path: Path) -> None:
+    """Iterations of 6 completions in a budget of 8."""
+    sampling = Sampling(max_new_tokens=4, group_size=2, prompts_per_iteration=3)
+    seen: list[float] = []
+    for _ in range(2):
+        run(
+            "reinforce", tiny_policy(), sampling=sampling, budget="8completions", checkpoint=tmp_path, checkpoint_every=1,
+            hook=lambda _, progress: seen.append(progress),
+        )  # fmt: skip
+    assert seen == [0.0, 0.75, 1.0, 1.0]
+
+
 def test_the_reference_of_a_continued_run_is_the_base(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run("ppo", tiny_policy(), stop_after=3, checkpoint=tmp_path / "state", checkpoint_every=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,45 @@ from algos.engine.storage import (
     atomic_directory,
     atomic_file,
     clear_leftovers,
+    disk,
     existing,
     read_json,
     read_manifest,
     read_tensors,
+    refused,
     write_json,
     write_tensors,
     write_text,
 )
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "full"), True),
+        (OSError(errno.EROFS, "read-only", "{here}/a/b"), True),
+        (OSError(errno.EACCES, "denied", "{here}/a/../c"), True),
+        (OSError(errno.EACCES, "denied", b"/elsewhere"), False),
+        (OSError(errno.ENOSPC, "full", "{here}-too"), False),
+        (OSError(errno.ENOSPC, "full", 7), True),  # by a descriptor, which has no name
+        (OSError(errno.EMFILE, "too many"), False),
+        (OSError("a library's own"), False),
+    ],
+)
+def test_a_disk_refuses_what_belongs_in_a_directory(tmp_path: Path, error: OSError, expected: bool) -> None:
+    here = tmp_path / "here"
+    (tmp_path / "link").symlink_to(here)
+    if isinstance(error.filename, str):
+        error.filename = Path(error.filename.format(here=here))
+    assert refused(error, here) is expected
+    assert refused(error, tmp_path / "link") is expected
+
+
+def test_what_safetensors_could_not_write_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="gone") as caught:
+        disk.write_tensors(tmp_path / "gone" / "x.safetensors", {"a": torch.zeros(1)}, {})
+    assert refused(caught.value, tmp_path)
+    assert not refused(caught.value, tmp_path / "other")
 
 
 class Stopped(Exception):

@@ -16,8 +16,11 @@ from tiny import tiny_policy
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, Sampling, train
 from algos.engine.budget import UNITS
 from algos.engine.calls import GuardedReward, RewardCalls
+from eval.data.split import normalised_prompt
 from eval.glossary import METRICS, TRAINING
 from eval.recording.recorder import event
+from eval.settings.parts import Frontier
+from eval.tasks.reviews.preset import PRESET
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -112,6 +115,22 @@ def test_every_setting_is_documented_with_its_default(name: str) -> None:
     assert set(own) <= {field.name for field in fields(kind)}
     settings = {field.name: str(getattr(kind(), field.name)) for field in fields(kind)}
     assert {**shared, **own} == settings
+
+
+def test_the_frontiers_defaults_are_documented() -> None:
+    asked, reviews = Frontier(), PRESET["frontier"]
+    costs = (
+        f"By default {asked.prompts} prompts ({reviews['prompts']} in `reviews`) × {asked.samples} answers"
+    )
+    assert asked.samples == reviews["samples"]
+    assert costs in page("frontier.md")
+
+
+def test_how_prompts_are_normalised_is_documented_as_the_code_says() -> None:
+    told = "Unicode NFKC, case folded, white space collapsed"
+    assert told in (normalised_prompt.__doc__ or "")
+    assert told in section(page("metrics.md"), "Splits")
+    assert normalised_prompt("  \ufb01n\tÉ ") == "fin \u00e9"
 
 
 def test_the_samplers_defaults_are_documented() -> None:

@@ -172,7 +172,7 @@ def test_a_template_that_refuses_a_row_makes_it_a_bad_row(small: SmallWorld, tmp
     with pytest.raises(UserError, match=r"1 of 60 rows cannot be used: .*prompts\.jsonl:2 .*no system role"):
         read(policy, prompts=path)
     account = read(policy, prompts=path, on_bad_row="skip").accounts[0]
-    assert account.dropped["refused by the chat template"].lines == [2]
+    assert account.dropped["refused by the model or its chat template"].lines == [2]
 
 
 def test_nothing_that_fits_is_an_error_with_the_remedy(base: Policy, tmp_path: Path) -> None:

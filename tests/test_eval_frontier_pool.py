@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from small_world import SmallWorld
 
-from algos import Policy, RunError
+from algos import Policy, RunError, UserError
 from algos.engine.text import encode
+from eval.comparison import _draw_pool
+from eval.console import Console
 from eval.frontier.pool import Pool
 from eval.frontier.sampling import Plan, update_pool
 from eval.launch import Job, Workers
@@ -35,6 +44,14 @@ def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("pool") / "one"
     assert main(small.arguments(out)) == 0
     return out
+
+
+@pytest.fixture
+def undrawn(finished: Path, tmp_path: Path) -> Store:
+    """The same comparison without its frontier."""
+    out = shutil.copytree(finished, tmp_path / "undrawn")
+    shutil.rmtree(out / "frontier")
+    return Store.open(out)
 
 
 def test_a_pool_is_what_was_saved(tmp_path: Path) -> None:
@@ -162,3 +179,88 @@ def test_a_reward_that_fails_leaves_the_report(
     assert main(small.arguments(out, "--algos", "reinforce", "--seeds", "1")) == 0
     assert "no frontier: the reward gave up" in capsys.readouterr().err
     assert (out / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("there is not enough memory for it."), "there is not enough memory for it."),
+        (MemoryError("no 3 GiB"), "MemoryError: no 3 GiB"),
+        (ValueError("a defect"), "ValueError: a defect"),
+        (OSError(errno.EMFILE, "Too many open files"), "OSError: [Errno 24] Too many open files"),
+    ],
+)
+def test_what_fails_is_told_in_a_line(
+    undrawn: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    told: str,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Policy, "load", fails)
+    _draw_pool(undrawn, Workers(1), Console())
+    assert f"no frontier: {told}\n" in capsys.readouterr().err
+    assert undrawn.pool is None
+    assert not list(undrawn.path.glob("frontier*"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_and_ctrl_c_are_no_missing_frontier(
+    undrawn: Store, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Pool, "save", fails)
+    with pytest.raises(type(error)):
+        _draw_pool(undrawn, Workers(1), Console())
+
+
+def test_safetensors_full_disk_is_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("eval.frontier.pool.save_file", fails)
+    with pytest.raises(OSError, match="No space left"):
+        a_pool().save(tmp_path / "frontier")
+
+
+def test_one_policy_is_in_memory_at_a_time(undrawn: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, loaded = Policy.load, []
+
+    def watched(*given: Any, **options: Any) -> Policy:
+        assert [alive for alive in loaded if alive() is not None] == []
+        policy = load(*given, **options)
+        loaded.append(weakref.ref(policy.model))
+        return policy
+
+    monkeypatch.setattr(Policy, "load", watched)
+    update_pool(undrawn, Workers(1), quiet)
+    assert len(loaded) == 8  # four policies sample, then score
+
+
+@pytest.mark.parametrize("moment", ["sampling reinforce", "scoring ppo"])
+def test_ctrl_c_stops_before_the_next_prompt(
+    undrawn: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moment: str
+) -> None:
+    told: list[str] = []
+
+    def interrupts(job: Job, fraction: float, words: str) -> None:
+        told.append(words)
+        if words == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        update_pool(undrawn, Workers(1), interrupts)
+    assert told[-2:] == [moment, "stopped"]
+    assert told.count(moment) == 1
+    assert not list(undrawn.path.glob("frontier*"))
+    said = capfd.readouterr().err
+    assert said.splitlines() == [
+        "stopping: the frontier is left unfinished and begun anew by --resume. Ctrl-C again stops at once."
+    ]
+    update_pool(undrawn, Workers(1), quiet)
+    assert undrawn.pool is not None

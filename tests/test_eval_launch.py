@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from algos import RunError, UserError
 from eval.launch import Job, Report, Workers
+from eval.process.worker import serve
 
 
 def who(report: Report) -> str:
@@ -28,8 +35,29 @@ def dies(report: Report) -> str:
     raise AssertionError
 
 
+def hears_sigterm(report: Report) -> str:
+    """How a program ends that is terminated, started by a worker that was sent the same."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as program:
+        program.terminate()
+    return str(program.returncode)
+
+
+def has_no_disk(report: Report) -> str:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def lost(cause: str) -> str:
     return f"lost: {cause}"
+
+
+def ends_unheard(marker: Path, report: Report) -> str:
+    """Writes down what becomes of it, as a run does."""
+    try:
+        report(0.5, "half way")
+    except BaseException as error:
+        marker.write_text(repr(error), encoding="utf-8")
+    return "done"
 
 
 class Told:
@@ -89,6 +117,27 @@ def test_what_a_job_raises_ends_the_others_and_the_next_call_has_workers() -> No
         with pytest.raises(RunError, match="as a job does"):
             workers.do([Job("f", fails, lost), A, B], Told())
         assert len(set(done(workers, A, B))) == 2
+        with pytest.raises(
+            OSError, match="No space left on device"
+        ):  # as it would be here, to be told as that
+            workers.do([Job("d", has_no_disk, lost), A], Told())
+
+
+def test_sigterm_is_the_parents_to_handle() -> None:
+    """Batch systems send it to every process of a job. What a worker starts can be terminated all the same."""
+    with Workers(2) as workers:
+        ends = done(workers, Job("s", hears_sigterm, lost), Job("t", hears_sigterm, lost))
+        assert ends == [str(-signal.SIGTERM)] * 2
+
+
+def test_no_worker_is_left_whatever_interrupts() -> None:
+    """One that was taken from the idle and has no job yet is in neither list."""
+    workers = Workers(2)
+    workers.expect(2)
+    taken = workers.take()
+    with pytest.raises(KeyboardInterrupt), workers:
+        raise KeyboardInterrupt
+    assert taken.process.exitcode == -signal.SIGKILL
 
 
 def test_those_who_still_load_do_not_hold_up_a_mistake() -> None:
@@ -97,4 +146,18 @@ def test_those_who_still_load_do_not_hold_up_a_mistake() -> None:
     processes = [worker.process for worker in workers.idle]
     with pytest.raises(UserError, match="a mistake"), workers:
         raise UserError("a mistake")
-    assert [process.exitcode for process in processes] == [-signal.SIGTERM, -signal.SIGTERM]
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, -signal.SIGKILL]
+
+
+def test_a_worker_whose_parent_is_gone_ends_without_a_fault_of_its_job(tmp_path: Path) -> None:
+    mine, theirs = multiprocessing.Pipe()
+    mine.send(partial(ends_unheard, tmp_path / "marker"))
+    mine.close()
+    pid = os.fork()
+    if not pid:
+        try:
+            serve(theirs)
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert not (tmp_path / "marker").exists()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from algos.engine.loading import base_of
 from eval.experiment import Experiment
 from eval.memory import room as memory
 from eval.memory.footprint import Load, Need, need_of, reward_model_need
-from eval.memory.room import GIB, needs, require_room, rows
+from eval.memory.room import GIB, available, needs, require_room, rows
 from eval.memory.standins import Peak, has_linear_head, stand_ins
 
 SHAPE = config(hidden=64, layers=3, vocabulary=512)
@@ -218,6 +219,35 @@ def test_a_saved_adapter_is_read_by_its_base(small: SmallWorld, tmp_path: Path) 
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"adapter_config\.json must describe a LoRA adapter"):
         needs(adapter, 8)
+
+
+# A container ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A container of 10 GiB that has used 9, on a machine with 40 to spare."""
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=40 * GIB))
+    (tmp_path / "memory.max").write_text(f"{10 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{9 * GIB}\n")
+    return tmp_path
+
+
+def test_what_a_container_may_still_have(group: Path) -> None:
+    assert available("cpu", group) == GIB
+    (group / "memory.max").write_text("max\n")
+    assert available("cpu", group) == 40 * GIB
+    assert available("cpu", group / "none") == 40 * GIB
+
+
+def test_files_that_the_system_keeps_in_memory_are_not_in_the_way(group: Path) -> None:
+    sizes = {"anon": 3, "file": 6, "shmem": 1, "inactive_anon": 2, "inactive_file": 4, "active_file": 1}
+    told = "".join(f"{name} {size * GIB}\n" for name, size in sizes.items())
+    (group / "memory.stat").write_text(told)
+    assert available("cpu", group) == 6 * GIB
+    for damaged in ("", "inactive_file 5\n", "inactive_file x\nactive_file y\n", "no\n"):
+        (group / "memory.stat").write_text(damaged)
+        assert available("cpu", group) == GIB
 
 
 # Against the machine ----------------------------------------------------------------------------------

@@ -214,6 +214,27 @@ def test_losses_whose_beta_is_their_own(clean: World, settings: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
+    ("arm", "settings", "reason"),
+    [
+        ("ppo", {"kl_control": "adaptive"}, "steered to a KL"),
+        ("ppo", {"gamma": 0.99}, "discounts"),
+        ("ppo", {"whiten_rewards": True}, "by their spread"),
+        ("ppo", {"aggregation": "token_mean", "gamma": 1.0, "kl_control": "fixed"}, ""),
+        ("reinforce", {"scale_by_group_std": True}, "by their spread"),
+        ("reinforce", {"aggregation": "sequence_mean"}, "by their length"),
+    ],
+)
+def test_options_that_change_the_objective(
+    clean: World, arm: str, settings: dict[str, Any], reason: str
+) -> None:
+    made = with_settings(clean, arm, **settings)
+    text = said(validity.labels, made)
+    assert text.startswith(f"{arm}: it") == bool(reason)
+    assert reason in text
+    assert set(validity.own_beta(made)) == ({arm} if reason else set())
+
+
+@pytest.mark.parametrize(
     ("settings", "same", "objective", "labels"),
     [
         ({"reward": "score"}, True, True, "were drawn from the training reward at scale 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -88,6 +89,9 @@ def test_an_arm_above_the_frontier_is_flagged(comparison: World, drawn: Pool) ->
     cheating = replace(comparison, pool=replace(drawn, logps_KPM=logps))
     found = frontier.caveats(cheating, reachable(cheating))
     assert any("dpo lies above the frontier" in sentence for sentence in found)
+    best = reachable(cheating)
+    assert math.isnan(best[PROXY].share("dpo"))  # so near to the base a share is that of two noises
+    assert "dpo" not in frontier.sentences(best)[0]
 
 
 def test_samples_that_do_not_fit_their_probabilities_are_flagged(comparison: World, drawn: Pool) -> None:
@@ -125,6 +129,19 @@ def test_the_section_has_figure_tables_and_how_to_read_them(comparison: World) -
     tables = [block for block in made.blocks if isinstance(block, Table)]
     assert [row[0].arm for row in tables[0].rows] == ["reinforce", "ppo", "dpo"]
     assert tables[0].columns[-1].label.startswith("regret at β")
+
+
+def test_it_is_said_where_the_paths_are_on_more_prompts(comparison: World) -> None:
+    """Of those that were evaluated, not of those that were asked for."""
+
+    def told(prompts: int) -> str:
+        base = comparison.samples[comparison.samples["arm"] == "base"].iloc[[0] * prompts]
+        asked = {**comparison.experiment, "eval": {"prompts": 64}}
+        made = replace(comparison, samples=base.assign(prompt_id=range(prompts)), experiment=asked)
+        return " ".join(block.text for block in section_of(made).blocks if isinstance(block, Text))
+
+    assert "The paths are on" not in told(16)  # as many as the pool
+    assert "The paths are on all 20 test prompts, the frontier on 16 of them." in told(20)
 
 
 def test_without_samples_the_paths_are_drawn_alone(comparison: World) -> None:

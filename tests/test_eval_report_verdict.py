@@ -12,7 +12,7 @@ import pytest
 from report_world import ARMS, POINTS, World, with_ends, with_paths, world
 
 from eval import stats
-from eval.report import conditions, verdict, versus
+from eval.report import claims, conditions, verdict, versus
 from eval.report.document import Table, Text
 from eval.report.frames import evaluations
 from eval.report.standings import standings
@@ -173,6 +173,51 @@ def test_own_ends_lead_with_a_warning_where_matched_kl_cannot_be_read() -> None:
     assert "nothing can be claimed: ppo passed that point before the first evaluation" in silent
 
 
+def one_pair_unread() -> World:
+    """ppo below both others at matched KL, which cannot be read against each other: reinforce passed dpo's last KL
+    before its first evaluation."""
+    ends = {
+        "reinforce": [(1.0, 2.2, 0.70), (2.0, 3.0, 0.75)],
+        "ppo": [(1.0, 1.0, 0.50), (2.0, 2.5, 0.60)],
+        "dpo": [(1.0, 1.0, 0.70), (2.0, 2.0, 0.80)],
+    }
+    noises = {"reinforce": (0.0, 0.01, -0.02), "ppo": (0.05, -0.1, 0.02), "dpo": (0.01, 0.0, -0.01)}
+    return with_paths(
+        {
+            arm: [
+                [(0.0, 0.0, 0.4), *((c, kl, judge + noise) for c, kl, judge in path)] for noise in noises[arm]
+            ]
+            for arm, path in ends.items()
+        }
+    )
+
+
+def test_no_arm_is_called_highest_that_was_not_read_beside_every_other() -> None:
+    made = with_facts(one_pair_unread(), **OWN)
+    found = standings(evaluations(made)).kl
+    assert [(pair.first, pair.second) for pair in found.pairs if pair.rough] == [("dpo", "reinforce")]
+    assert found.leader is None
+    first, *rest = verdict.sentences(made)
+    assert first.startswith("At the end of training dpo has the highest judge reward")
+    (matched,) = [text for text in rest if text.startswith("At matched KL")]
+    assert "highest" not in matched
+    assert "no two arms can be told apart; nothing can be claimed of dpo against reinforce there." in matched
+
+
+def test_where_no_arm_is_above_all_others_pairs_are_said() -> None:
+    found = standings(evaluations(one_pair_unread())).kl
+    told = tuple(dataclasses.replace(pair, p_holm=0.01) for pair in found.pairs)
+    text = claims.claim(dataclasses.replace(found, pairs=told), detailed=False)
+    assert "no arm is above all others: reinforce is ahead of ppo and dpo is ahead of ppo; nothing" in text
+
+
+def test_an_arm_that_another_beats_on_their_common_seeds_is_not_called_the_best() -> None:
+    """Its mean is higher for seeds that the other did not finish."""
+    first = verdict.sentences(with_ends({"a": [0.5, 0.501, 0.499, 0.9, 0.9], "b": [0.6, 0.6, 0.6]}))[0]
+    assert "highest" not in first
+    assert "no arm is above all others: b is ahead of a by +0.100" in first
+
+
 def test_ends_near_the_base_are_told_apart_in_the_warning() -> None:
     def paths(kl: float) -> list[list[tuple[float, float, float]]]:
         return [[(0.0, 0.0, 0.4), (1.0, kl, 0.5 + noise)] for noise in (0.0, 0.01, -0.01)]
@@ -246,6 +291,15 @@ def test_a_difference_that_would_take_hundreds_of_seeds_is_called_small() -> Non
     assert "--seeds" not in text
 
 
+def test_nothing_is_forecast_of_pairs_whose_spread_is_not_known() -> None:
+    text = said(with_ends({"a": [0.65, 0.61, 0.7], "b": [0.6, 0.6, 0.6], "c": [0.5]}))
+    assert "would likely tell a from b" in text
+    assert "more than 100 seeds" not in text
+    constant = said(with_ends({"a": [0.9] * 5, "b": [0.4] * 5}))
+    assert "a has the highest judge reward, 0.900, but cannot be told apart from b" in constant
+    assert "more than 100 seeds" not in constant
+
+
 def test_two_seeds_are_too_few_to_forecast() -> None:
     text = said(with_ends({"ppo": [0.52, 0.6], "dpo": [0.7, 0.71]}))
     assert "would likely" not in text
@@ -274,7 +328,8 @@ def with_samples(made: World, spread: float, prompts: int = 40) -> World:
 
 
 def held(made: World) -> str:
-    return conditions.sentence(made, standings(evaluations(made)).end)
+    found = standings(evaluations(made))
+    return conditions.sentence(made, found.end, verdict.leading(made, found))
 
 
 def test_other_prompts_are_mentioned_where_they_matter() -> None:
@@ -295,6 +350,16 @@ def test_other_prompts_are_mentioned_where_they_matter() -> None:
 
 def test_few_prompts_say_nothing_of_other_prompts() -> None:
     assert "Other prompts" not in held(with_samples(with_ends(CLEAR), 0.5, prompts=15))
+
+
+def test_holms_pairs_are_those_of_the_leading_comparison_that_have_a_p_value() -> None:
+    ends = {"reinforce": [0.9, 0.91, 0.93], "ppo": [0.6, 0.65, 0.61], "dpo": [0.7, 0.72, 0.71]}
+    assert "Holm's correction for 3 pairs" in held(with_ends(ends))
+    assert "Holm" not in held(with_ends(ends | {"dpo": [0.7]}))  # of one common seed
+    assert "for 3 pairs" in held(with_ends(ends | {"best": [0.99]}))
+    end = standings(evaluations(with_ends(ends))).end
+    lead = dataclasses.replace(end, kind="kl", pairs=end.pairs[:2])
+    assert "for 2 pairs" in conditions.sentence(with_ends(ends), end, lead)
 
 
 def test_the_data_seed_is_said() -> None:

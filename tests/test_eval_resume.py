@@ -177,18 +177,28 @@ def test_workers_end_with_their_parent_and_the_rest_is_made(
 # Ctrl-C --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("workers", "number", "send"),
+    [(1, signal.SIGTERM, os.kill), (2, signal.SIGINT, os.kill), (2, signal.SIGTERM, os.killpg)],
+)
 def test_ctrl_c_once_saves_and_says_how_to_go_on(
-    small: SmallWorld, tmp_path: Path, log: Path, workers: int, number: signal.Signals
+    small: SmallWorld,
+    tmp_path: Path,
+    log: Path,
+    workers: int,
+    number: signal.Signals,
+    send: Callable[[int, signal.Signals], None],
 ) -> None:
+    """To the command alone, and as batch systems do it to all of its processes."""
     out, straight = tmp_path / "out", tmp_path / "straight"
     # No checkpoint but the one that the signal asks for.
     more = ["--budget", "400iterations", "--algos", "reinforce", "dpo", "--checkpoint-every", "1e7"]
     assert start([*first(small, straight), *more]).wait() == 0
     log.unlink()
     child = start([*first(small, out), *more, "--workers", str(workers)])
+    os.setpgid(child.pid, child.pid)
     until(lambda: lines(out / "runs" / "reinforce-s0" / "events.jsonl") > 3, child)
-    os.kill(child.pid, number)
+    send(child.pid, number)
     assert child.wait() == 130
     said = log.read_text(encoding="utf-8")
     assert "finished and saved. Ctrl-C again stops at once" in said

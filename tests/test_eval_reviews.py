@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from eval.data.split import split_of
-from eval.tasks.reviews import Reviews, build_tokenizer, gold
+from eval.experiment import Experiment
+from eval.tasks.reviews import Reviews, build_tokenizer, gold, task
 from eval.tasks.reviews.grammar import corpus, parse, prompts, vocabulary
 from eval.tasks.reviews.world import Fit
 from eval.workshop import Workshop
@@ -163,6 +164,13 @@ def test_stages_are_built_once_for_what_they_depend_on(tmp_path):
     assert TINY.reward_model(shop, base.path, pairs, centre, seed=0, threads=1).cached
     assert not TINY.reward_model(shop, base.path, pairs[1:], centre, seed=0, threads=1).cached
     assert not TINY.reward_model(shop, base.path, pairs, centre, seed=1, threads=1).cached
+
+
+def test_labels_of_the_judge_are_no_calls_of_the_reward(tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "Reviews", lambda: TINY)
+    made = task.materials(Experiment(), Workshop(tmp_path), data_seed=0)
+    assert 0 < made.pairs_cost.labels == len(made.pairs) <= TINY.pairs
+    assert made.pairs_cost.reward_calls == made.reward_cost.reward_calls == 0
 
 
 def test_pair_prompts_are_training_openings_drawn_from_the_seed():

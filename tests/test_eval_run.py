@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,13 +72,45 @@ def test_a_defect_costs_its_run_and_leaves_a_traceback(
     assert "raise error" in (out / "runs" / "ppo-s0" / "traceback.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("number", "file"),
+    [
+        (errno.ENOSPC, None),
+        (errno.EIO, None),
+        (errno.EACCES, "runs/ppo-s0/events.jsonl"),
+        (errno.EIO, "base"),
+    ],
+)
 def test_a_disk_that_refuses_is_everyones_affair(
-    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, file: str | None
 ) -> None:
     """No run fails for it: the comparison stops, and the run is neither done nor failed."""
     out = tmp_path / "out"
     shutil.copytree(never_stopped, out)
-    monkeypatch.setattr("eval.run.train", raising(OSError(28, "No space left on device")))
-    with pytest.raises(UserError, match=f"No space left on device.*--resume {out}"):
+    said = os.strerror(number)
+    monkeypatch.setattr("eval.run.train", raising(OSError(number, said, file and str(out / file))))
+    with pytest.raises(UserError, match=f"cannot be written: .*{said}.*--resume {out}"):
         execute(out, "ppo", 0, lambda fraction, words: True)
     assert Store.open(out).run("ppo", 0).status == {"status": "missing"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EACCES, "Permission denied", "/elsewhere/model.safetensors"),
+        OSError(errno.ENOSPC, "No space left on device", "/elsewhere/cache"),
+        OSError("the hub cannot be reached"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_system_refuses_elsewhere_costs_its_run_alone(
+    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(never_stopped, out)
+    monkeypatch.setattr("eval.run.train", raising(error))
+    assert execute(out, "ppo", 0, lambda fraction, words: True) == "failed"
+    assert str(error) in Store.open(out).run("ppo", 0).status["error"]

@@ -180,12 +180,17 @@ def test_no_prompt_is_on_both_sides_of_the_split():
 def test_the_padding_id_is_one_that_no_text_holds():
     tokenizer = build_tokenizer()
     rows = [{"chosen_ids": [1, 5, 2], "rejected_ids": [1, 6, 2]}]
-    assert _unused_id(tokenizer, rows) == tokenizer.pad_token_id
+    size = len(tokenizer)
+    assert _unused_id(tokenizer, rows, size) == tokenizer.pad_token_id
     tokenizer.pad_token = tokenizer.eos_token
-    assert _unused_id(tokenizer, rows) == len(tokenizer) - 1
-    everything = [{"chosen_ids": list(range(len(tokenizer))), "rejected_ids": [1]}]
+    assert _unused_id(tokenizer, rows, size) == size - 1
+    everything = [{"chosen_ids": list(range(size)), "rejected_ids": [1]}]
     with pytest.raises(UserError, match="pad token"):
-        _unused_id(tokenizer, everything)
+        _unused_id(tokenizer, everything, size)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # to the tokenizer alone: the model cannot read it
+    assert _unused_id(tokenizer, rows, size) == size - 1
+    with pytest.raises(UserError, match="pad token"):
+        _unused_id(tokenizer, everything, size)
 
 
 def test_generators_and_threads_of_the_caller_are_put_back():

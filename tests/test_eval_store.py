@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,23 @@ def test_nothing_that_is_there_is_taken_for_a_new_comparison(tmp_path: Path) -> 
         Store.create(tmp_path / "mine", Experiment())
     with pytest.raises(UserError, match="holds no comparison"):
         Store.open(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "message"),
+    [
+        (errno.ENOSPC, None, "cannot be written: .*No space left"),
+        (errno.EACCES, "one/base", "cannot be written: .*denied: '.*one/base'"),
+        (errno.EACCES, "cache", "cannot go on: .*denied: '.*cache'"),
+    ],
+)
+def test_what_the_system_refuses_is_said_with_how_to_go_on(
+    tmp_path: Path, number: int, file: str | None, message: str
+) -> None:
+    out = tmp_path / "one"
+    expected = pytest.raises(UserError, match=f"^{out} {message}.*--resume {out}")
+    with expected, Store.creating(out, Experiment()):
+        raise OSError(number, os.strerror(number), file and str(tmp_path / file))
 
 
 def test_an_experiment_that_cannot_be_is_named_with_its_file(tmp_path: Path) -> None:

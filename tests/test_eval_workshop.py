@@ -47,7 +47,7 @@ def test_another_key_or_stage_is_another_artefact(tmp_path):
 def test_versions_of_the_libraries_are_part_of_the_key(tmp_path, monkeypatch):
     shop = Workshop(tmp_path)
     first = shop.build("base", {}, write("x"))
-    monkeypatch.setattr("eval.workshop.version", lambda name: "0.0")
+    monkeypatch.setattr("eval.workshop.installed", lambda name: "0.0")
     assert shop.build("base", {}, write("x")).path != first.path
 
 

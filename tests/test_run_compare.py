@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -63,6 +65,10 @@ def test_a_comparison_ends_in_a_report_and_rows(finished: Path) -> None:
     costs = frame[frame["metric"] == "cost/preference_labels"].groupby("arm")["value"].max()
     assert costs["dpo"] > 0
     assert costs["ppo"] == 0  # the reward was given, not learned from pairs
+    calls = frame[frame["metric"] == "cost/reward_calls"]
+    scored = calls["arm"] == "dpo"
+    assert (calls[scored]["value"] == 2 * 64).all()  # before training, for its sampled pairs; none in it
+    assert (calls[~scored]["value"] == calls[~scored]["completions"]).all()
 
 
 def test_saved_policies_load_with_transformers(finished: Path) -> None:
@@ -113,6 +119,41 @@ def test_resume_runs_only_what_is_missing(small: SmallWorld, finished: Path, tmp
         "reinforce-s0",
         "reinforce-s1",
     ]
+
+
+def one_arm(small: SmallWorld, out: Path) -> list[str]:
+    """A comparison that was made of one arm, whose prompts are gone; the command that adds one which needs them."""
+    asked = parse([*small.arguments(out), "--algos", "reinforce"]).experiment
+    Store.create(out, replace(asked, prompts=str(out / "gone.jsonl")))
+    return ["--resume", str(out), "--algos", "+dpo", "--cache", small.cache, "--workers", "1"]
+
+
+def test_an_extension_that_cannot_be_prepared_leaves_the_comparison_as_it_was(
+    small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "one"
+    extend = one_arm(small, out)
+    before = (out / "experiment.yaml").read_bytes()
+    assert main(extend) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert (out / "experiment.yaml").read_bytes() == before
+    assert parse(["--resume", str(out), "--seeds", "5"]).experiment.algos == ("reinforce",)
+
+
+def test_what_is_stopped_before_it_is_extended_is_extended_by_the_same_command(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.comparison.materials_of", stopped)
+    out = tmp_path / "one"
+    extend = one_arm(small, out)
+    assert main(extend) == 130
+    assert capsys.readouterr().err.endswith(f"Go on with: {shlex.join(['rlhf-compare', *extend])}\n")
+    plain = [arg for arg in extend if arg not in ("--algos", "+dpo")]
+    assert main(plain) == 130
+    assert capsys.readouterr().err.endswith(f"Go on with: rlhf-compare --resume {out}\n")
 
 
 @pytest.mark.usefixtures("sketched")
@@ -168,7 +209,8 @@ def test_the_report_is_drawn_again(finished: Path, capsys: pytest.CaptureFixture
         (["--model", "/no/such/model"], "there is no model directory '/no/such/model'"),
         (["--prompts", "/no/such/file.jsonl"], "there is no file"),
         (["--reward", "rewards.py"], "file.py:function"),
-        (["--max-new-tokens", "64"], "no room for a prompt"),
+        (["--max-new-tokens", "64"], "error: the model has 32 positions and max_new_tokens is 64: no room for a prompt."),
+        (["--max-new-tokens", "64", "--on-bad-row", "skip"], "error: the model has 32 positions"),
         (["--device", "cuda:99"], "no such device: cuda:99"),
         (["--budget", "-3k"], "cannot read the budget"),
         (["--seeds", "0"], "seeds must be at least 1"),

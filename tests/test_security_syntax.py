@@ -47,6 +47,7 @@ EXCEPTIONS = {
         "eval/launch.py",
         "multiprocessing",
     ): "workers; what is pickled are our own jobs, between our own processes",
+    ("eval/process/worker.py", "multiprocessing"): "the other end of the same pipes",
 }
 
 

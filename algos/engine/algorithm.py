@@ -70,6 +70,11 @@ class Algorithm(ABC):
         require(0 <= self.warmup < 1, "warmup", "a fraction in [0, 1)", self.warmup)
         require(self.max_grad_norm > 0, "max_grad_norm", "above 0", self.max_grad_norm)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        betas = self.adam_betas
+        within = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        require(within, "adam_betas", "two numbers in [0, 1)", betas)
+        # At 0 a weight without a gradient, such as a word's that no text has, would become 0/0.
+        require(0 < self.adam_eps < math.inf, "adam_eps", "above 0 and finite", self.adam_eps)
 
     @property
     @abstractmethod

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LONGEST = 1e9  # seconds; a system's timers take no more than some times that
 FIRST_PAUSE = 0.25  # seconds before the first of the further attempts; each pause is four times the last
 
 
@@ -38,7 +39,8 @@ class RewardCalls:
     """Let the reward return None for responses it cannot score: they are left out of baselines and losses."""
 
     def __post_init__(self) -> None:
-        require(self.reward_timeout >= 0, "reward_timeout", "at least 0", self.reward_timeout)
+        allowed = f"at least 0 (0: any time) and at most {LONGEST:g}"
+        require(0 <= self.reward_timeout <= LONGEST, "reward_timeout", allowed, self.reward_timeout)
         require(self.reward_retries >= 0, "reward_retries", "at least 0", self.reward_retries)
 
 

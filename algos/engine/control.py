@@ -142,7 +142,9 @@ class _Reader:
             mark = f"\ue000{secrets.token_hex(8)}\ue001"
             as_wide = {"lstrip": own.lstrip, "rstrip": own.rstrip}
             self.copy.add_tokens([AddedToken(mark, normalized=False, special=False, **as_wide)])
-            self.meanings[len(self.copy) - 1] = [id_] if is_control else spelled(tokenizer, content)
+            # Not the number of tokens: where ids have gaps, the highest is above it.
+            place = self.copy.added_tokens_encoder[mark]
+            self.meanings[place] = [id_] if is_control else spelled(tokenizer, content)
             self.marks[content, is_control] = mark
         return self.marks[content, is_control]
 

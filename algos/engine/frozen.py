@@ -9,17 +9,18 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
-import psutil
 import torch
 from torch import nn
 
 from algos.engine.errors import RunError, one_line
+from algos.engine.memory import ADAPTERS, out_of_memory
 
 LARGE = 256 * 2**20
 """Bytes of weights from which on their room is worth their reading, which takes a seventieth of a step of GPT-2's."""
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Frozen:
@@ -36,15 +37,20 @@ class Frozen:
         weights = [p for p in model.parameters() if _plain(p)]
         folder = resting_place(sum(p.nbytes for p in weights))
         self._shelf = _Shelf.of(weights, folder) if folder else None
-        stubs = self._shelf.stubs if self._shelf else {}
-        self._model = copy.deepcopy(
-            model, stubs
-        ).eval()  # a weight that has a stub is not copied but replaced
+        stubs = zip(weights, self._shelf.stubs, strict=True) if self._shelf else ()
+        # What has a stub is not copied but replaced by it.
+        self._model = copy.deepcopy(model, {id(weight): stub for weight, stub in stubs}).eval()
         self._readers = 0
+
+    def __deepcopy__(self, _: Any) -> Self:
+        """One of its own, with a file of its own."""
+        with self.awake() as model:
+            return type(self)(model)
 
     @contextmanager
     def awake(self) -> Iterator[nn.Module]:
-        """The block in which the copy can be used. Raises RunError where its weights can no longer be read."""
+        """The block in which the copy can be used. Raises RunError where its weights can no longer be read, or there is
+        no room for them."""
         self._readers += 1
         try:
             if self._shelf and self._readers == 1:
@@ -56,29 +62,26 @@ class Frozen:
                 self._shelf.release()
 
 
-def resting_place(size: int) -> str | None:
-    """A folder where so many bytes of weights can lie outside memory; None where they stay: they are few, or no folder
-    for temporary files is on a disk with twice as much room."""
+def resting_place(size: int, copies: int = 1) -> str | None:
+    """A folder where so many bytes of weights, and as many `copies` of them, can lie outside memory; None where they
+    stay: they are few, or no folder for temporary files is on a disk with room for one copy more."""
     if size < LARGE:
         return None
-    for folder in dict.fromkeys((tempfile.gettempdir(), "/var/tmp")):
-        if (
-            os.access(folder, os.W_OK)
-            and not _in_memory(folder)
-            and shutil.disk_usage(folder).free > 2 * size
-        ):
-            return folder
+    with suppress(OSError):  # no folder can be written
+        for folder in dict.fromkeys((tempfile.gettempdir(), "/var/tmp")):
+            room = shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
+            if room > (copies + 1) * size and not _in_memory(folder):
+                return folder
     return None
 
 
 class _Shelf:
-    """Weights in a file, and for each a parameter that holds its data from `fetch` to `release` and none otherwise."""
+    """Weights in a file, and for each a stub: a parameter that holds its data from `fetch` to `release` and none otherwise."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.stubs: dict[int, Any] = {}
-        """The parameter that stands for a weight, by the weight's `id`."""
+        self.stubs: list[nn.Parameter] = []
         self._file = file
-        self._places: list[tuple[nn.Parameter, torch.Size]] = []
+        self._shapes: list[torch.Size] = []
 
     @classmethod
     def of(cls, weights: Iterable[nn.Parameter], folder: str) -> _Shelf | None:
@@ -96,13 +99,13 @@ class _Shelf:
         while data:  # one call writes 2 GiB at most
             data = data[self._file.write(data) :]
         stub = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=weight.requires_grad)
-        self.stubs[id(weight)] = stub
-        self._places.append((stub, weight.shape))
+        self.stubs.append(stub)
+        self._shapes.append(weight.shape)
 
     def fetch(self) -> None:
         try:
             self._file.seek(0)
-            for stub, shape in self._places:
+            for stub, shape in zip(self.stubs, self._shapes, strict=True):
                 stub.data = torch.empty(shape, dtype=stub.dtype)
                 self._read_into(_bytes_of(stub))
         except OSError as error:
@@ -110,6 +113,10 @@ class _Shelf:
                 f"cannot read the reference's weights from the disk that they lie on: {one_line(error)} "
                 "Set TMPDIR to a folder on another one."
             ) from error
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise RunError(f"out of memory in reading the reference's weights. {ADAPTERS}") from None
 
     def _read_into(self, room: memoryview) -> None:
         while room:
@@ -119,7 +126,7 @@ class _Shelf:
             room = room[found:]
 
     def release(self) -> None:
-        for stub, _ in self._places:
+        for stub in self.stubs:
             stub.data = torch.empty(0, dtype=stub.dtype)
 
 
@@ -133,7 +140,12 @@ def _bytes_of(weight: nn.Parameter) -> memoryview:
 
 
 def _in_memory(folder: str) -> bool:
-    """Whether what lies there takes memory."""
-    path = Path(folder).resolve()
-    mounts = [m for m in psutil.disk_partitions(all=True) if path.is_relative_to(m.mountpoint)]
-    return bool(mounts) and max(mounts, key=lambda m: len(m.mountpoint)).fstype in _IN_MEMORY
+    """Whether what lies there takes memory; not where the system does not tell."""
+    device = os.stat(folder).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError):
+        for line in _MOUNTS.read_text().splitlines():
+            about, _, kind = line.partition(" - ")  # proc(5)
+            if about.split()[2] == number:
+                return kind.split()[0] in _IN_MEMORY
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -63,7 +64,17 @@ def lengthened(ids_BS: Tensor, mask_BS: Tensor, model: Any) -> tuple[Tensor, Ten
 def max_positions(config: Any) -> int | None:
     """The longest sequence that a model has positions for; None where it has no such limit."""
     names, config = ("max_position_embeddings", "n_positions", "max_seq_len"), config.get_text_config()
-    return next((limit for name in names if (limit := getattr(config, name, None))), None)
+    # XLNet says -1 where it has none.
+    return next((limit for name in names if (limit := getattr(config, name, None) or 0) > 0), None)
+
+
+def embedding_rows(model: Any) -> int:
+    """How many token ids the model can read, those below it: a tokenizer with tokens added may have more. `sys.maxsize`
+    where the model does not say."""
+    try:
+        return int(unwrapped(model).get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError):
+        return sys.maxsize
 
 
 @contextmanager

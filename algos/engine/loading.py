@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -175,28 +176,34 @@ def require_causal(model: Any, name: str) -> None:
     """Raises UserError where a token's prediction depends on padding or on what follows it.
 
     Bidirectional models and recurrent layers that do not see the mask would train on other
-    probabilities than they sample from. A short text alone against the same text padded and continued.
+    probabilities than they sample from. A short text alone against the same text padded and continued, and against
+    what the model makes of it by itself: RoBERTa's positions begin behind the padding's, not at the 0 that it is given.
     """
     if not accepts(model, "attention_mask"):
         raise UserError(
             f"{name!r} takes no attention mask, so padding would be read as text. Use another model."
         )
-    vocabulary = model.config.get_text_config().vocab_size
-    # Words, not the padding's own id, whose embedding is zero in some models.
-    *text, one, other = ((i + 1) % vocabulary for i in range(6))
+    config = model.config.get_text_config()
+    # Words, not the padding's own id, whose embedding is zero in some models and which moves no position in others.
+    padding = getattr(config, "pad_token_id", None)
+    words = (i % config.vocab_size for i in range(1, 8) if i != padding)
+    *text, one, other = islice(words, 6)
     rows = torch.tensor([[one, other, *text], [*text, one, other]], device=model.device)
     mask = torch.ones_like(rows, dtype=torch.bool)
     mask[0, :2] = False
     alone = torch.tensor([text], device=model.device)
     together = model(**inputs_for(model, rows, mask)).logits.float().log_softmax(-1)
-    expected = model(**inputs_for(model, alone, torch.ones_like(alone, dtype=torch.bool))).logits
-    expected = expected.float().log_softmax(-1)
-    for cause, found in (("padding", together[:1, 2:]), ("the words that follow", together[1:, :4])):
+    inputs = inputs_for(model, alone, torch.ones_like(alone, dtype=torch.bool))
+    expected = model(**inputs).logits.float().log_softmax(-1)
+    cases = {"padding": together[:1, 2:], "the words that follow": together[1:, :4]}
+    if inputs.pop("position_ids", None) is not None:
+        cases["whether its positions begin at 0"] = model(**inputs).logits.float().log_softmax(-1)
+    for cause, found in cases.items():
         # Rounding moves them by 1e-5 or so, anything else by far more.
         if not torch.allclose(found, expected, atol=1e-2, rtol=1e-3):
             raise UserError(
                 f"{name!r} predicts a word otherwise depending on {cause}: it cannot be trained here. "
-                "Use a causal language model whose layers all respect the attention mask."
+                "Use a causal language model whose layers all respect the attention mask and whose positions begin at 0."
             )
 
 

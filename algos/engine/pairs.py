@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,13 @@ from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
 from algos.engine.seeding import digest, generator
 from algos.engine.template import render_pair
 from algos.engine.text import encode
+from algos.engine.versions import installed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+_ANCHORS = "\n.:0"
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,43 @@ class EncodedPair:
 def split_tokens(policy: Policy, prompt: str, response: str) -> tuple[list[int], list[int], bool]:
     """(prompt ids, response ids, merged). The two are tokenised together, as the model would read them.
 
-    Where a token straddles the boundary (`merged`), the response's ids are those of the joint text less
-    the prompt's characters: found by tokenising it alone, which at most splits that one token.
+    Where a token straddles the boundary (`merged`), the response's ids are those of its own text, in which that
+    token at most is split. Raises UserError for a token that the model has no embedding of.
     """
     prompt_ids = encode(policy.tokenizer, prompt)
     joint = encode(policy.tokenizer, prompt + response)
+    policy.require_embedded(joint)
     if joint[: len(prompt_ids)] == prompt_ids:
         return prompt_ids, joint[len(prompt_ids) :], False
-    return prompt_ids, text_ids(policy.tokenizer, response), True
+    return prompt_ids, _own_ids(policy.tokenizer, prompt_ids, response), True
+
+
+def _own_ids(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response: str) -> list[int]:
+    """Ids of a response that read as it does behind the prompt's.
+
+    Tokenised alone, unless the tokenizer puts a space before every text, as SentencePiece's do: that would stand
+    between prompt and response. Then as it is tokenised behind a character with which it does not merge.
+    """
+    alone = text_ids(tokenizer, response)
+    if _reads_as(tokenizer, prompt_ids, alone, response):
+        return alone
+    for character in _ANCHORS:
+        front, whole = text_ids(tokenizer, character), text_ids(tokenizer, character + response)
+        ids = whole[len(front) :]
+        if whole[: len(front)] == front and _reads_as(tokenizer, prompt_ids, ids, response):
+            return ids
+    return alone
+
+
+def _reads_as(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response_ids: list[int], response: str
+) -> bool:
+    """Whether the ids, behind the prompt's, are decoded to the response."""
+    prefix, whole = (
+        str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        for ids in (prompt_ids, prompt_ids + response_ids)
+    )
+    return whole == prefix + response
 
 
 def encode_pairs(
@@ -49,8 +85,7 @@ def encode_pairs(
 ) -> tuple[list[EncodedPair], dict[str, int]]:
     """Rows with `prompt, chosen, rejected` → pairs, and counts of what was dropped, cut or merged.
 
-    The reasons, and which of them drop a row, are those of `encode_pair`. Raises UserError for a row
-    without one of the columns, and where a chat template refuses its messages.
+    The reasons, which of them drop a row, and what raises UserError are those of `encode_pair`.
     """
     found = [encode_pair(policy, row, max_new_tokens) for row in rows]
     counts = Counter(reason for _, reasons in found for reason in reasons)
@@ -66,7 +101,8 @@ def encode_pair(
     Responses are cut at `max_new_tokens` and at the model's last position ("response truncated", and
     "longer than the model" where prompt and response have more tokens than the model positions). A pair is
     dropped whose prompt has no tokens or leaves no room for a response, or whose two responses are the
-    same, before or after cutting.
+    same, before or after cutting. Raises UserError for a row without one of the columns or with a token that the
+    model has no embedding of, and where a chat template refuses its messages.
     """
     missing = [name for name in ("prompt", "chosen", "rejected") if name not in row]
     if missing:
@@ -102,13 +138,15 @@ def encode_pair(
 
 def closed(policy: Policy, ids: list[int]) -> list[int]:
     """A response with one EOS at its end: cut behind the first of any declared one, else EOS appended
-    (a model without any EOS has responses without end)."""
+    (a model without any EOS has responses without end). Raises UserError for one that the model has no embedding of."""
     eos = policy.eos_ids
     ends = [i for i, token in enumerate(ids) if token in eos]
     if ends:
         return ids[: ends[0] + 1]
     own = policy.tokenizer.eos_token_id
-    return [*ids, own] if own is not None else [*ids, *eos[:1]]
+    end = [own] if own is not None else eos[:1]
+    policy.require_embedded(end)
+    return [*ids, *end]
 
 
 def recorded(
@@ -180,9 +218,10 @@ class PairSource:
 def reference_key(policy: Policy, pairs: Sequence[EncodedPair], temperature: float) -> str:
     """Names all that the reference's log-probabilities depend on: weights, configuration, token ids, temperature,
     and, in their last digits, what computes them."""
+    versions = [installed(package) for package in ("torch", "transformers", "rlhf-compare")]
     tokens = [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
     model = [policy.reference_digest(), policy.config_digest()]
-    computed_by = [str(policy.dtype), policy.device.type, torch.get_num_threads(), torch.__version__]
+    computed_by = [str(policy.dtype), policy.device.type, torch.get_num_threads(), *versions]
     return digest([*model, temperature, *computed_by, *tokens])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from algos.engine.errors import UserError, one_line
 from algos.engine.frozen import Frozen
 from algos.engine.head import unwrapped
-from algos.engine.inputs import max_positions
+from algos.engine.inputs import embedding_rows, max_positions
 from algos.engine.kernels import quicken
 from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, room_for
 from algos.engine.memory import Portions, recomputed, require_recomputable
@@ -30,7 +30,9 @@ from algos.engine.text import eos_ids, pad_id
 class Policy:
     """A causal LM with its tokenizer, its frozen reference and the precision it computes in.
 
-    Dropout is off in every forward: with it, policy and reference would differ before any update.
+    Dropout is off in every forward: with it, policy and reference would differ before any update. Weights and buffers
+    of less than 32 bits are made fp32, in place, as steps of 1e-6 vanish in bf16; fp64 stays, and so does a quantised
+    model.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Policy:
     ) -> None:
         if gradient_checkpointing:
             require_recomputable(model)
+        _widen(model)
         quicken(model)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
@@ -105,7 +108,7 @@ class Policy:
 
     @property
     def pad_id(self) -> int:
-        return pad_id(self.tokenizer)
+        return pad_id(self.tokenizer, embedding_rows(self.model))
 
     @property
     def max_positions(self) -> int | None:
@@ -115,6 +118,16 @@ class Policy:
     @property
     def vocabulary(self) -> int:
         return int(self.inner.config.get_text_config().vocab_size)
+
+    def require_embedded(self, ids: Sequence[int]) -> None:
+        """Raises UserError for a token that the model has no embedding of."""
+        highest, rows = max(ids, default=0), embedding_rows(self.model)
+        if highest >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise UserError(
+                f"a text has the token {token!a} with id {highest}, and the model's embedding has {rows} rows. Use the "
+                "model's own tokenizer, or resize the embedding (resize_token_embeddings) and save the model."
+            )
 
     @cached_property
     def size(self) -> int:
@@ -191,9 +204,22 @@ def with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
             ) from error
 
 
+def _widen(model: nn.Module) -> None:
+    """Makes parameters and buffers of less than 32 bits fp32, in place; a quantised model stays as it is."""
+    # Not `model.float()`, which would narrow fp64. Weights that are integers mean what their layers make of them.
+    whole = all(p.is_floating_point() for p in model.parameters())
+    if not whole or getattr(unwrapped(model), "is_quantized", False):
+        return
+    for x in (*model.parameters(), *model.buffers()):
+        if x.is_floating_point() and x.dtype.itemsize < 4:
+            x.data = x.data.float()
+
+
 def _fresh_adapter(model: Any) -> bool:
-    """Whether switching the adapter off gives the model as loaded: true only if it starts at zero."""
+    """Whether switching the adapter off gives the model as loaded: true only if it starts at zero, and if nothing is
+    trained beside it (biases, whole modules, single tokens), which would move what lies below it."""
     if not hasattr(model, "disable_adapter"):
         return False
     ups = [p for name, p in model.named_parameters() if "lora_B" in name]
-    return bool(ups) and all(not p.any() for p in ups)
+    others = [name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
+    return bool(ups) and not others and all(not p.any() for p in ups)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ import torch
 
 from algos.engine.budget import Meter
 from algos.engine.calls import RewardError
+from algos.engine.control import ids_in_front
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
 from algos.engine.rewards import Reward, call_reward
@@ -34,20 +37,28 @@ def encode_prompts(
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
     """Rows or strings → prompts that fit the model with their responses, and counts of those that don't.
 
-    `too_long="left"` cuts a long prompt's beginning instead of dropping it; both are counted. Raises
-    UserError where responses of `max_new_tokens` leave no room for any prompt, for a row without a prompt,
-    and where a chat template refuses its messages.
+    `too_long="left"` cuts a long prompt's beginning, but for its BOS, instead of dropping it; both are counted.
+    Raises UserError where responses of `max_new_tokens` leave no room for any prompt, for a row without a prompt or
+    with a token that the model has no embedding of, and where a chat template refuses its messages.
     """
-    limit = policy.max_positions
-    room = None if limit is None else limit - max_new_tokens
-    if room is not None and room < 1:
-        raise UserError(
-            f"the model has {limit} positions and max_new_tokens is {max_new_tokens}: no room for a prompt. Lower --max-new-tokens."
-        )
+    room = room_for_prompts(policy, max_new_tokens)
     rows = [item if isinstance(item, Mapping) else {"prompt": item} for item in prompts]
     found = [_encode(policy, row, room, too_long) for row in rows]
     counts = Counter(reason for _, reason in found if reason)
     return [prompt for prompt, _ in found if prompt is not None], dict(counts)
+
+
+def room_for_prompts(policy: Policy, max_new_tokens: int) -> int | None:
+    """The most tokens that a prompt may have; None where the model has no such limit. Raises UserError where responses
+    leave no room."""
+    limit = policy.max_positions
+    if limit is None:
+        return None
+    if limit <= max_new_tokens:
+        raise UserError(
+            f"the model has {limit} positions and max_new_tokens is {max_new_tokens}: no room for a prompt. Lower --max-new-tokens."
+        )
+    return limit - max_new_tokens
 
 
 def _encode(
@@ -59,13 +70,21 @@ def _encode(
             f"a row has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
         )
     ids = encode_prompt(policy.tokenizer, row["prompt"])
+    policy.require_embedded(ids)
     if not ids:
         return None, "prompt has no tokens"
     if room is None or len(ids) <= room:
         return EncodedPrompt(row, ids), ""
     if too_long == "left":
-        return EncodedPrompt(row, ids[-room:]), "prompt truncated"
+        return EncodedPrompt(row, _end(policy, ids, room)), "prompt truncated"
     return None, "prompt too long"
+
+
+def _end(policy: Policy, ids: list[int], room: int) -> list[int]:
+    """The last of a prompt's more than `room` tokens, behind the BOS that it begins with."""
+    front = ids_in_front(policy.tokenizer) or [policy.tokenizer.bos_token_id]
+    kept = front if ids[: len(front)] == front and len(front) < room else []
+    return [*kept, *ids[len(ids) - room + len(kept) :]]
 
 
 def texts(
@@ -120,6 +139,15 @@ def learnable(
     return None if bool(scored_PG.all()) else scored_PG
 
 
+def _plain(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The columns of a row as JSON, without those that cannot be written so."""
+    found = []
+    for name, value in row.items():
+        with suppress(TypeError, ValueError, RecursionError):
+            found.append((str(name), json.dumps(value, sort_keys=True)))
+    return sorted(found)
+
+
 class PromptSource:
     """Endless batches of scored rollouts. Iteration i is a function of (seed, i) and the policy."""
 
@@ -145,8 +173,9 @@ class PromptSource:
         return 0.0
 
     def fingerprint(self) -> str:
-        """A hash of the prompts' token ids, in order."""
-        return digest([prompt.ids for prompt in self.prompts])
+        """A hash of the prompts' token ids and of their rows' columns, which the reward is given, in order. What JSON
+        has no word for (an image, a date) is left out."""
+        return digest((prompt.ids, _plain(prompt.row)) for prompt in self.prompts)
 
     def batch(self, iteration: int) -> list[EncodedPrompt]:
         """The prompts of one iteration: consecutive places in an endless row of permutations."""

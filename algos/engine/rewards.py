@@ -14,7 +14,7 @@ from torch import Tensor
 
 from algos.engine.calls import RewardError, guarded
 from algos.engine.errors import UserError, one_line
-from algos.engine.inputs import accepts, positions
+from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
 from algos.engine.kernels import quicken
 from algos.engine.loading import cached_where_unreachable
 from algos.engine.memory import SHORTER, Portions
@@ -94,6 +94,8 @@ def checked_scores(
 
 def _number(score: Any, i: int, who: str, preview: str) -> float:
     try:
+        if getattr(score, "ndim", None) == 0:  # a tensor or an array of one number
+            score = score.item()
         # Scores are kept in 32 bits: what does not fit would become infinite there.
         if (
             isinstance(score, Real)
@@ -146,12 +148,23 @@ class RewardModel:
         quicken(self.model)
         config = self.model.config
         self.pooling = getattr(config, "reward_pooling", "model") if pooling == "auto" else pooling
+        self.head = None if self.pooling == "model" else getattr(self.model, "score", None)
+        self.pad_id = self._pad_id()
+        self.limit = _longest(self.model)
         self.offset = float(getattr(config, "reward_offset", 0.0))
         self.parameter_count = sum(p.numel() for p in self.model.parameters())
         self.batch_size, self.portions = batch_size, Portions()
         self.__name__ = f"reward model {Path(path).name}"
-        if config.get_text_config().pad_token_id is None:
-            config.get_text_config().pad_token_id = pad_id(self.tokenizer)
+
+    def _pad_id(self) -> int:
+        """What rows are filled with. transformers' pooling takes the config's for padding and everything else for text,
+        so that it gets one where it has none that the model can read."""
+        config, rows = self.model.config.get_text_config(), embedding_rows(self.model)
+        found = pad_id(self.tokenizer, rows)
+        own = getattr(config, "pad_token_id", None)
+        if own is None or not 0 <= own < rows:
+            own = config.pad_token_id = found
+        return int(own) if self.head is None else found
 
     def __call__(self, /, *, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
         """A score a completion. Raises RunError where not even one text fits memory."""
@@ -171,14 +184,12 @@ class RewardModel:
         ids = encode(self.tokenizer, render_prompt(self.tokenizer, prompt) + text)
         if self.tokenizer.eos_token_id is not None and ids[-1:] != [self.tokenizer.eos_token_id]:
             ids.append(self.tokenizer.eos_token_id)
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return ids[-limit:] if limit else ids
+        return ids if self.limit is None else ids[-self.limit :]
 
     @torch.no_grad()
     def _scores(self, rows: list[list[int]]) -> Tensor:
-        ids_BS, mask_BS = (x.to(self.model.device) for x in pad_right(rows, pad_id(self.tokenizer)))
-        head = getattr(self.model, "score", None)
-        if self.pooling == "model" or head is None:
+        ids_BS, mask_BS = (x.to(self.model.device) for x in pad_right(rows, self.pad_id))
+        if self.head is None:
             return (
                 self.model(input_ids=ids_BS, attention_mask=mask_BS.long()).logits[:, 0].float() - self.offset
             )
@@ -189,6 +200,18 @@ class RewardModel:
         ).last_hidden_state
         last_B = mask_BS.sum(-1) - 1
         return (
-            head(hidden_BSH[torch.arange(len(rows), device=ids_BS.device), last_B])[:, 0].float()
+            self.head(hidden_BSH[torch.arange(len(rows), device=ids_BS.device), last_B])[:, 0].float()
             - self.offset
         )
+
+
+def _longest(model: Any) -> int | None:
+    """The longest text that a classifier has positions for; None where it has no such limit."""
+    limit = max_positions(model.config)
+    # RoBERTa's kin keep the positions up to the padding's for padding.
+    kept = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return limit if limit is None else limit - max(kept, default=0)

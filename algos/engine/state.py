@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from algos.engine.storage import (
     write_json,
     write_tensors,
 )
+from algos.engine.versions import installed
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class TrainState:
                 "device": policy.device.type,
             },
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "versions": {name: installed(name) for name in ("torch", "transformers")},
             **self.context,
         }
         return dict(json.loads(json.dumps(identity, default=str)))

@@ -7,6 +7,7 @@ SHA-256 of their own content, a directory holds a manifest with that of each fil
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ MANIFEST = "manifest.json"
 MAKING = ".making-"
 """Marks what is being written: `.<name>.making-<number>`. Left behind only by a process that was killed."""
 _SEAL = "sha256"
+_REFUSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""What a disk answers that is full, read-only or broken."""
 
 
 class DamagedFile(UserError):
@@ -41,10 +44,8 @@ class Disk:
 
     def write_tensors(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         """Raises OSError, like the others."""
-        try:
+        with saving(path):
             save_file(tensors, path, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(one_line(error)) from error
 
     def append(self, path: Path, data: bytes) -> None:
         with path.open("ab") as file:
@@ -72,6 +73,23 @@ class Disk:
 
 
 disk = Disk()
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """The block in which safetensors writes to `path`: what it makes of a full disk is an OSError again."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, one_line(error), os.fspath(path)) from error
+
+
+def refused(error: OSError, directory: Path) -> bool:
+    """Whether the disk did not take, or give, what belongs in this directory: the file that the error names lies there,
+    or it names none, as that of a write does not, and is what a disk answers."""
+    if isinstance(error.filename, (str, bytes, os.PathLike)):
+        return Path(os.fsdecode(error.filename)).resolve().is_relative_to(directory.resolve())
+    return error.errno in _REFUSING
 
 
 @contextmanager

@@ -19,10 +19,10 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted(found)
 
 
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to fill padding with; masks are explicit, so any id will do."""
+def pad_id(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """An id below `rows`, those of the model's embedding, to fill padding with; masks are explicit, so any will do."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id):
-        if isinstance(candidate, int):
+        if isinstance(candidate, int) and candidate < rows:
             return candidate
     return 0
 

@@ -66,7 +66,8 @@ def train(
         reward: called as TRL calls its reward functions; needed with prompts.
         budget: `20k` completions, `300updates`, `2e15flops`, `90s`, …; optional for recorded pairs.
         checkpoint: a folder for the state, saved every `checkpoint_every` iterations (0: only by the hook);
-            training goes on from there if it holds one.
+            training goes on from there if it holds one, of the same settings and data (columns of prompts
+            that JSON has no word for are not compared).
         micro_batch: prompts (groups) in one forward and backward, fewer where memory runs out; by default
             what is likely to fit. The result does not depend on it.
 
@@ -100,7 +101,7 @@ def train(
         state.load(folder)
     loop = Loop(state, source, sampling.temperature, budget, micro_batch)
     if hook is not None:
-        hook(state, loop.progress())
+        hook(state, min(loop.progress(), 1.0))
     while loop.progress() < 1:
         with state.meter.running():
             row = loop.iterate()

@@ -205,6 +205,7 @@ class _StageCost(Closed):
     flops: Amount
     seconds: Amount
     labels: Count
+    reward_calls: Count = 0  # not there in directories of versions that did not count them
 
 
 class MaterialsAbout(Closed):

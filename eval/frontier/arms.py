@@ -45,7 +45,7 @@ def regret(curve: Curve, kl_P: np.ndarray, reward_P: np.ndarray, beta: float) ->
     return mean_interval(beta * curve.log_z_BP[at] - objective(kl_P, reward_P, beta))
 
 
-def above(curve: Curve, kl_P: np.ndarray, reward_P: np.ndarray) -> Estimate:
+def above(curve: Curve, kl_P: np.ndarray, reward_P: np.ndarray, confidence: float = 0.95) -> Estimate:
     """An arm's reward minus a bound on what any policy could have at the arm's KL; an interval above 0 means a bug.
 
     The frontier is concave, the lower envelope of its tangents: R(κ) = min_β β·(κ + E log Z_β). So this is minus the
@@ -58,4 +58,4 @@ def above(curve: Curve, kl_P: np.ndarray, reward_P: np.ndarray) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan, len(kl_P))
     betas_B1 = curve.betas_B[solid_B][:, None]
     difference_BP = objective(kl_P, reward_P, betas_B1) - betas_B1 * curve.log_z_BP[solid_B]
-    return mean_interval(difference_BP[difference_BP.mean(-1).argmax()])
+    return mean_interval(difference_BP[difference_BP.mean(-1).argmax()], confidence)

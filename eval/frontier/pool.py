@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from algos.engine.errors import one_line
-from algos.engine.storage import DamagedFile, atomic_directory, write_json
+from algos.engine.storage import DamagedFile, atomic_directory, saving, write_json
 from eval.directory.reading import read_shaped, whole
 from eval.directory.shapes import PoolAbout
 
@@ -53,12 +53,13 @@ class Pool:
         return slice(start, start + self.counts[k])
 
     def save(self, folder: Path) -> None:
+        """Raises OSError where the disk does not take it."""
+        arrays = {"logps": self.logps_KPM, **self.rewards}
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with atomic_directory(folder) as temporary:
-            arrays = {"logps": self.logps_KPM, **self.rewards}
-            save_file(
-                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-                temporary / "pool.safetensors",
-            )
+            file = temporary / "pool.safetensors"
+            with saving(file):
+                save_file(contiguous, file)
             write_json(temporary / "pool.json", self.description)
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from algos import Policy, RunError, Sampling, sample
+from algos import Policy, RunError, Sampling, UserError, sample
+from algos.engine.errors import one_line
 from algos.engine.policy import pick_device
 from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_group
 from algos.engine.seeding import derive
+from algos.engine.storage import refused
 from algos.losses import sequence_logps
 from eval.frontier.pool import Pool, describe
 from eval.launch import Job, Report, Update, Workers
+from eval.recording.recorder import Stopped
 from eval.store import Store
 
 BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on prompts or workers
@@ -74,7 +77,11 @@ def _policies_of(store: Store) -> dict[str, int]:
 
 
 def update_pool(store: Store, workers: Workers, update: Update) -> None:
-    """Makes the comparison's pool where there is none of these policies yet. Raises RunError where a reward fails."""
+    """Makes the comparison's pool where there is none of these policies yet.
+
+    Raises RunError or UserError where that fails, OSError where the disk does not take it, and KeyboardInterrupt where
+    the user stopped it: then nothing is kept of what was drawn.
+    """
     plan = Plan.of(store)
     pool = store.pool
     if plan is None or (pool is not None and pool.description == plan.description):
@@ -92,11 +99,14 @@ def update_pool(store: Store, workers: Workers, update: Update) -> None:
         )
     ]
     try:
-        workers.do(jobs, update)
+        workers.do(jobs, update, stopped=_STOPPED)
         Pool.joined([found for part in parts if (found := Pool.load(part)) is not None]).save(folder)
     finally:
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
+
+
+_STOPPED = "the frontier is left unfinished and begun anew by --resume"
 
 
 def _died(cause: str) -> str:
@@ -104,10 +114,20 @@ def _died(cause: str) -> str:
 
 
 def _draw(directory: Path, plan: Plan, chunk: list[int], part: Path, report: Report) -> str:
-    """The pool of some prompts."""
-    store = Store.open(directory)
-    torch.set_num_threads(store.asked.threads_per_run)
-    _Drawing(store, plan, chunk, report).pool().save(part)
+    """The pool of some prompts; returns `drawn`, or `stopped` where the user asked to."""
+    try:
+        store = Store.open(directory)
+        torch.set_num_threads(store.asked.threads_per_run)
+        _Drawing(store, plan, chunk, report).pool().save(part)
+    except Stopped:
+        return "stopped"
+    except (RunError, UserError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and refused(error, directory):
+            raise
+        # No memory, or a defect, here or in a library: it costs the frontier, not the report on the runs.
+        raise RunError(f"{type(error).__name__}: {one_line(error)}") from error
     return "drawn"
 
 
@@ -125,33 +145,52 @@ class _Drawing:
         self.base = {row["prompt_id"]: str(row["completion"]) for row in reversed(store.base_samples)}
 
     def pool(self) -> Pool:
-        plan = self.plan
-        drawn_PKN: list[list[list[Rollouts]]] = [[] for _ in self.chunk]  # N blocks
-        scores_PK: list[list[np.ndarray]] = [[] for _ in self.chunk]  # each [2, count]
-        for k, policy in enumerate(self._policies("sampling", 0.0)):
-            for p, (index, prompt) in enumerate(zip(self.chunk, self._prompts(policy), strict=True)):
-                blocks = self._blocks(policy, prompt, k)
-                drawn_PKN[p].append(blocks)
-                scores_PK[p] += [self._scores(policy, prompt, block, index) for block in blocks]
-        logps_KPM = np.empty((len(plan.samplers), len(self.chunk), sum(plan.counts)))
-        for k, policy in enumerate(self._policies("scoring", 0.5)):
-            for p, drawn_KN in enumerate(drawn_PKN):
-                logps_KPM[k, p] = np.concatenate(
-                    [_logps(policy, block) for drawn in drawn_KN for block in drawn]
-                )
-        proxy_PM, judge_PM = np.stack([np.concatenate(scores, axis=-1) for scores in scores_PK], axis=1)
+        """Raises Stopped, with nothing saved, where the user asked to stop."""
+        plan, K = self.plan, len(self.plan.samplers)
+        drawn_KPN, rewards_K = zip(*(self._sampled(k) for k in range(K)), strict=True)
+        logps_KPM = np.stack([self._scored(k, drawn_KPN) for k in range(K)])
+        proxy_PM, judge_PM = np.concatenate(rewards_K, axis=-1)
         return Pool(plan.samplers, plan.seeds, plan.counts, logps_KPM, {"proxy": proxy_PM, "judge": judge_PM})
 
-    def _policies(self, doing: str, done: float) -> Iterator[Policy]:
-        for k, (sampler, seed) in enumerate(zip(self.plan.samplers, self.plan.seeds, strict=True)):
-            self.report(done + 0.5 * k / len(self.plan.samplers), f"{doing} {sampler}")
-            trained = self.store.run(sampler, seed).folder / "policy"
-            yield Policy.load(
-                self.materials.model if sampler == "base" else str(trained),
-                dtype=self.experiment.dtype,
-                device=self.experiment.device,
-                trust_remote_code=self.experiment.trust_remote_code,
-            )
+    # A policy is in memory for one call of these two, so that it is gone before the next is loaded.
+
+    def _sampled(self, k: int) -> tuple[list[list[Rollouts]], np.ndarray]:
+        """Sampler k's responses to every prompt, in N blocks, and their proxy and judge, [2, P, count]."""
+        policy = self._load(k)
+        drawn_PN, rewards_P = [], []
+        for p, (index, prompt) in enumerate(zip(self.chunk, self._prompts(policy), strict=True)):
+            self._tell("sampling", 0.0, k, p)
+            blocks = self._blocks(policy, prompt, k)
+            scores = [self._scores(policy, prompt, block, index) for block in blocks]
+            drawn_PN.append(blocks)
+            rewards_P.append(np.concatenate(scores, axis=-1))
+        return drawn_PN, np.stack(rewards_P, axis=1)
+
+    def _scored(self, k: int, drawn_KPN: Sequence[Sequence[Sequence[Rollouts]]]) -> np.ndarray:
+        """log π(y|x) of all samplers' responses under policy k, [P, M] in nats."""
+        policy = self._load(k)
+        logps_P = []
+        for p, drawn_KN in enumerate(zip(*drawn_KPN, strict=True)):
+            self._tell("scoring", 0.5, k, p)
+            logps_P.append(np.concatenate([_logps(policy, block) for blocks in drawn_KN for block in blocks]))
+        return np.stack(logps_P)
+
+    def _tell(self, doing: str, done: float, k: int, p: int) -> None:
+        """Raises Stopped where the user asked to stop."""
+        samplers = self.plan.samplers
+        share = (k + p / len(self.chunk)) / len(samplers)
+        if not self.report(done + 0.5 * share, f"{doing} {samplers[k]}"):
+            raise Stopped
+
+    def _load(self, k: int) -> Policy:
+        sampler, seed = self.plan.samplers[k], self.plan.seeds[k]
+        trained = self.store.run(sampler, seed).folder / "policy"
+        return Policy.load(
+            self.materials.model if sampler == "base" else str(trained),
+            dtype=self.experiment.dtype,
+            device=self.experiment.device,
+            trust_remote_code=self.experiment.trust_remote_code,
+        )
 
     def _prompts(self, policy: Policy) -> list[EncodedPrompt]:
         length, truncate = self.experiment.sampling.max_new_tokens, self.experiment.truncate_prompts

@@ -55,6 +55,8 @@ class Load:
     """Of the reward model and the judge's together."""
     on_gpu: bool = False
     """Where memory that runs out is met with smaller portions; a CPU's process would be killed."""
+    at_once: int = 1
+    """Such runs at the same time: each has files of its own."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def standing_of(algorithm: Algorithm, load: Load) -> dict[str, int]:
 
 def _rests(reference: int, load: Load) -> bool:
     """Whether a reference of so many bytes leaves memory while nobody reads it."""
-    return not load.on_gpu and resting_place(reference) is not None
+    return not load.on_gpu and resting_place(reference, load.at_once) is not None
 
 
 def reward_model_need(load: Load, batch_size: int) -> Need:

@@ -14,6 +14,7 @@ import torch
 
 from algos import UserError
 from algos.engine.errors import one_line
+from algos.engine.inputs import max_positions
 from algos.engine.loading import compute_dtype, pick_device, read_config
 from eval.experiment import Experiment
 from eval.memory.footprint import Load, Need, need_of, reward_model_need, standing_of
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 GIB = 2**30
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Where a container finds the bound of its memory (cgroup v2)."""
 REMEDIES: tuple[dict[str, Any], ...] = (
     {"micro_batch": 1},
     {"gradient_checkpointing": True},
@@ -33,13 +36,15 @@ REMEDIES: tuple[dict[str, Any], ...] = (
 """Settings that make a run smaller, the least intrusive first."""
 
 
-def needs(experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0) -> dict[str, Need]:
-    """What each arm's run needs and, where one is to be trained, the reward model.
+def needs(
+    experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0, workers: int = 1
+) -> dict[str, Need]:
+    """What each arm's run needs, one of so many at once, and, where one is to be trained, the reward model.
 
     `prompt_tokens` are those of the longest prompt, `scorer_parameters` those of the reward model and the
     judge together, which every run holds. Raises UserError where there is no model to read.
     """
-    load = load_of(experiment, prompt_tokens, scorer_parameters)
+    load = replace(load_of(experiment, prompt_tokens, scorer_parameters), at_once=workers)
     # Arms that differ in what memory does not depend on, as those of a sweep do, need the same.
     kinds = {(arm.needs, arm.steps_per_pass): arm for arm in experiment.arms.values()}
     each = {kind: need_of(arm, load) for kind, arm in kinds.items()}
@@ -54,7 +59,7 @@ def require_room(
 ) -> dict[str, Need]:
     """What `needs` says. Raises UserError where that is more than is free, naming what would fit."""
     room = available(experiment.device)
-    found = needs(experiment, prompt_tokens, scorer_parameters)
+    found = needs(experiment, prompt_tokens, scorer_parameters, workers)
     if _together(experiment, found, workers) <= room:
         return found
     name = max(found, key=lambda name: found[name].peak)
@@ -130,7 +135,7 @@ COLUMNS = ("run", "weights [GiB]", "optimizer [GiB]", "largest phase [GiB]", "pe
 def load_of(experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0) -> Load:
     """An experiment's settings as memory sees them. A prompt longer than fits the model is cut to what does."""
     device, config = pick_device(experiment.device), model_config(experiment)
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    limit = max_positions(config) or math.inf
     return Load(
         config=config,
         prompt_tokens=max(1, int(min(prompt_tokens, limit - experiment.sampling.max_new_tokens))),
@@ -155,17 +160,28 @@ def model_config(experiment: Experiment) -> PretrainedConfig:
     return read_config(experiment.model or "", experiment.trust_remote_code)
 
 
-def available(device: str) -> int:
-    """Bytes that are free: on the GPU, or of the machine's memory and of what this process may have of it."""
+def available(device: str, group: Path = CONTROL_GROUP) -> int:
+    """Bytes that are free: on the GPU, or of the machine's memory and of what this process may have of it, which the
+    files of its control `group` tell. Files that the system keeps in memory as long as nobody needs it count as free."""
     where = pick_device(device)
     if where.type == "cuda":
         return torch.cuda.mem_get_info(where)[0]
     free = psutil.virtual_memory().available
     try:  # a container's bound, where there is one
-        bound, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        bound, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
     except (OSError, ValueError):
         return free
-    return min(free, bound - used)
+    return min(free, bound - used + _kept_files(group))
+
+
+def _kept_files(group: Path) -> int:
+    """Bytes of `memory.current` that reclaim takes before the group runs out: both lists of files' pages, which the
+    kernel counts in the machine's MemAvailable too. Not `file`, which has tmpfs in it; 0 where it is not told."""
+    try:
+        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return int(told["inactive_file"]) + int(told["active_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _together(experiment: Experiment, found: Mapping[str, Need], workers: int) -> int:

@@ -8,7 +8,6 @@ import platform
 import resource
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from algos.engine.errors import without_secrets
 from algos.engine.processor import processor
+from algos.engine.versions import installed
 
 PACKAGES = (
     "rlhf-compare", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors",
@@ -50,7 +50,7 @@ def environment(command: str, threads_per_run: int, workers: int) -> dict[str, A
     return {
         "command": without_secrets(command),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := installed(name))},
         "hardware": {
             "platform": platform.platform(),
             "processor": processor().name,
@@ -61,13 +61,6 @@ def environment(command: str, threads_per_run: int, workers: int) -> dict[str, A
         "workers": workers,
         "commit": _commit(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _gpus() -> list[str]:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-_SAID = b"stopping: the step in progress is finished and saved. Ctrl-C again stops at once.\n"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAVED = "the step in progress is finished and saved"
 
 
 @dataclass
@@ -22,12 +22,13 @@ class Stopping:
 
 
 @contextmanager
-def stoppable() -> Iterator[Stopping]:
+def stoppable(stopped: str = SAVED) -> Iterator[Stopping]:
     """The block in which a first Ctrl-C or SIGTERM only asks, and a second raises KeyboardInterrupt.
 
+    `stopped` is what the user is told becomes of the work.
     Outside the main thread, where no signal arrives, nobody asks.
     """
-    stopping = Stopping()
+    stopping, said = Stopping(), f"stopping: {stopped}. Ctrl-C again stops at once.\n".encode()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
@@ -36,9 +37,9 @@ def stoppable() -> Iterator[Stopping]:
         if stopping.asked:
             raise KeyboardInterrupt
         stopping.asked = True
-        os.write(2, _SAID)  # not print, which the signal may have interrupted
+        os.write(2, said)  # not print, which the signal may have interrupted
 
-    before = {number: signal.signal(number, hear) for number in _SIGNALS}
+    before = {number: signal.signal(number, hear) for number in SIGNALS}
     try:
         yield stopping
     finally:

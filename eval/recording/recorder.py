@@ -23,7 +23,7 @@ from eval.tasks.materials import Materials
 
 
 class Stopped(Exception):
-    """The user asked to stop; the run is saved."""
+    """The user asked to stop; what is to be kept is saved."""
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Recorder:
         self.run.append("rows", row)
 
     def _costs(self, meter: Meter) -> dict[str, float]:
-        """So far: at point 0 the total cost is that of the preparation."""
+        """So far: at point 0 total cost, labels and reward calls are those of the preparation."""
         return {
             "cost/train_flops": meter.flops,
             "cost/total_flops": meter.flops + self.extra["flops"],
@@ -141,7 +141,7 @@ class Recorder:
             "cost/total_seconds": meter.seconds + self.extra["seconds"],
             "cost/peak_memory": max(self.memory_before, self.memory.mebibytes()),
             "cost/preference_labels": self.extra["labels"],
-            "cost/reward_calls": float(meter.reward_calls),
+            "cost/reward_calls": meter.reward_calls + self.extra["reward_calls"],
         }
 
 
@@ -158,6 +158,7 @@ def costs_before(algorithm: Algorithm, materials: Materials) -> dict[str, float]
         "flops": sum(stage.flops for stage in stages),
         "seconds": sum(stage.seconds for stage in stages),
         "labels": float(sum(stage.labels for stage in stages)),
+        "reward_calls": float(sum(stage.reward_calls for stage in stages)),
     }
 
 

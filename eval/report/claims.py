@@ -17,23 +17,48 @@ NAMED = 3  # arms that a sentence names with their numbers; of more it gives the
 
 
 def claim(standing: Standing, detailed: bool) -> str:
-    """One sentence: the best arm, which arms it is ahead of, which it is not told apart from; `detailed`: by how much.
+    """One sentence: the best arm, which arms it is ahead of, which it is not told apart from; where no arm is the best,
+    what is known of pairs. `detailed`: by how much.
 
     Empty where there are no two arms of which something can be said.
     """
     if not standing.firm:
         return ""
-    leader = standing.ranking[0]
+    leader = standing.leader
+    said = _led(standing, leader, detailed) if leader else _leaderless(standing, detailed)
+    return f"{_where(standing)} {said}{_left_out(standing)}."
+
+
+def _led(standing: Standing, leader: str, detailed: bool) -> str:
     pairs = standing.of(leader)
-    ahead = [pair for pair in pairs if pair.told_apart and pair.first == leader]
+    ahead = [pair for pair in pairs if pair.told_apart]
     level = [pair for pair in pairs if pair not in ahead]
-    text = f"{_where(standing)} {_best(standing)}"
+    text = _best(standing, leader)
     if ahead:
         text += f", ahead of {_behind(leader, ahead, len(pairs), detailed)}"
     if level:
         text += f"{'; it' if ahead else ', but'} cannot be told apart from {_level(leader, level, detailed)}"
         text += f" with {seeds([pair.difference.n for pair in level])}" if detailed else ""
-    return f"{text}{_further(standing, leader)}{_left_out(standing)}."
+    return text + _further(standing, leader)
+
+
+def _leaderless(standing: Standing, detailed: bool) -> str:
+    """Pairs alone: of the arms none is above all others, or not beside all of them."""
+    told = [pair for pair in standing.firm if pair.told_apart]
+    if not told:
+        text = "no two arms can be told apart"
+        if detailed and len(standing.firm) <= NAMED:
+            shown = [f"{pair.first} and {pair.second} {_size(pair, pair.first)}" for pair in standing.firm]
+            text += f" ({fmt.listing(shown)}) with {seeds([pair.difference.n for pair in standing.firm])}"
+    elif len(told) > NAMED:
+        text = f"no arm is above all others; {len(told)} of {len(standing.firm)} pairs are told apart"
+    else:
+        shown = [
+            f"{pair.first} is ahead of {pair.second}{f' by {_size(pair, pair.first)}' if detailed else ''}"
+            for pair in told
+        ]
+        text = f"no arm is above all others: {fmt.listing(shown)}"
+    return text
 
 
 def others(lead: Standing, rest: Sequence[Standing]) -> list[str]:
@@ -92,8 +117,7 @@ def _where(standing: Standing) -> str:
     }[standing.kind]
 
 
-def _best(standing: Standing) -> str:
-    leader = standing.ranking[0]
+def _best(standing: Standing, leader: str) -> str:
     if standing.kind == "kl":
         return f"{leader} is highest"
     value = float(np.mean(list(standing.values[leader].values())))
@@ -101,9 +125,10 @@ def _best(standing: Standing) -> str:
 
 
 def _outcome(standing: Standing) -> tuple[object, ...]:
-    """What two comparisons must share to say the same: the arms, who is told apart, and then the best arm."""
+    """What two comparisons must share to say the same: the pairs, which of them are told apart, and then the best arm."""
+    pairs = {frozenset((pair.first, pair.second)) for pair in standing.firm}
     told = {(pair.first, pair.second) for pair in standing.firm if pair.told_apart}
-    return {*standing.ranking}, told, standing.ranking[0] if told else ""
+    return pairs, told, standing.leader if told else ""
 
 
 def _behind(leader: str, pairs: Sequence[Pair], count: int, detailed: bool) -> str:
@@ -142,12 +167,15 @@ def _further(standing: Standing, leader: str) -> str:
 
 
 def _left_out(standing: Standing) -> str:
-    """Arms of which this comparison says nothing, and why."""
+    """Arms and pairs of which this comparison says nothing, and why."""
     text = ""
     if standing.unprepared:
         text += f"; the preparation of {fmt.listing(standing.unprepared)} alone costs more"
     if early := [arm for arm in standing.rough if arm not in standing.ranking]:
         text += f"; {fmt.listing(early)} passed it before the first evaluation and cannot be placed"
+    if unread := [f"{a} against {b}" for a, b in standing.unread]:
+        what = fmt.listing(unread) if len(unread) <= NAMED else f"{len(unread)} other pairs"
+        text += f"; nothing can be claimed of {what} there"
     return text
 
 

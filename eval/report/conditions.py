@@ -19,18 +19,18 @@ MIN_PROMPTS = 16  # fewer cannot say how much other prompts would change
 NOTICEABLE = 0.5  # of the seeds' own half width
 
 
-def sentence(comparison: ReportInput, end: Standing) -> str:
-    """What is held fixed, and by how much other prompts would move the first difference; empty without an interval."""
+def sentence(comparison: ReportInput, end: Standing, lead: Standing) -> str:
+    """What is held fixed, how many pairs the claims of the leading comparison are corrected for, and by how much other
+    prompts would move the first difference at the end; empty without an interval there."""
     if not any(pair.difference.has_interval for pair in end.known) and not _single(end):
         return ""
     text = (
         "95% intervals are over training seeds, one arm or pair at a time. They hold for "
         f"{_data(comparison)} and {_prompts(comparison)}."
     )
-    if len(end.known) > 1:
-        text += (
-            f" “Ahead” and “told apart” are judged at 5% after Holm's correction for {len(end.known)} pairs."
-        )
+    family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
+    if family > 1:
+        text += f" “Ahead” and “told apart” are judged at 5% after Holm's correction for {family} pairs."
     return text + _other_prompts(comparison, end)
 
 
@@ -43,6 +43,12 @@ def prompt_effect(comparison: ReportInput, pair: Pair) -> stats.Estimate:
     if len(differences_P) < MIN_PROMPTS:
         return stats.Estimate(math.nan, math.nan, math.nan, len(differences_P))
     return stats.bootstrap_interval(differences_P, np.random.default_rng(0))
+
+
+def evaluated_prompts(comparison: ReportInput) -> int:
+    """Test prompts that were answered: as many as were asked for, or as there are."""
+    samples = comparison.samples
+    return int(samples.loc[samples["arm"] == BASE, "prompt_id"].nunique()) if len(samples) else 0
 
 
 def _by_prompt(samples: DataFrame, pair: Pair) -> np.ndarray:
@@ -86,6 +92,5 @@ def _data(comparison: ReportInput) -> str:
 
 
 def _prompts(comparison: ReportInput) -> str:
-    samples = comparison.samples
-    count = samples.loc[samples["arm"] == BASE, "prompt_id"].nunique() if len(samples) else 0
+    count = evaluated_prompts(comparison)
     return f"these {count} test prompts" if count else "these test prompts"

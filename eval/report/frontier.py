@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from eval.frontier.estimate import total_probability
 from eval.report import format as fmt
 from eval.report import kl_figures, theme
+from eval.report.conditions import evaluated_prompts
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
@@ -38,7 +39,7 @@ def sentences(best: Best) -> list[str]:
     found = best.get(PROXY)
     if found is None or not found.arms:
         return []
-    known = [arm for arm in found.arms if math.isfinite(found.share(arm))]
+    known = [arm for arm in found.arms if math.isfinite(found.share(arm))]  # none that hardly left the base
     ranked = sorted(known, key=lambda arm: -found.share(arm))
     if not ranked:
         return []
@@ -53,9 +54,7 @@ def caveats(comparison: ReportInput, best: Best) -> list[str]:
     found = _unlikely_samples(comparison)
     for metric, reachable in best.items():
         beyond = [arm for arm, point in reachable.arms.items() if not point.inside]
-        impossible = [
-            arm for arm, point in reachable.arms.items() if point.left.has_interval and point.left.high < 0
-        ]
+        impossible = [arm for arm, point in reachable.arms.items() if point.impossible]
         if beyond:
             reached = fmt.number(reachable.furthest, 1) if math.isfinite(reachable.furthest) else "no"
             found.append(
@@ -181,7 +180,7 @@ def _how(comparison: ReportInput) -> str:
         f"together (a prompt: {drawn}). It is solid where the effective sample size is at least 50 for 90% of the prompts, "
         "dashed where it is at least 10."
     )
-    evaluated = int((comparison.experiment.get("eval") or {}).get("prompts", 0))
+    evaluated = evaluated_prompts(comparison)
     if evaluated > pool.logps_KPM.shape[1]:
         text += f" The paths are on all {evaluated} test prompts, the frontier on {pool.logps_KPM.shape[1]} of them."
     return text

@@ -12,6 +12,7 @@ from eval.frontier.arms import above, arm_point, objective, regret
 from eval.frontier.best_of_n import NS, best_of_n, best_of_n_kl
 from eval.frontier.estimate import Curve, beta_grid, tilted
 from eval.report.inputs import JUDGE, PROXY, ReportInput
+from eval.report.standings import MIN_KL
 from eval.report.validity import own_beta
 from eval.stats import Estimate
 
@@ -37,6 +38,8 @@ class ArmPoint:
     """Reward left on the table: the frontier's at the arm's KL minus the arm's own; interval over prompts."""
     inside: bool
     """Whether the arm's KL lies within the solid part; beyond it at most so much is left."""
+    impossible: bool
+    """Whether it lies above what any policy can have, at 99.9%: a mistake somewhere."""
     objective: float
     """E[r] − β·KL at the objective's β; nan without one."""
     regret: Estimate
@@ -62,8 +65,11 @@ class Reachable:
         return float(self.curve.kl_B[solid_B].max()) if solid_B.any() else math.nan
 
     def share(self, arm: str) -> float:
-        """The arm's gain over the base as a share of the gain that is possible at its KL."""
+        """The arm's gain over the base as a share of the gain that is possible at its KL; nan within MIN_KL of the base,
+        where both are the noise of what was drawn."""
         point = self.arms[arm]
+        if point.kl < MIN_KL:
+            return math.nan
         possible = point.reward + point.left.mean - self.base
         return (point.reward - self.base) / possible if possible > 0 else math.nan
 
@@ -125,6 +131,7 @@ def _point(pool: Pool, k: int, rewards_PM: np.ndarray, curve: Curve, beta: float
         kl=float(kl_P.mean()),
         reward=float(reward_P.mean()),
         left=Estimate(-over.mean, -over.high, -over.low, over.n),
+        impossible=above(curve, kl_P, reward_P, 0.999).low > 0,
         inside=bool(np.isfinite(curve.reward_at(float(kl_P.mean()), solid=True))),
         objective=math.nan if beta is None else float(objective(kl_P, reward_P, beta).mean()),
         regret=unknown if beta is None else regret(curve, kl_P, reward_P, beta),

@@ -113,6 +113,25 @@ class Standing:
                 score[arm] = (wins + (sign > 0), lead + sign * pair.difference.mean)
         return sorted(score, key=lambda arm: score[arm], reverse=True)
 
+    @property
+    def leader(self) -> str | None:
+        """The first of the ranking, where it may be called so: no arm is told apart from it that is above it. At matched
+        KL, where every pair is read at a KL of its own, it has been read beside every other arm, and is above it."""
+        if not self.firm:
+            return None
+        first, *rest = self.ranking
+        pairs = self.of(first)
+        if any(pair.told_apart for pair in pairs if pair.first != first):
+            return None
+        above = {pair.second for pair in pairs if pair.first == first}
+        return None if self.kind == "kl" and above != {*rest} else first
+
+    @property
+    def unread(self) -> list[tuple[str, str]]:
+        """Every two arms of the ranking of which nothing can be claimed."""
+        firm = {frozenset((pair.first, pair.second)) for pair in self.firm}
+        return [pair for pair in itertools.combinations(self.ranking, 2) if frozenset(pair) not in firm]
+
     def of(self, arm: str) -> list[Pair]:
         """The firm pairs of this arm, its rivals in the order of the ranking."""
         order = {name: place for place, name in enumerate(self.ranking)}

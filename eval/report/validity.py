@@ -112,7 +112,8 @@ def labels(comparison: ReportInput, view: Evaluations) -> list[str]:
 
 
 def own_beta(comparison: ReportInput) -> dict[str, str]:
-    """Arms whose β is not the objective's → why: the rows but the first of that table in docs/algorithms.md."""
+    """Arms whose β is not the objective's → why: options that docs/algorithms.md marks *changes the objective*, and of
+    its table of DPO's β the rows but the first."""
     found = {}
     for arm, about in (comparison.facts.get("arms") or {}).items():
         if reason := _own_beta(comparison.facts, about):
@@ -140,4 +141,15 @@ def _own_beta(facts: Any, about: Any) -> str:
         return "its loss has an optimum of its own"
     if settings.get("label_smoothing"):
         return "its loss is smoothed"
+    if settings.get("kl_control", "fixed") != "fixed":
+        return "its β is steered to a KL"
+    if settings.get("gamma", 1.0) != 1.0:
+        return "it discounts later rewards"
+    if settings.get("whiten_rewards") or settings.get("scale_by_group_std"):
+        return "it divides rewards by their spread"
+    if (
+        about.get("algorithm") == "reinforce"
+        and settings.get("aggregation", "sequence_sum") != "sequence_sum"
+    ):
+        return "it weighs responses by their length"
     return ""

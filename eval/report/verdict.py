@@ -32,7 +32,7 @@ def section(
     """The verdict, what its intervals hold for, and what to know before relying on it."""
     said = [*_compose(comparison, view, found), *frontier.sentences(best)]
     blocks: list[Block] = [Bullets(tuple(said))]
-    if held := conditions.sentence(comparison, found.end):
+    if held := conditions.sentence(comparison, found.end, leading(comparison, found)):
         blocks.append(Text(held, label="What the intervals hold for"))
     if warned := [*caveats.all_of(comparison, view), *frontier.caveats(comparison, best)]:
         blocks += [Text("Before relying on this:"), Bullets(tuple(warned))]
@@ -41,8 +41,8 @@ def section(
 
 def leading(comparison: ReportInput, found: Standings) -> Standing:
     """The comparison that the verdict begins with: own ends; where some arm's β is not the objective's, matched KL,
-    if every arm can be read there."""
-    complete = set(found.kl.ranking) == set(found.end.ranking)
+    if every two arms can be read there."""
+    complete = not found.kl.unread and set(found.kl.ranking) == set(found.end.ranking)
     return found.kl if complete and validity.own_beta(comparison) else found.end
 
 
@@ -146,13 +146,19 @@ def _cost(view: Evaluations, ranked: Sequence[str]) -> list[str]:
 
 def _more_seeds(comparison: ReportInput, view: Evaluations, lead: Standing) -> list[str]:
     """How many seeds would likely tell the leader from those that it is not told apart from, and the command."""
-    if not lead.firm:
+    leader = lead.leader
+    if leader is None:
         return _first_seeds(comparison, view)
-    leader = lead.ranking[0]
-    level = [pair for pair in lead.of(leader) if not pair.told_apart]
-    if not level:
+    open_pairs = [pair for pair in lead.of(leader) if not pair.told_apart]
+    if not open_pairs:
         return []
-    if max(pair.difference.n for pair in level) < MIN_SEEDS_TO_FORECAST:
+    # Of fewer seeds, and of differences that are the same in all, the spread is not known.
+    level = [
+        pair
+        for pair in open_pairs
+        if pair.difference.n >= MIN_SEEDS_TO_FORECAST and pair.difference.has_interval
+    ]
+    if not level:
         return _first_seeds(comparison, view)
     family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
     asked = view.runs["seed"].nunique()

@@ -61,11 +61,13 @@ class Scorer:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What something needed before training took: nominal FLOPs, seconds, labelled pairs."""
+    """What something needed before training took: nominal FLOPs, seconds, labelled pairs, completions that the training
+    reward scored."""
 
     flops: float = 0.0
     seconds: float = 0.0
     labels: int = 0
+    reward_calls: int = 0
 
 
 @dataclass(frozen=True)

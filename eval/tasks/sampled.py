@@ -37,7 +37,8 @@ def sampled_pairs(
     """`count` pairs of base responses at most, labelled by P(a preferred) = σ(scale·(r_a − r_b)).
 
     With scale 1 DPO's optimum on them is that of the KL-regularised reward (Rafailov et al. 2023, eq. 5);
-    identical responses are dropped. `identity` names the model and the reward for the cache.
+    identical responses are dropped. `identity` names the model and the reward for the cache. The cost has both responses
+    of each of the `count` as calls of `reward`.
     """
     key = {
         **identity,
@@ -77,7 +78,7 @@ def sampled_pairs(
     built = workshop.build("sampled-pairs", key, make)
     pairs = read_rows_of(built.path / "pairs.jsonl")
     flops = json.loads((built.path / "cost.json").read_text(encoding="utf-8"))["flops"]
-    return pairs, StageCost(flops, built.seconds, len(pairs)), built
+    return pairs, StageCost(flops, built.seconds, len(pairs), 2 * count), built
 
 
 def label(

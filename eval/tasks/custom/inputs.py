@@ -9,7 +9,7 @@ from typing import Any
 from algos import Policy, UserError
 from algos.engine.control import control_patterns
 from algos.engine.pairs import encode_pair
-from algos.engine.prompts import encode_prompts
+from algos.engine.prompts import encode_prompts, room_for_prompts
 from eval.data import Accounting, Row, load_pairs, load_prompts, settle, split_rows
 from eval.data.rows import RowError
 from eval.data.split import SplitName, Splits, normalised_prompt
@@ -49,7 +49,9 @@ def require_inputs(experiment: Experiment) -> str:
 
 
 def read_inputs(experiment: Experiment, base: Policy) -> Inputs:
-    """Raises UserError where a file cannot be read, rows are malformed, or nothing usable is left."""
+    """Raises UserError where responses leave no room for prompts, a file cannot be read, rows are malformed, or nothing
+    usable is left."""
+    room_for_prompts(base, experiment.sampling.max_new_tokens)
     reader = _Reader(experiment, base)
     pairs = reader.pairs(experiment.pairs) if experiment.pairs else _NOTHING
     prompts = reader.prompts(experiment.prompts) if experiment.prompts else reader.prompts_of(pairs)
@@ -135,8 +137,10 @@ class _Reader:
         for row in rows:
             try:
                 fits, reasons = check(row)
-            except UserError as error:  # a chat template refuses what it was not made for
-                faults.append((row.line, RowError("refused by the chat template", str(error))))
+            except (
+                UserError
+            ) as error:  # a chat template refuses what it was not made for, a model unknown tokens
+                faults.append((row.line, RowError("refused by the model or its chat template", str(error))))
                 continue
             too_long += not _TOO_LONG.isdisjoint(reasons)
             if fits:

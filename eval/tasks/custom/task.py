@@ -83,7 +83,7 @@ class _Builder:
     def _reward(self, pairs: Rows) -> tuple[Scorer, _Learned | None]:
         if self.experiment.reward:
             return self._named(self.experiment.reward, "reward"), None
-        learned = self._learn("reward model", pairs)
+        learned = self._learn("reward model", pairs, self.data_seed)
         return learned.scorer, learned
 
     def _judge(self, pairs: Rows, reward: Scorer) -> tuple[Scorer, _Learned | None]:
@@ -91,7 +91,8 @@ class _Builder:
         if self.experiment.judge:
             return self._named(self.experiment.judge, "judge"), None
         if pairs:
-            learned = self._learn("judge model", pairs)
+            # The same for all: what runs and the base are measured by is no part of the data that is drawn anew.
+            learned = self._learn("judge model", pairs, self.experiment.data_seed)
             self.notes.append(
                 f"No judge was given: responses are judged by a reward model trained on a disjoint half of the pairs (held-out accuracy {learned.facts['accuracy']:.2f})."
             )
@@ -108,23 +109,23 @@ class _Builder:
             )
         return Scorer("model", spec, spec)
 
-    def _learn(self, name: str, pairs: Rows) -> _Learned:
+    def _learn(self, name: str, pairs: Rows, seed: int) -> _Learned:
         """A reward model initialised from the base and trained on the pairs, centred on the base's responses."""
         experiment, settings = self.experiment, self.experiment.reward_model
         rendered = _rendered(self.base, pairs)
         key = {
-            "model": self.model_key, "pairs": digest_rows(rendered), "settings": asdict(settings), "seed": self.data_seed,
+            "model": self.model_key, "pairs": digest_rows(rendered), "settings": asdict(settings), "seed": seed,
             "threads": experiment.threads_per_run, "max_new_tokens": experiment.sampling.max_new_tokens,
             "dtype": str(self.base.dtype), "device": self.base.device.type,
         }  # fmt: skip
 
         def make(folder: Path) -> None:
             prompts = [{"prompt": row["prompt"]} for row in rendered]
-            own = base_responses(self.base, prompts, experiment.sampling.max_new_tokens, 256, self.data_seed)
+            own = base_responses(self.base, prompts, experiment.sampling.max_new_tokens, 256, seed)
             centre = [row["prompt"] + row["completion"] for row in own]
             train_reward_model(
                 Path(self.model), rendered, folder, centre_on=centre, **asdict(settings),
-                seed=self.data_seed, threads=experiment.threads_per_run, device=str(self.base.device),
+                seed=seed, threads=experiment.threads_per_run, device=str(self.base.device),
             )  # fmt: skip
 
         built = self.workshop.build(name.replace(" ", "-"), key, make)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def materials(experiment: Experiment, workshop: Workshop, data_seed: int) -> Mat
         pairs=pairs,
         heldout_pairs=(),
         heldout_texts=world.texts("test", data_seed, 128),
-        pairs_cost=pairs_cost,
+        # The judge's scores, which are labels, not calls of the reward that is trained on them.
+        pairs_cost=replace(pairs_cost, reward_calls=0),
         reward_cost=cost,
         reward_learned=True,
         facts=_facts(stages, json.loads((proxy.path / FACTS).read_text(encoding="utf-8"))),

@@ -1,0 +1,92 @@
+"""Win rates of every two arms, seed by seed: the stored samples of finished runs, judged once and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from algos import RunError, UserError
+from algos.engine.calls import RewardCalls
+from algos.engine.storage import write_json
+from eval.directory.runs import Run
+from eval.judge import wins
+from eval.store import Store
+from eval.tasks.materials import Materials
+
+PATIENCE = 600.0  # seconds that a judge which fails may take from a report for which all else is there
+
+Match = tuple[str, int, str]
+"""Arm, seed, and the arm that it is held against."""
+
+
+def match(store: Store, materials: Materials, say: Callable[[str], None]) -> None:
+    """Adds to matches.json what is missing there: the share of the same prompts on which the judge prefers the
+    first arm's response.
+
+    What the judge does not give stays missing, which is said in a line; the next call asks again. Raises DamagedFile
+    for a run's samples that are not what was written.
+    """
+    prompts = len(materials.test_prompts)
+    done = [run for run in store.all_runs if run.status["status"] == "done"]
+    samples = {(run.arm, run.seed): store.responses(run, prompts) for run in done}
+    known = store.matches
+    found: dict[Match, float | None] = {
+        (arm, seed, other): known.get(f"{arm}-s{seed}", {}).get(other)
+        for arm, seed in samples
+        for other in store.asked.algos
+        if other != arm and (other, seed) in samples
+    }
+    try:
+        problem = _ask(found, samples, materials, store.asked.reward_calls)
+    finally:  # an answer may have cost minutes: it is kept, whatever ended the asking
+        rows: dict[str, dict[str, float]] = {run.folder.name: {} for run in done}
+        for (arm, seed, other), value in found.items():
+            if value is not None:
+                rows[f"{arm}-s{seed}"][other] = value
+        write_json(store.path / "matches.json", rows)
+    if problem:
+        lacking = sum(value is None for value in found.values())
+        say(f"no win rate in {lacking} of {len(found)} matches, for which --resume asks again: {problem}")
+
+
+def forget(store: Store, runs: Collection[Run]) -> None:
+    """Takes runs out of matches.json before they are made again: their samples may be others."""
+    again = {(run.arm, run.seed) for run in runs}
+    known = store.matches
+    kept = {
+        run.folder.name: {
+            other: value for other, value in known[run.folder.name].items() if (other, run.seed) not in again
+        }
+        for run in store.all_runs
+        if run.folder.name in known and (run.arm, run.seed) not in again
+    }
+    if kept != known:
+        write_json(store.path / "matches.json", kept)
+
+
+def _ask(
+    found: dict[Match, float | None],
+    samples: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]],
+    materials: Materials,
+    calls: RewardCalls,
+) -> str:
+    """Fills in what is None. Returns why some still is, or nothing."""
+    missing = [wanted for wanted, value in found.items() if value is None]
+    if not missing:
+        return ""
+    try:
+        judge = materials.judge.judge("cpu", calls)
+    except UserError as error:
+        return str(error)
+    problem, lost = "", 0.0
+    for arm, seed, other in missing:
+        rows = [materials.test_prompts[record["prompt_id"]] for record in samples[arm, seed]]
+        begun = time.monotonic()
+        try:
+            found[arm, seed, other] = wins(judge, rows, samples[arm, seed], samples[other, seed])
+        except RunError as error:  # the next pair may be judged all the same
+            problem, lost = str(error), lost + time.monotonic() - begun
+            if lost > PATIENCE:
+                break
+    return problem

@@ -1,0 +1,57 @@
+"""Models that would be trained on other probabilities than they sample from, or than they learned, are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import word_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from algos import Policy, UserError
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "cause"),
+    [
+        # A masked language model, which predicts a word from both sides of it.
+        ("bert", {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}, "the words that follow"),
+        # Recurrent layers that read padding as text.
+        ("recurrent_gemma", {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+                             "lru_width": 32, "attention_window_size": 6}, "padding"),
+    ],
+)  # fmt: skip
+def test_what_does_not_read_from_left_to_right_is_refused(
+    tmp_path: Path, kind: str, settings: dict[str, int], cause: str
+) -> None:
+    tokenizer = word_tokenizer("a b c d e f")
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), initializer_range=0.5, pad_token_id=0, **settings
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"predicts a word otherwise depending on {cause}") as caught:
+        Policy.load(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_positions_that_begin_elsewhere_are_refused(tmp_path: Path, own: bool) -> None:
+    """RoBERTa's first word stands behind the padding's own position: told that it is the first of all, it reads what it
+    has never learned. BERT's does not."""
+    tokenizer = word_tokenizer("a b c d e f")
+    config = AutoConfig.for_model(
+        "roberta" if own else "bert", vocab_size=len(tokenizer), initializer_range=0.5, pad_token_id=1, hidden_size=16,
+        intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32, is_decoder=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    if not own:
+        assert Policy.load(tmp_path, device="cpu").max_positions == 32
+        return
+    with pytest.raises(UserError, match="depending on whether its positions begin at 0") as caught:
+        Policy.load(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,129 @@
+"""Where texts meet, are cut, and hold what the model cannot read."""
+
+from __future__ import annotations
+
+import pytest
+from test_algos_pairs import pair, policy_with
+from tiny import EOS, gpt2, word_tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from algos import Policy, Sampling, UserError, sample
+from algos.engine.pairs import encode_pairs, split_tokens
+from algos.engine.prompts import encode_prompts
+from algos.engine.scoring import score_policy
+from algos.engine.text import decode_completion, encode
+
+# Prompt and response -----------------------------------------------------------------------------------
+
+
+def spaced_tokenizer(scheme: str, bos: bool) -> PreTrainedTokenizerFast:
+    """SentencePiece's kind: a visible space before every text. `happy` is no token of its own without one."""
+    words = ["▁Answer", ":", "▁", "▁yes", "yes", "▁un", "▁unhappy", "▁happy", "h", "a", "p", "y", ".", "▁."]
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((word, -float(len(words))) for word in words)]
+    core = Tokenizer(models.Unigram(pieces, unk_id=0))
+    if scheme == "normaliser":  # Llama's first tokenizers
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        core.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+    else:
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        core.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    if bos:
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("scheme", ["first", "always", "normaliser"])
+@pytest.mark.parametrize(
+    ("prompt", "response", "pieces"),
+    [
+        ("Answer: ", "yes", ["yes"]),
+        ("un", "happy", ["h", "a", "p", "p", "y"]),
+        ("Answer: ", "yes happy.", ["yes", "▁happy", "."]),
+    ],
+)
+def test_no_space_comes_between_a_prompt_and_a_response_that_merge(
+    scheme: str, bos: bool, prompt: str, response: str, pieces: list[str]
+) -> None:
+    tokenizer = spaced_tokenizer(scheme, bos)
+    prompt_ids, ids, merged = split_tokens(policy_with(tokenizer), prompt, response)
+    assert merged
+    assert tokenizer.convert_ids_to_tokens(ids) == pieces
+    assert prompt_ids == encode(tokenizer, prompt)
+    assert decode_completion(tokenizer, prompt_ids, ids) == response
+
+
+def test_a_boundary_that_does_not_merge_is_the_tokenizers() -> None:
+    tokenizer = spaced_tokenizer("first", bos=True)
+    whole = tokenizer("Answer: yes").input_ids
+    assert split_tokens(policy_with(tokenizer), "Answer:", " yes") == (whole[:3], whole[3:], False)
+
+
+# What is cut -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_template", [False, True])
+def test_a_prompt_that_is_cut_keeps_its_bos(by_template: bool) -> None:
+    tokenizer = word_tokenizer("a b", bos="<bos>", add_bos=not by_template)
+    tokenizer.chat_template = "<bos> {{ messages[0]['content'] }}"
+    said = " ".join(["b", *["a"] * 30])
+    prompt = [{"role": "user", "content": said}] if by_template else said
+    bos, a = tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("a")
+    for length, expected in ((8, [bos] + [a] * 23), (30, [bos, a]), (31, [a])):
+        (kept,), counts = encode_prompts(policy_with(tokenizer), [prompt], length, "left")
+        assert (kept.ids, counts) == (expected, {"prompt truncated": 1})
+
+
+# What has no embedding -------------------------------------------------------------------------------
+
+
+def wider_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = word_tokenizer("a b")
+    tokenizer.add_tokens(["new"])
+    return tokenizer
+
+
+def test_a_token_without_an_embedding_is_one_line() -> None:
+    tokenizer = wider_tokenizer()
+    policy = Policy(gpt2(len(tokenizer) - 1), tokenizer, dtype="fp32")
+    assert len(encode_prompts(policy, ["a b"], 8)[0]) == 1
+    for call in (
+        lambda: encode_prompts(policy, ["a b", "a new b"], 8),
+        lambda: encode_pairs(policy, [pair("a new", " b", " a")], 8),
+        lambda: encode_pairs(policy, [pair("a", " b", " new")], 8),
+    ):
+        with pytest.raises(
+            UserError, match=r"token 'new' with id 4.* 4 rows.*resize_token_embeddings"
+        ) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    policy.model.resize_token_embeddings(len(tokenizer))
+    assert len(encode_prompts(policy, ["a new b"], 8)[0]) == 1
+
+
+def test_an_eos_without_an_embedding_is_one_line() -> None:
+    tokenizer = word_tokenizer("a b", eos=None)
+    policy = policy_with(tokenizer, eos=None)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    with pytest.raises(UserError, match="token '<end>' with id 3"):
+        encode_pairs(policy, [pair("a", " b", " a")], 8)
+
+
+def test_padding_is_never_filled_with_what_the_model_cannot_read() -> None:
+    """A pad token that was added to the tokenizer alone."""
+    tokenizer = word_tokenizer("a b")
+    policy = Policy(gpt2(len(tokenizer)), tokenizer, dtype="fp32")
+    for eos, expected in (("<eos>", EOS), (None, 0)):
+        tokenizer.eos_token = eos
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        assert tokenizer.pad_token_id >= policy.vocabulary
+        assert policy.pad_id == expected
+    drawn = sample(policy, [[1], [1, 2, 1]], Sampling(max_new_tokens=3, group_size=2), 0)
+    assert bool(score_policy(policy, drawn, 1.0)[0].isfinite().all())
+    policy.model.resize_token_embeddings(len(tokenizer))
+    assert policy.pad_id == tokenizer.pad_token_id
