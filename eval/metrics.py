@@ -150,7 +150,8 @@ def _token_statistics(policy: Policy, rollouts: Rollouts, settings: Evaluation) 
 
     # Two models' logits stand side by side.
     groups = min(settings.batch_size // rollouts.G, groups_per_forward(policy.model, rollouts, logits=2))
-    return policy.portions.run("evaluation", groups, attempt, SHORTER)
+    with policy.reference():  # once for all parts: a large one is read from disk
+        return policy.portions.run("evaluation", groups, attempt, SHORTER)
 
 
 def of_tokens(policy: Policy, part: Rollouts) -> dict[str, Tensor]:

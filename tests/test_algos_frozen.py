@@ -176,6 +176,18 @@ def test_without_any_folder_weights_stay(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("resting")
+def test_weights_stay_where_others_took_the_room_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage("/")
+    size = 4 * sum(p.numel() for p in FAMILIES["GPT-2"].model().parameters())
+    for left, stays in ((size, False), (size - 1, True)):
+        rooms = iter([3 * size, left])  # before the file is written, and with it
+        monkeypatch.setattr(
+            frozen.shutil, "disk_usage", lambda _, rooms=rooms: free._replace(free=next(rooms))
+        )
+        assert (held(Frozen(FAMILIES["GPT-2"].model())) > 0) == stays
+
+
+@pytest.mark.usefixtures("resting")
 def test_weights_stay_where_their_file_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -239,7 +251,7 @@ def test_weights_of_more_than_one_write(monkeypatch: pytest.MonkeyPatch) -> None
     class Halting:
         def __init__(self, file: Any) -> None:
             self.file = file
-            self.seek = file.seek
+            self.seek, self.fileno = file.seek, file.fileno
 
         def write(self, data: memoryview) -> int:
             return int(self.file.write(data[:7]))

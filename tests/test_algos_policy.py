@@ -62,6 +62,16 @@ def test_the_reference_is_the_policy_as_loaded(base: Path) -> None:
         assert not {id(p) for p in reference.parameters()} & {id(p) for p in policy.trainable().values()}
 
 
+def test_a_policy_that_is_only_read_needs_no_reference(base: Path) -> None:
+    policy = Policy.load(base, device="cpu", reference=False)
+    assert torch.equal(
+        score_policy(policy, ROLLOUTS, 1.0)[0],
+        score_policy(Policy.load(base, device="cpu"), ROLLOUTS, 1.0)[0],
+    )
+    with pytest.raises(ValueError, match="without a reference"):
+        score_reference(policy, ROLLOUTS, 1.0)
+
+
 def test_the_reference_is_what_stood_in_memory_not_on_disk(base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():

@@ -10,14 +10,15 @@ import sacrebleu
 import torch
 from chat_tokenizers import byte_pairs
 from small_world import SmallWorld
-from tiny import gpt2
+from tiny import gpt2, rollouts_of
 
 from algos import Policy
+from algos.engine import frozen
 from algos.engine.pairs import encode_pair
 from algos.engine.rewards import RewardError
 from eval.experiment import Experiment
 from eval.judge import Judge, wins
-from eval.metrics import Evaluator, _heldout_texts, distinct_bigrams, full_kl, overlap
+from eval.metrics import Evaluator, _heldout_texts, _token_statistics, distinct_bigrams, full_kl, overlap
 from eval.settings.parts import Evaluation
 from eval.tasks.materials import Materials, Scorer
 
@@ -48,6 +49,20 @@ def experiment(small: SmallWorld) -> Experiment:
         sampling=sampling,
         eval=Evaluation(responses=4),
     )
+
+
+def test_a_reference_on_disk_is_read_once_for_all_parts(
+    small: SmallWorld, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[object] = []
+    fetch = frozen._Shelf.fetch
+    monkeypatch.setattr(frozen, "LARGE", 1)
+    monkeypatch.setattr(frozen, "_in_memory", lambda _: False)
+    monkeypatch.setattr(frozen._Shelf, "fetch", lambda shelf: fetched.append(shelf) or fetch(shelf))
+    policy = Policy.load(small.model)
+    rollouts = rollouts_of([[1], [2], [3]], [[[4, 5]], [[5]], [[6, 4]]])
+    _token_statistics(policy, rollouts, Evaluation(batch_size=1))
+    assert len(fetched) == 1
 
 
 def test_the_base_against_itself(small: SmallWorld, experiment: Experiment) -> None:

@@ -204,6 +204,19 @@ def test_no_arm_is_called_highest_that_was_not_read_beside_every_other() -> None
     assert "no two arms can be told apart; nothing can be claimed of dpo against reinforce there." in matched
 
 
+def test_an_arm_that_hardly_moved_is_named_where_it_cannot_be_placed() -> None:
+    def path(kl: float, judge: float, noise: float) -> list[tuple[float, float, float]]:
+        return [(0.0, 0.0, 0.4), (1.0, kl / 2, judge - 0.1 + noise), (2.0, kl, judge + noise)]
+
+    ends = {"ppo": (2.0, 0.6), "reinforce": (2.2, 0.8), "dpo": (0.01, 0.41)}
+    noises = (0.0, 0.01, -0.01, 0.02)
+    made = with_paths(
+        {arm: [path(*end, noise * (1 + i)) for noise in noises] for i, (arm, end) in enumerate(ends.items())}
+    )
+    (matched,) = [text for text in verdict.sentences(made) if text.startswith("At matched KL")]
+    assert "reinforce is highest, ahead of ppo; dpo hardly left the base and cannot be placed." in matched
+
+
 def test_where_no_arm_is_above_all_others_pairs_are_said() -> None:
     found = standings(evaluations(one_pair_unread())).kl
     told = tuple(dataclasses.replace(pair, p_holm=0.01) for pair in found.pairs)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -84,11 +85,13 @@ class _Shelf:
         self._shapes: list[torch.Size] = []
 
     @classmethod
-    def of(cls, weights: Iterable[nn.Parameter], folder: str) -> _Shelf | None:
+    def of(cls, weights: Sequence[nn.Parameter], folder: str) -> _Shelf | None:
         """None where the file cannot be written: they stay in memory then."""
         with suppress(OSError):
             # Unbuffered: what is read goes where it is to lie.
-            shelf = cls(tempfile.TemporaryFile(buffering=0, dir=folder))  # noqa: SIM115 (open as long as the shelf)
+            file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 (open as long as the shelf)
+            _reserve(file, sum(weight.nbytes for weight in weights), folder)
+            shelf = cls(file)
             for weight in weights:
                 shelf._put(weight)
             return shelf
@@ -128,6 +131,14 @@ class _Shelf:
     def release(self) -> None:
         for stub in self.stubs:
             stub.data = torch.empty(0, dtype=stub.dtype)
+
+
+def _reserve(file: IO[bytes], size: int, folder: str) -> None:
+    """Takes the room for so many bytes at once, as other runs may be about to. Raises OSError where as much is not left."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
 
 
 def _plain(weight: nn.Parameter) -> bool:

@@ -42,6 +42,7 @@ class Policy:
         dtype: Precision = "auto",
         source: str = "",
         gradient_checkpointing: bool = False,
+        reference: bool = True,
     ) -> None:
         if gradient_checkpointing:
             require_recomputable(model)
@@ -54,7 +55,7 @@ class Policy:
         self.gradient_checkpointing = gradient_checkpointing
         self.portions = Portions()
         self.adapter_is_reference = _fresh_adapter(model)
-        self._reference = None if self.adapter_is_reference else Frozen(model)
+        self._reference = Frozen(model) if reference and not self.adapter_is_reference else None
 
     @classmethod
     def load(
@@ -67,10 +68,12 @@ class Policy:
         gradient_checkpointing: bool = False,
         template_options: Mapping[str, bool | int | str] | None = None,
         trust_remote_code: bool = False,
+        reference: bool = True,
     ) -> Policy:
         """From a directory or a hub id, a model or a saved adapter; weights as safetensors only.
 
-        The reference is the policy as loaded: with a fresh adapter the model without it, else a frozen copy.
+        The reference is the policy as loaded: with a fresh adapter the model without it, else a frozen copy, or
+        `reference=False` none, for a policy that is neither trained nor held against it.
         `template_options` fix variables of the chat template, such as `enable_thinking`. Raises UserError
         where the model or the device is not there, where they do not fit each other, and where the model's
         layers do not respect the attention mask.
@@ -90,7 +93,7 @@ class Policy:
         with room_for(
             f"{source!r} and its frozen reference", "Train adapters with --lora: they need no copy."
         ):
-            return cls(model.to(where), tokenizer, dtype, source, gradient_checkpointing)
+            return cls(model.to(where), tokenizer, dtype, source, gradient_checkpointing, reference)
 
     @property
     def device(self) -> torch.device:
@@ -152,13 +155,15 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
-        """The block in which the model as it was loaded can be used."""
+        """The block in which the model as it was loaded can be used. Raises ValueError where there is no reference."""
         if self._reference is not None:
             with self._reference.awake() as model:
                 yield model
-        else:
+        elif self.adapter_is_reference:
             with self.model.disable_adapter():
                 yield self.model
+        else:
+            raise ValueError("this policy was loaded without a reference")
 
     def reference_digest(self) -> str:
         """A hash of the reference's weights, by name: those of an adapter only where the reference has one."""

@@ -13,7 +13,6 @@ import torch
 
 from algos.engine.budget import Meter
 from algos.engine.calls import RewardError
-from algos.engine.control import ids_in_front
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
 from algos.engine.rewards import Reward, call_reward
@@ -21,7 +20,7 @@ from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import sample
 from algos.engine.seeding import derive, digest, generator
 from algos.engine.settings import Sampling
-from algos.engine.text import decode_completion, encode_prompt
+from algos.engine.text import decode_completion, encode_prompt, end_of
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,8 @@ def _encode(
     if room is None or len(ids) <= room:
         return EncodedPrompt(row, ids), ""
     if too_long == "left":
-        return EncodedPrompt(row, _end(policy, ids, room)), "prompt truncated"
+        return EncodedPrompt(row, end_of(policy.tokenizer, ids, room)), "prompt truncated"
     return None, "prompt too long"
-
-
-def _end(policy: Policy, ids: list[int], room: int) -> list[int]:
-    """The last of a prompt's more than `room` tokens, behind the BOS that it begins with."""
-    front = ids_in_front(policy.tokenizer) or [policy.tokenizer.bos_token_id]
-    kept = front if ids[: len(front)] == front and len(front) < room else []
-    return [*kept, *ids[len(ids) - room + len(kept) :]]
 
 
 def texts(

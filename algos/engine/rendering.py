@@ -54,6 +54,7 @@ class _Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(script)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True,  # signals to all of a command's processes are its parent's to handle
         )  # fmt: skip
         atexit.register(self.stop)
         if self._line(_START_SECONDS) != b"ready":

@@ -20,7 +20,7 @@ from algos.engine.loading import cached_where_unreachable
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.rollouts import pad_right
 from algos.engine.template import Text, render_prompt
-from algos.engine.text import as_completion, encode, pad_id
+from algos.engine.text import as_completion, encode, end_of, pad_id
 from algos.engine.weights import safetensors_only
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -179,12 +179,12 @@ class RewardModel:
         return self.portions.run("scoring by the reward model", self.batch_size, attempt, SHORTER)
 
     def _encode(self, prompt: Text, completion: Any) -> list[int]:
-        """As in training: prompt and response together, one BOS, EOS behind, at most the model's positions."""
+        """As in training: prompt and response together, one BOS, EOS behind; of a text too long for the model its end."""
         text = completion if isinstance(completion, str) else completion[0]["content"]
         ids = encode(self.tokenizer, render_prompt(self.tokenizer, prompt) + text)
         if self.tokenizer.eos_token_id is not None and ids[-1:] != [self.tokenizer.eos_token_id]:
             ids.append(self.tokenizer.eos_token_id)
-        return ids if self.limit is None else ids[-self.limit :]
+        return ids if self.limit is None else end_of(self.tokenizer, ids, self.limit)
 
     @torch.no_grad()
     def _scores(self, rows: list[list[int]]) -> Tensor:

@@ -39,6 +39,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
+def end_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], room: int) -> list[int]:
+    """The last of a text's tokens, at most `room`, behind the BOS (BERT's [CLS]) that it begins with."""
+    if len(ids) <= room:
+        return ids
+    front = ids_in_front(tokenizer) or [tokenizer.bos_token_id]
+    kept = front if ids[: len(front)] == front and len(front) < room else []
+    return [*kept, *ids[len(ids) - room + len(kept) :]]
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
     """Token ids of a prompt, chat messages rendered through the template with one generation prompt."""
     return encode(tokenizer, render_prompt(tokenizer, prompt))

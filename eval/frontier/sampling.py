@@ -190,6 +190,7 @@ class _Drawing:
             dtype=self.experiment.dtype,
             device=self.experiment.device,
             trust_remote_code=self.experiment.trust_remote_code,
+            reference=False,
         )
 
     def _prompts(self, policy: Policy) -> list[EncodedPrompt]:

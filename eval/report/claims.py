@@ -173,6 +173,8 @@ def _left_out(standing: Standing) -> str:
         text += f"; the preparation of {fmt.listing(standing.unprepared)} alone costs more"
     if early := [arm for arm in standing.rough if arm not in standing.ranking]:
         text += f"; {fmt.listing(early)} passed it before the first evaluation and cannot be placed"
+    if still := [arm for arm in standing.unmoved if arm not in standing.ranking]:
+        text += f"; {fmt.listing(still)} hardly left the base and cannot be placed"
     if unread := [f"{a} against {b}" for a, b in standing.unread]:
         what = fmt.listing(unread) if len(unread) <= NAMED else f"{len(unread)} other pairs"
         text += f"; nothing can be claimed of {what} there"

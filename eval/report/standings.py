@@ -116,7 +116,7 @@ class Standing:
     @property
     def leader(self) -> str | None:
         """The first of the ranking, where it may be called so: no arm is told apart from it that is above it. At matched
-        KL, where every pair is read at a KL of its own, it has been read beside every other arm, and is above it."""
+        KL, where every pair is read at a KL of its own, it has been read beside every other of the ranking, and is above it."""
         if not self.firm:
             return None
         first, *rest = self.ranking
