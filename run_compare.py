@@ -7,6 +7,8 @@ rlhf-compare --sweep beta=0.02,0.05,0.1,0.3      an arm for each value
 rlhf-compare --tune 8                            first choose each algorithm's settings, on validation prompts
 rlhf-compare --resume reports/mine --seeds 10    go on where it was, with more seeds
 rlhf-compare report reports/mine                 draw the report again
+
+Defaults shown are those of the embedded task; add --task custom (or --model) to see those for your own data.
 """
 
 from __future__ import annotations
@@ -142,7 +144,8 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     failed = [run.folder.name for run in store.all_runs if run.status["status"] != "done"]
     if failed:
         print(
-            f"{len(failed)} of {len(store.all_runs)} runs failed: {', '.join(failed)}. The report says why.",
+            f"{len(failed)} of {len(store.all_runs)} runs failed: {', '.join(failed)}. The report says why. "
+            f"Run them again with: {for_terminal(f'rlhf-compare --resume {store.path}')}",
             file=sys.stderr,
         )
     print(f"report: {for_terminal(str(report))}")
@@ -152,7 +155,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
 def _workers(options: Options) -> int:
     if options.workers < 0:
         raise UserError(
-            f"--workers must be at least 0; got {options.workers}. 0 means as many as cores allow."
+            f"--workers must be at least 0; got {options.workers}. 0 means as many as cores allow on a CPU, 1 on a GPU."
         )
     if options.workers:
         return options.workers

@@ -32,7 +32,7 @@ class DPO(Algorithm):
     on_policy: bool = False
     """Learn from sampled, scored groups, best against worst, rather than from recorded pairs."""
     batch_size: int = 32
-    """Recorded pairs an optimizer step."""
+    """Recorded pairs per optimizer step."""
 
     name: ClassVar[str] = "dpo"
 

@@ -26,7 +26,9 @@ class PPO(Algorithm):
     clip_range_high: float | None = None
     """Upper clip where it differs from the lower one (Yu et al. 2025)."""
     dual_clip: float | None = None
+    """c > 1: the loss of negative advantages is at most −c·A (Ye et al. 2020); None: no such bound."""
     value_clip_range: float | None = 0.2
+    """How far a value may move from the old one before its loss is clipped; None: any distance."""
     gamma: float = 1.0
     gae_lambda: float = 0.95
     whiten_advantages: bool = True

@@ -44,7 +44,7 @@ class Experiment:
     algos: tuple[str, ...] = tuple(ALGORITHMS)
     """Arms to compare: algorithms, or names given under `variants`."""
     seeds: int = 3
-    """Runs an arm, with training seeds first_seed, first_seed + 1, …"""
+    """Training runs per arm, with seeds first_seed, first_seed + 1, …"""
     first_seed: int = 0
     """The training seed of each arm's first run."""
     model: str | None = None
@@ -64,7 +64,7 @@ class Experiment:
     reward: str | None = None
     """The training reward: file.py:function, or a reward model's directory or hub id."""
     judge: str | None = None
-    """The judge, used in evaluation only: file.py:function, or a reward model."""
+    """The judge, used in evaluation only: file.py:function, or a reward model. Without one, a given --reward judges, too, and over-optimization cannot show."""
     sampled_pairs: int = 1024
     """Pairs sampled from the base and labelled by the reward, where no pairs are given and an arm needs them."""
     label_scale: float = 1.0
@@ -76,7 +76,7 @@ class Experiment:
     eval: Evaluation = field(default_factory=Evaluation)
     frontier: Frontier = field(default_factory=Frontier)
     objective_beta: float | None = None
-    """β of the objective E[r] − β·KL that all arms are measured by; by default the one they were all trained with."""
+    """β of the objective E[r] − β·KL that all arms are measured by; by default the β shared by all arms for which β is the KL coefficient of the objective; without one, none is reported."""
     lora: bool = False
     """Train low-rank adapters instead of all weights; --lora-settings.rank and so on shape them."""
     lora_settings: LoRA = field(default_factory=LoRA)
@@ -85,7 +85,9 @@ class Experiment:
     micro_batch: int = 0
     """Prompts in one forward and backward pass, fewer where memory runs out; 0: what is likely to fit."""
     dtype: Precision = "auto"
+    """What matrix products are computed in; auto: bf16 on a GPU that has it, fp32 elsewhere."""
     device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto: the GPU where there is one, else the CPU."""
     trust_remote_code: bool = False
     """Run code that comes with a hub model. Off unless you trust its author."""
     reward_timeout: float = 600.0
@@ -99,7 +101,7 @@ class Experiment:
     checkpoint_every: float = 60.0
     """Seconds between checkpoints of a run, more where saving takes long; 0: one after every iteration."""
     threads_per_run: int = 1
-    """CPU threads of every run; a part of the result, as sums are split by threads."""
+    """CPU threads per run. Changes results in the last digits, so it is recorded."""
     data_seed: int = 0
     """Varies sampled pairs, reward models and the random numbers of evaluation; shared by all seeds."""
     replicate_data: bool = False
@@ -110,9 +112,9 @@ class Experiment:
     variants: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress] = field(default_factory=dict)
     """More arms, by name: {algorithm: ppo, beta: 0.01, …}; what is not named is as for the algorithm."""
     tune: int = 0
-    """Settings tried for every arm before the comparison, on validation prompts; 0: the arms are as they are given."""
+    """Settings tried for every arm before the comparison, on validation prompts; 0: no tuning."""
     tune_seeds: int = 2
-    """Runs a try: one alone would choose settings that were lucky with its seed."""
+    """Training runs per try; with one, tuning picks settings that got lucky with that seed."""
     search: Annotated[dict[str, dict[str, dict[str, Any]]], tyro.conf.Suppress] = field(default_factory=dict)
     """What tuning may try, by arm or algorithm: {ppo: {learning_rate: {low: 1e-5, high: 1e-3, log: true}}}."""
     tuned: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
@@ -131,6 +133,7 @@ class Experiment:
             require(self.objective_beta > 0, "objective_beta", "above 0", self.objective_beta)
         require(self.threads_per_run >= 1, "threads_per_run", "at least 1", self.threads_per_run)
         require(self.micro_batch >= 0, "micro_batch", "at least 0", self.micro_batch)
+        self.sampling.require_unfiltered()
         self.eval.sampling(self.sampling.max_new_tokens)  # checks its prefix
         require(self.checkpoint_every >= 0, "checkpoint_every", "at least 0", self.checkpoint_every)
         RewardCalls(self.reward_timeout, self.reward_retries)  # checks its settings
@@ -143,12 +146,8 @@ class Experiment:
             require(not taken, "a variant's name", "one of its own, not an algorithm's nor base", repr(name))
             # It becomes a folder's name.
             fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}", name)
-            require(
-                bool(fit),
-                "a variant's name",
-                "at most 150 letters, digits, '_', '.' and '-'",
-                repr(name[:60]),
-            )
+            allowed = "at most 150 letters, digits, '_', '.' and '-'"
+            require(bool(fit), "a variant's name", allowed, repr(name[:60]))
         for name, arm in self.arms.items():
             check_arm(name, arm)
             self._check_group_size(name, arm)
@@ -254,16 +253,12 @@ class Experiment:
         return build(cls, values, "")
 
 
-_CARRIED_OUT = (
-    "log_with",
-    "reward_timeout",
-    "reward_retries",
-    "checkpoint_every",
-)  # how, not what: no result depends on it
+# How, not what: no result depends on it.
+_CARRIED_OUT = ("log_with", "reward_timeout", "reward_retries", "checkpoint_every")
 
 
 def extended(stored: Experiment, asked: Experiment) -> Experiment:
-    """A stored comparison with more seeds or arms. Raises UserError where anything else differs."""
+    """A stored comparison with more seeds or arms, carried out as asked now. Raises UserError where anything else differs."""
     for setting in fields(Experiment):
         before, now = getattr(stored, setting.name), getattr(asked, setting.name)
         if setting.name == "variants":  # one that has run must stay as it was
@@ -271,7 +266,8 @@ def extended(stored: Experiment, asked: Experiment) -> Experiment:
         if setting.name not in ("seeds", "algos", *_CARRIED_OUT) and before != now:
             raise UserError(
                 f"this comparison was made with {setting.name} = {plain(before)}; got {plain(now)}. "
-                "Resume with the same settings (only --seeds and --algos may grow), or name another folder with --out."
+                "Resume with the same settings (seeds, algorithms and variants may grow; "
+                f"{', '.join(_CARRIED_OUT)} may change), or name another folder with --out."
             )
     return replace(
         asked, seeds=max(asked.seeds, stored.seeds), algos=tuple(dict.fromkeys((*stored.algos, *asked.algos)))

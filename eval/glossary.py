@@ -21,7 +21,7 @@ _DEFINITIONS = [
         "reward/judge",
         "judge reward",
         "reward",
-        "Judge's score of responses to held-out prompts, or a pairwise judge's probability that they beat the base's: the primary metric. Training never sees it.",
+        "Judge's score of responses to held-out prompts, or a pairwise judge's probability that they beat the base's: the primary metric. Training never sees it, unless a --reward is given without a --judge and so is both.",
         "higher",
     ),
     Metric(

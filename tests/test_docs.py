@@ -19,7 +19,7 @@ from algos.engine.calls import GuardedReward, RewardCalls
 from eval.data.split import normalised_prompt
 from eval.glossary import METRICS, TRAINING
 from eval.recording.recorder import event
-from eval.settings.parts import Frontier
+from eval.settings.parts import Evaluation, Frontier
 from eval.tasks.reviews.preset import PRESET
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +126,14 @@ def test_the_frontiers_defaults_are_documented() -> None:
     assert costs in page("frontier.md")
 
 
+def test_the_defaults_to_choose_from_are_documented() -> None:
+    asked, text = Evaluation(), page("choosing.md")
+    assert f"they are {asked.prompts} and {asked.responses}, with {asked.points} points" in text
+    assert f"{Frontier().prompts} prompts for the frontier" in text
+    per_iteration = Sampling().group_size * Sampling().prompts_per_iteration
+    assert f"{10_000 // per_iteration}, at the default {per_iteration} responses an iteration" in text
+
+
 def test_how_prompts_are_normalised_is_documented_as_the_code_says() -> None:
     told = "Unicode NFKC, case folded, white space collapsed"
     assert told in (normalised_prompt.__doc__ or "")
@@ -159,6 +167,16 @@ def test_every_evaluation_metric_is_documented_as_the_glossary_defines_it() -> N
     rows = table_rows(section(page("metrics.md"), "Evaluation metrics"), "name")
     expected = [[f"`{m.name}`", m.unit, m.better or "–", m.definition] for m in METRICS.values()]
     assert rows == expected
+
+
+def test_how_results_are_read_prints_what_the_page_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = section(page("metrics.md"), "Reading results.csv")
+    code, printed = re.findall(r"```(?:python)?\n(.*?)```", text, re.DOTALL)[:2]
+    exec(compile(code, "metrics.md", "exec"), {})
+    assert capsys.readouterr().out == printed
 
 
 PROMPTS = ["a", "b a b", "a b", "b"]

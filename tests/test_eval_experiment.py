@@ -52,6 +52,7 @@ def test_plain_data_and_back_is_the_same_experiment() -> None:
         ({"tune": 2, "first_seed": 999_998}, r"training seeds must be below 1000000.*got 1000000"),
         ({"search": {"pqo": {}}}, r"unknown arm 'search\.pqo'; did you mean 'ppo'\?"),
         ({"sampling": {"group_size": 1}}, r"reinforce needs at least 2 responses a prompt; got 1"),
+        ({"sampling": {"top_k": 5}, "algos": ["dpo"]}, r"got top_p=1\.0, top_k=5\. Train with 1\.0 and 0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(values: dict[str, object], message: str) -> None:
@@ -138,6 +139,12 @@ def test_a_comparison_may_only_grow() -> None:
         extended(stored, replace(stored, budget="1k"))
     with pytest.raises(UserError, match="made with first_seed = 0; got 4"):
         extended(stored, replace(stored, first_seed=4))
+    with pytest.raises(UserError, match=r"seeds, algorithms and variants may grow; log_with, .* may change"):
+        extended(stored, replace(stored, budget="1k"))
+    otherwise = replace(
+        stored, log_with=("tensorboard",), reward_timeout=1.0, reward_retries=0, checkpoint_every=5.0
+    )
+    assert extended(stored, otherwise) == otherwise
 
 
 def test_a_variant_that_has_run_stays_what_it_was() -> None:

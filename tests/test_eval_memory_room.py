@@ -211,6 +211,15 @@ def test_a_reward_model_that_is_to_be_trained_counts(small: SmallWorld) -> None:
     assert "reward model" not in needs(Experiment(), 8)
 
 
+def test_a_task_that_does_not_tell_its_model_is_not_estimated() -> None:
+    said: list[str] = []
+    with memory.where_known(said.append):
+        require_room(Experiment(task="mine"), 8)  # type: ignore[arg-type]
+    assert said == [
+        "how much memory a run needs cannot be told: the task mine does not tell its model's configuration"
+    ]
+
+
 def test_a_saved_adapter_is_read_by_its_base(small: SmallWorld, tmp_path: Path) -> None:
     Policy.load(small.model, lora=LoRA(rank=2), device="cpu").save(tmp_path)
     assert base_of(str(tmp_path)) == str(Path(small.model).resolve())

@@ -129,6 +129,7 @@ def test_the_section_has_figure_tables_and_how_to_read_them(comparison: World) -
     tables = [block for block in made.blocks if isinstance(block, Table)]
     assert [row[0].arm for row in tables[0].rows] == ["reinforce", "ppo", "dpo"]
     assert tables[0].columns[-1].label.startswith("regret at β")
+    assert ("share of possible gain", "") in [(column.label, column.unit) for column in tables[0].columns]
 
 
 def test_it_is_said_where_the_paths_are_on_more_prompts(comparison: World) -> None:

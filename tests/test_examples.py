@@ -15,6 +15,7 @@ import pytest
 import run_compare
 from eval.data import load_pairs
 from eval.experiment import Experiment
+from eval.tuning.search import Range
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -107,3 +108,13 @@ def test_every_format_holds_the_same_pairs() -> None:
 def test_every_settings_file_is_valid(name: str) -> None:
     asked = run_compare.parse(["--config", str(EXAMPLES / name)]).experiment
     assert asked != Experiment()
+
+
+def test_the_tuning_example_searches_as_much_for_every_algorithm() -> None:
+    asked = run_compare.parse(["--config", str(EXAMPLES / "tune.yaml")]).experiment
+    searched = []
+    for name in asked.algos:
+        ranges = {key: each for key, each in asked.space(name).items() if isinstance(each, Range)}
+        others = [len(each.ends) for key, each in asked.space(name).items() if key not in ranges]
+        searched.append(({key: round(each.high / each.low, 6) for key, each in ranges.items()}, others))
+    assert searched == [({"learning_rate": 25, "beta": 25}, [3])] * 3

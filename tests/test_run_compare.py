@@ -216,6 +216,9 @@ def test_the_report_is_drawn_again(finished: Path, capsys: pytest.CaptureFixture
         (["--seeds", "0"], "seeds must be at least 1"),
         (["--ppo.clip-range", "3"], "clip_range must be in (0, 1)"),
         (["--group-size", "1"], "needs at least 2 responses a prompt"),
+        (["--top-p", "0.9"], "got top_p=0.9, top_k=0. Train with 1.0 and 0."),
+        (["--top-k", "5", "--algos", "dpo"], "got top_p=1.0, top_k=5. Train with 1.0 and 0."),
+        (["--top-p", "0.9", "--dry-run"], "top_p and top_k filter the distribution"),
         (["--config", "/no/such.yaml"], "cannot read /no/such.yaml"),
         (["--resume", "/no/such/folder"], "holds no comparison"),
         (["--workers", "-1"], "--workers must be at least 0"),
@@ -356,6 +359,21 @@ def test_what_cannot_be_estimated_is_not_refused(
     assert "how much memory a run needs cannot be told: no such tensor" in capsys.readouterr().err
     once = ["--algos", "reinforce", "--seeds", "1", "--budget", "1iterations", "--frontier.samples", "0"]
     assert main([*small.arguments(tmp_path / "x"), *once]) == 0
+
+
+def test_help_says_whose_defaults_it_shows_and_what_options_are(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for args in (["--help"], ["--help", "--task", "custom"]):
+        with pytest.raises(SystemExit):
+            main(args)
+        shown.append(re.sub(r"[\s│]+", " ", capsys.readouterr().out))
+    for words in ("dtype", "device", "temperature", "prompts-per-iteration", "max-new-tokens", "top-p", "top-k",
+                  "eval.top-p", "eval.top-k", "ppo.dual-clip", "ppo.value-clip-range", "reward-model.epochs",
+                  "reward-model.learning-rate", "reward-model.batch-size"):  # fmt: skip
+        assert re.search(rf" --{words} \S+ (?!\(default)", shown[0]), words
+    assert "add --task custom (or --model) to see those for your own data" in shown[0]
+    assert "5e11flops" in shown[0]
+    assert "5e11flops" not in shown[1]
 
 
 @pytest.mark.parametrize("option", ["--help", "--list"])

@@ -53,5 +53,6 @@ def test_no_table_where_every_run_failed_before_its_first_row(
     assert "At each arm's end" not in said.out
     assert "No run has reached its end" in said.out
     assert said.out.endswith(f"report: {out / 'report.html'}\n")
-    assert "2 of 2 runs failed: reinforce-s0, reinforce-s1. The report says why." in said.err
+    assert "2 of 2 runs failed: reinforce-s0, reinforce-s1. The report says why. " in said.err
+    assert f"Run them again with: rlhf-compare --resume {out}\n" in said.err
     assert "no run begins" in (out / "report.md").read_text(encoding="utf-8")

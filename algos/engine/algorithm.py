@@ -53,9 +53,9 @@ class Algorithm(ABC):
     """Coefficient of the KL to the reference, or its place in DPO's losses."""
     learning_rate: float = 1e-5
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate falls to 0 with the fraction of the budget spent."""
+    """How the learning rate falls to 0 with the fraction of the run (of the budget or of DPO's epochs, whichever ends first); `constant` does not fall."""
     warmup: float = 0.0
-    """Fraction of the budget over which the learning rate rises from 0."""
+    """Fraction of the run over which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     adam_betas: tuple[float, float] = (0.9, 0.999)

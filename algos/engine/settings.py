@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from algos.engine.algorithm import require
+from algos.engine.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -15,15 +16,19 @@ class Sampling:
     """How responses are drawn. The same for every arm of a comparison."""
 
     max_new_tokens: int = 64
+    """The most tokens of a response; recorded ones are cut to it, too."""
     temperature: float = 1.0
+    """In training, divides the logits of policy and reference alike."""
     group_size: int = 4
-    """Responses a prompt."""
+    """Responses per prompt."""
     prompts_per_iteration: int = 16
+    """Prompts per iteration of the arms that learn from samples."""
     greedy_prefix: int = 0
     """The first so many tokens are greedy, the rest sampled; they carry no loss."""
     top_p: float = 1.0
+    """Nucleus sampling; 1.0 (off) in training, where it would make ratios meaningless: see --eval.top-p."""
     top_k: int = 0
-    """Filters (0 and 1.0: off) are for evaluation: in training they would make ratios meaningless."""
+    """The k likeliest tokens alone; 0 (off) in training, likewise: see --eval.top-k."""
     missing_eos_penalty: float = 0.0
     """Subtracted, once, from the training reward of a response that hits the length limit."""
 
@@ -43,6 +48,14 @@ class Sampling:
         require(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         require(self.top_k >= 0, "top_k", "at least 0", self.top_k)
         require(self.missing_eos_penalty >= 0, "missing_eos_penalty", "at least 0", self.missing_eos_penalty)
+
+    def require_unfiltered(self) -> None:
+        """Raises UserError for settings that are allowed in evaluation, but not for what is learned from."""
+        if self.top_p < 1 or self.top_k > 0:
+            raise UserError(
+                "top_p and top_k filter the distribution that ratios and KL are made of; got "
+                f"top_p={self.top_p}, top_k={self.top_k}. Train with 1.0 and 0."
+            )
 
 
 @dataclass(frozen=True)

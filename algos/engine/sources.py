@@ -53,11 +53,7 @@ def from_prompts(
             f"{name} needs at least {needs.group_size} responses a prompt; got {sampling.group_size}. "
             f"Set --group-size {needs.group_size}."
         )
-    if sampling.top_p < 1 or sampling.top_k > 0:
-        raise UserError(
-            "top_p and top_k filter the distribution that ratios and KL are made of; got "
-            f"top_p={sampling.top_p}, top_k={sampling.top_k}. Train with 1.0 and 0."
-        )
+    sampling.require_unfiltered()
     encoded, counts = encode_prompts(state.policy, prompts, sampling.max_new_tokens, too_long)
     source = PromptSource(state.policy, encoded, reward, sampling, state.seed, needs.greedy, needs.group_size)
     return source, counts

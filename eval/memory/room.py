@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
@@ -15,12 +15,10 @@ import torch
 from algos import UserError
 from algos.engine.errors import one_line
 from algos.engine.inputs import max_positions
-from algos.engine.loading import compute_dtype, pick_device, read_config
+from algos.engine.loading import compute_dtype, pick_device
 from eval.experiment import Experiment
 from eval.memory.footprint import Load, Need, need_of, reward_model_need, standing_of
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from eval.tasks import model_config
 
 GIB = 2**30
 CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -93,8 +91,8 @@ def at_once(experiment: Experiment, workers: int) -> int:
 
 @contextmanager
 def where_known(say: Callable[[str], None]) -> Iterator[None]:
-    """The block in which memory is estimated. A model's own code may do what tensors without data cannot:
-    then that is said, and nothing is refused."""
+    """The block in which memory is estimated. A model's own code may do what tensors without data cannot,
+    and a task may not tell its model: then that is said, and nothing is refused."""
     try:
         yield
     except UserError:
@@ -149,15 +147,6 @@ def load_of(experiment: Experiment, prompt_tokens: int, scorer_parameters: int =
         scorer_parameters=scorer_parameters,
         on_gpu=device.type == "cuda",
     )
-
-
-def model_config(experiment: Experiment) -> PretrainedConfig:
-    """The configuration of the model that is trained, without its weights."""
-    if experiment.task == "reviews":
-        from eval.tasks.reviews.world import Reviews
-
-        return Reviews().model_config()
-    return read_config(experiment.model or "", experiment.trust_remote_code)
 
 
 def available(device: str, group: Path = CONTROL_GROUP) -> int:

@@ -124,7 +124,7 @@ def _table(comparison: ReportInput, best: Reachable) -> Table:
     beta = objective_beta(comparison)
     heads: Heads = [
         "arm", Column("KL", "nats"), Column("reward"), Column("left on the table", "95% interval"),
-        Column("share of the", "possible gain"),
+        Column("share of possible gain"),
     ]  # fmt: skip
     if beta is not None:
         heads += [Column(f"objective at β = {beta:g}"), Column(f"regret at β = {beta:g}", "95% interval")]

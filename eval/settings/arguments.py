@@ -32,7 +32,7 @@ class Options:
     learning_rate: float | None = None
     """The learning rate of all arms; --ppo.learning-rate and so on set one."""
     sweep: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
-    """Arms of a setting's values: beta=0.05,0.1 for all algorithms, ppo.clip_range=0.1,0.2 for one; several give every combination."""
+    """Make one arm for each value of a setting: beta=0.05,0.1 (all algorithms) or ppo.clip_range=0.1,0.2 (one). Repeat --sweep to get every combination."""
     columns: tuple[str, ...] = ()
     """Your names for the data's columns: prompt=question chosen=answer_a."""
     config: Path | None = None
@@ -40,9 +40,9 @@ class Options:
     out: Path | None = None
     """The folder to write to; by default reports/<task>-<date>-<n>."""
     resume: Path | None = None
-    """Go on with the comparison in this folder; --seeds, --algos +name and --sweep may extend it."""
+    """Go on with the comparison in this folder. Seeds, algorithms and variants may grow (--seeds, --algos +name, --sweep); --log-with, --reward-timeout, --reward-retries and --checkpoint-every may change."""
     workers: int = 0
-    """Runs at the same time, each in a process of its own; 0: as many as cores allow."""
+    """Runs at the same time, each in a process of its own; 0: as many as cores allow on a CPU, 1 on a GPU."""
     cache: Path = Path("~/.cache/rlhf-compare")
     """Where base models, sampled pairs and reward models are kept for the next comparison."""
     list: bool = False

@@ -14,19 +14,21 @@ class Evaluation:
     """How every policy is evaluated: the same prompts, the same random numbers."""
 
     prompts: int = 64
-    """Held-out test prompts; fewer where there are not as many."""
+    """Held-out test prompts; all of them if there are fewer."""
     responses: int = 1
-    """Responses a prompt."""
+    """Responses per prompt."""
     points: int = 5
     """Evaluations along training: the i-th of n at the fraction (i/n)² of the run, as most happens early."""
     batch_size: int = 64
     """Responses in one forward pass."""
     decoding: Literal["sample", "greedy"] = "sample"
-    """How the responses are drawn that are read and judged. KL and entropy are measured on plain samples."""
+    """How the responses to be judged are generated. KL and entropy are measured on plain samples."""
     temperature: float = 1.0
     """Of the responses that are judged; 1 is the policy itself."""
     top_p: float = 1.0
+    """The responses that are judged are of the likeliest tokens that hold this probability; 1: of all."""
     top_k: int = 0
+    """The responses that are judged are of so many likeliest tokens; 0: of all."""
     greedy_prefix: int = 0
     """The first so many tokens of the responses that are judged are greedy, the rest sampled."""
 
@@ -76,7 +78,7 @@ class Frontier:
     prompts: int = 16
     """Test prompts."""
     samples: int = 256
-    """Responses a prompt of the reference and of each arm (fewer each beyond three arms); 0: no frontier."""
+    """Responses per prompt of the reference and of each arm (fewer each beyond three arms); 0: no frontier."""
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "frontier prompts", "at least 1", self.prompts)
@@ -88,8 +90,11 @@ class RewardTraining:
     """How a reward model is trained where only pairs are given, from the model itself."""
 
     epochs: int = 1
+    """Passes over the pairs."""
     learning_rate: float = 1e-5
+    """The peak: it rises from 0 over the first 5% of the updates, then falls to 0."""
     batch_size: int = 32
+    """Pairs per optimizer step."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "reward-model epochs", "at least 1", self.epochs)

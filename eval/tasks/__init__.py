@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from eval.experiment import Experiment
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from eval.tasks.materials import Materials
     from eval.workshop import Workshop
 
@@ -26,6 +28,22 @@ def materials_of(experiment: Experiment, workshop: Workshop, data_seed: int) -> 
     from eval.tasks.custom import task as custom
 
     return custom.materials(experiment, workshop, data_seed)
+
+
+def model_config(experiment: Experiment) -> PretrainedConfig:
+    """The configuration of the model that is trained, without its weights, from which memory is estimated.
+
+    Raises NotImplementedError for a task that has none here: then nothing is estimated.
+    """
+    if experiment.task == "reviews":
+        from eval.tasks.reviews.world import Reviews
+
+        return Reviews().model_config()
+    if experiment.task == "custom":
+        from algos.engine.loading import read_config
+
+        return read_config(experiment.model or "", experiment.trust_remote_code)
+    raise NotImplementedError(f"the task {experiment.task} does not tell its model's configuration")
 
 
 def preset(task: str) -> Mapping[str, Any]:
