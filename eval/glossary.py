@@ -193,7 +193,7 @@ _TRAINING = [
     ),
     Metric(
         "sampler_gap_max",
-        "sampler against training",
+        "sampler vs training",
         "nats",
         "largest difference of a token's log-probability between the sampler and the training forward: rounding of cached decoding",
     ),
