@@ -131,7 +131,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
             report = compare(store, Workshop(options.cache.expanduser()), workers, console, command)
     except KeyboardInterrupt:
         unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
-        again = command if unwritten else f"rlhf-compare --resume {store.path}"
+        again = command if unwritten else _command(["--resume", str(store.path)])
         print(
             f"stopped; what is finished or saved is kept. Go on with: {for_terminal(again)}", file=sys.stderr
         )
@@ -145,7 +145,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     if failed:
         print(
             f"{len(failed)} of {len(store.all_runs)} runs failed: {', '.join(failed)}. The report says why. "
-            f"Run them again with: {for_terminal(f'rlhf-compare --resume {store.path}')}",
+            f"Run them again with: {for_terminal(_command(['--resume', str(store.path)]))}",
             file=sys.stderr,
         )
     print(f"report: {for_terminal(str(report))}")

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from algos.engine.pairs import closed
 from algos.engine.policy import Policy
+from benchmarks import records
 from benchmarks.page import filled
 from benchmarks.trainers import floors
 from benchmarks.trainers.__main__ import PAGE
@@ -291,3 +292,15 @@ def test_the_page_has_the_tables_of_the_files() -> None:
     ):
         assert filled(page, name, table) == page
     assert set(TITLES) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "named"), [("GenuineIntel", "Some Name, family 6, model 207, with"), ("AuthenticAMD", "Some Name, family 6, with")]
+)  # fmt: skip
+def test_intels_processors_are_told_apart_by_their_model(
+    vendor: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = {"vendor_id": vendor, "cpu family": "6", "model": "207", "model name": "Some Name"}
+    (tmp_path / "cpuinfo").write_text("".join(f"{name}\t: {value}\n" for name, value in told.items()))
+    monkeypatch.setattr(records, "Path", lambda _: tmp_path / "cpuinfo")
+    assert records.processor().startswith(named)

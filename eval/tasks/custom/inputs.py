@@ -139,7 +139,7 @@ class _Reader:
                 fits, reasons = check(row)
             except (
                 UserError
-            ) as error:  # a chat template refuses what it was not made for, a model unknown tokens
+            ) as error:  # of a template not made for it, or a token that the model does not have
                 faults.append((row.line, RowError("refused by the model or its chat template", str(error))))
                 continue
             too_long += not _TOO_LONG.isdisjoint(reasons)
