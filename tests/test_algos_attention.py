@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from algos.engine import attention
 from algos.engine.attention import Texts, attend_from_one, is_short, padding_bias
+from algos.engine.places import Places
 from algos.engine.rollouts import Rollouts
 
 HEADS = {"each its own keys": (4, 4), "shared keys": (4, 2), "one key for all": (4, 1), "one head": (1, 1)}
@@ -22,26 +23,30 @@ BATCHES = {
 
 def texts_of(rollouts: Rollouts, whole: bool, dtype: torch.dtype = torch.float64) -> Texts:
     if whole:
-        return Texts.whole(rollouts.attention_mask_BS()[:, :-1], 1, dtype)
-    return Texts.in_groups(rollouts, 1, dtype)
+        mask_BS = rollouts.attention_mask_BS()[:, :-1]
+        return Texts.whole(mask_BS, Places.whole(mask_BS, rollouts.is_padded), 1, dtype)
+    return Texts.in_groups(rollouts, Places.in_groups(rollouts), 1, dtype)
 
 
 def drawn(texts: Texts, heads: tuple[int, int], dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Queries, keys and values as layers give them: parts of one wide tensor."""
-    tokens, generator = texts.P * (texts.L + texts.G * texts.N), torch.Generator().manual_seed(0)
+    tokens, generator = len(texts.places.taken_M), torch.Generator().manual_seed(0)
     whole = torch.randn(tokens, heads[0] + 2 * heads[1], 8, generator=generator, dtype=dtype)
     parts = whole.split([heads[0], heads[1], heads[1]], dim=1)
     return [part.detach().requires_grad_() for part in parts]
 
 
 def by_hand(texts: Texts, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """One query after another: what it may read is said by the biases alone."""
-    K = query.shape[1] // key.shape[1]
+    """One query after another, of the padding, which is made of zeros, too: what it may read is said by the biases alone."""
+    K, (P, G, L, N), taken = query.shape[1] // key.shape[1], texts.places.shape, texts.places.taken_M
+    query, key, value = (
+        x.new_zeros(P * (L + G * N), *x.shape[1:]).index_copy(0, taken, x) for x in (query, key, value)
+    )
     key, value = key.repeat_interleave(K, dim=1), value.repeat_interleave(K, dim=1)
     found = []
-    prompts = torch.arange(texts.P * texts.L).view(texts.P, texts.L)
-    for p in range(texts.P):
-        for i in range(texts.L):
+    prompts = torch.arange(P * L).view(P, L)
+    for p in range(P):
+        for i in range(L):
             found.append(
                 _one(
                     query[prompts[p, i]],
@@ -51,13 +56,13 @@ def by_hand(texts: Texts, query: Tensor, key: Tensor, value: Tensor, scale: floa
                     scale,
                 )
             )
-    for b in range(texts.P * texts.G):
-        own = texts.prompt_tokens + b * texts.N + torch.arange(texts.N)
-        read = torch.cat([prompts[b // texts.G], own])
-        for i in range(texts.N):
+    for b in range(P * G):
+        own = P * L + b * N + torch.arange(N)
+        read = torch.cat([prompts[b // G], own])
+        for i in range(N):
             bias = texts.responses_B1NS[b, 0, i]
             found.append(_one(query[own[i]], key[read], value[read], bias, scale))
-    return torch.stack(found).flatten(1)
+    return torch.stack(found).flatten(1)[taken]
 
 
 def _one(query_hD: Tensor, key_ShD: Tensor, value_ShD: Tensor, bias_S: Tensor, scale: float) -> Tensor:
@@ -110,7 +115,7 @@ def test_long_texts_and_narrow_heads_are_the_kernels(monkeypatch: pytest.MonkeyP
         return "Products" in type(texts.attend(*given, 0.3).grad_fn).__name__
 
     assert by_products()
-    monkeypatch.setattr(attention, "MOST_KEPT", (texts.L + texts.N - 1) / 8)
+    monkeypatch.setattr(attention, "MOST_KEPT", (texts.places.L + texts.places.N - 1) / 8)
     assert not by_products()
 
 
@@ -183,9 +188,7 @@ def test_nothing_wider_is_kept_for_the_backward_pass(
         kept.append(x)
         return x
 
-    wide = torch.randn(
-        texts.P * (texts.L + texts.G * texts.N), 12, 8, dtype=torch.float64, requires_grad=True
-    )
+    wide = torch.randn(len(texts.places.taken_M), 12, 8, dtype=torch.float64, requires_grad=True)
     query, key, value = wide.mul(1).unflatten(1, (3, 4)).unbind(1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         texts.attend(query, key, value, 0.3)

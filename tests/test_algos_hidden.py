@@ -149,15 +149,16 @@ def test_hundreds_of_responses_in_parts(monkeypatch: pytest.MonkeyPatch, kind: s
 
 
 def test_tokens_computed_are_tokens_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts once, responses without their last token: nobody asks what follows it."""
+    """Prompts once, responses without their last tokens: nobody asks what follows them. Padding only where layers are not
+    known."""
     policy, rollouts = tiny_policy(), groups()
     read = count_tokens(policy)
     forward(policy.model, rollouts, 1.0, policy.dtype)
     L, B, T = rollouts.prompt_ids_PL.shape[1], rollouts.P * rollouts.G, rollouts.T
-    assert read == [rollouts.P * L + B * (T - 1)]
+    assert read == [(5 + 2) + (2 + 1 + 2 + 0)]
     for others, expected in (
         ([by_cache], [rollouts.P * L, B * (T - 1)]),
-        ([twice], [B * (L + T - 1)]),
+        ([twice], [(5 + 2) + (5 + 1) + (2 + 2) + (2 + 0)]),
         ([by_cache, twice], [B * (L + T - 1)]),
     ):
         read.clear()
@@ -166,6 +167,24 @@ def test_tokens_computed_are_tokens_needed(monkeypatch: pytest.MonkeyPatch) -> N
                 other(patch)
             forward(policy.model, rollouts, 1.0, policy.dtype)
         assert read == expected
+
+
+@pytest.mark.parametrize("others", [[], [twice]], ids=["groups", "texts"])
+def test_what_nothing_is_predicted_from_ends_in_the_last_attention(
+    monkeypatch: pytest.MonkeyPatch, others: list[Any]
+) -> None:
+    """Of the last layer the rest, and its norm, see each response token once."""
+    policy, rollouts = tiny_policy(), groups()
+    read = count_tokens(policy)
+    trunk = policy.inner.base_model
+    for module in (*(block.mlp for block in trunk.h), trunk.ln_f):
+        module.register_forward_pre_hook(lambda _, x: read.append(len(x[0])))
+    for other in others:
+        other(monkeypatch)
+    forward(policy.model, rollouts, 1.0, policy.dtype)
+    embedded, *layers, last, norm = read
+    assert layers == [embedded] * (len(trunk.h) - 1)
+    assert last == norm == int(rollouts.mask_PGT.sum())
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import rollouts_of
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from algos.engine.forward import forward
 from algos.engine.pairs import closed
 from algos.engine.policy import Policy
 from benchmarks import records
@@ -143,6 +145,20 @@ def test_flops_of_a_prompt_read_once(model: Any) -> None:
 
     with torch.no_grad():
         assert counted(work) == pytest.approx(Cost.of(model).groups([prompt] * 2, 4, read), rel=0.02)
+
+
+@pytest.mark.parametrize("G", [1, 4])
+def test_ours_computes_what_is_needed(model: Any, G: int) -> None:
+    """Of prompts and responses of one length."""
+    P, L, T, cost = 8 // G, 24, 16, Cost.of(model)
+    rollouts = rollouts_of([[5] * L] * P, [[[7] * T] * G] * P)
+    trunk = cost.flops([L + T - 1] * P, 0) if G == 1 else cost.groups([L] * P, G, T - 1)
+    expected = trunk + 2 * cost.head * P * G * T - cost.spared(P * L, P)
+    with torch.no_grad():
+        forward(model, rollouts, 1.0, torch.float32)  # tried out
+        assert counted(lambda: forward(model, rollouts, 1.0, torch.float32)) == pytest.approx(
+            expected, rel=0.02
+        )
 
 
 def test_flops_of_one_more_token(model: Any) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from algos.engine.batched import Products
+from algos.engine.places import Places
 from algos.engine.rollouts import Rollouts
 
 SHORT = 2**15
@@ -30,15 +31,9 @@ pass makes them again, which takes a hundredth or two of an update (docs/benchma
 
 @dataclass(frozen=True)
 class Texts:
-    """The tokens of a batch, one after another: L of each of P prompts, then N of each of their G responses.
+    """Which of a batch's tokens read which others."""
 
-    Where texts are read whole, they are prompts that have no responses (G = 0).
-    """
-
-    P: int
-    G: int
-    L: int
-    N: int
+    places: Places
     prompts_P1LL: Tensor
     """What attention adds to its logits: 0 where a token may be read, else −inf."""
     responses_B1NS: Tensor
@@ -47,59 +42,49 @@ class Texts:
     """How many read them."""
 
     @classmethod
-    def in_groups(cls, rollouts: Rollouts, layers: int, dtype: torch.dtype) -> Texts:
-        """Prompts, and responses less the last token, whose successor nobody asks for."""
-        P, G, mask_PL = rollouts.P, rollouts.G, rollouts.prompt_mask_PL
-        N = rollouts.T - 1
-        asked = mask_PL.repeat_interleave(G, dim=0)[:, None, :].expand(-1, N, -1)
-        own = _earlier(N, mask_PL.device).expand(len(asked), -1, -1)
-        responses = padding_bias(torch.cat([asked, own], dim=-1), dtype)
-        return cls(P, G, mask_PL.shape[1], N, _of_texts(mask_PL, dtype), responses, layers)
+    def in_groups(cls, rollouts: Rollouts, places: Places, layers: int, dtype: torch.dtype) -> Texts:
+        """Responses read their prompts."""
+        mask_PL = rollouts.prompt_mask_PL
+        asked = mask_PL.repeat_interleave(places.G, dim=0)[:, None, :].expand(-1, places.N, -1)
+        own = _earlier(places.N, mask_PL.device).expand(len(asked), -1, -1)
+        return cls(
+            places, _of_texts(mask_PL, dtype), padding_bias(torch.cat([asked, own], dim=-1), dtype), layers
+        )
 
     @classmethod
-    def whole(cls, mask_BS: Tensor, layers: int, dtype: torch.dtype) -> Texts:
-        """Texts that are padded on either side."""
-        B, S = mask_BS.shape
-        none = mask_BS.new_empty(0, 1, 0, S, dtype=dtype)
-        return cls(B, 0, S, 0, _of_texts(mask_BS, dtype), none, layers)
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.P * self.L
+    def whole(cls, mask_BS: Tensor, places: Places, layers: int, dtype: torch.dtype) -> Texts:
+        """Texts that are read whole."""
+        none = mask_BS.new_empty(0, 1, 0, mask_BS.shape[1], dtype=dtype)
+        return cls(places, _of_texts(mask_BS, dtype), none, layers)
 
     def remakes(self, heads: int) -> bool:
         """Whether probabilities are to be made again in the backward pass."""
-        each = self.P * (self.L**2 + self.G * self.N * (self.L + self.N))
-        return heads * each * self.layers >= KEPT
+        P, G, L, N = self.places.shape
+        return heads * P * (L**2 + G * N * (L + N)) * self.layers >= KEPT
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Queries [tokens, heads, D], keys and values [tokens, heads or a divisor of them, D] → [tokens, heads·D]."""
-        narrow = MOST_KEPT * query.shape[-1] < self.L + self.N
-        if query.device.type != "cpu" or narrow or not is_short(self.L + self.N):
+        longest = self.places.L + self.places.N
+        if query.device.type != "cpu" or MOST_KEPT * query.shape[-1] < longest or not is_short(longest):
             return self._by_kernel(query, key, value, scale)
         return _exactly(lambda q, k, v: Products.apply(q, k, v, self, scale), query, key, value)
 
     def _by_kernel(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """By torch's fused kernel, which is given copies: else what it keeps would keep the wider tensors that they are
         parts of."""
-        asked, answered = zip(*(self.apart(x) for x in (query, key, value)), strict=True)
-        query, *before = (x.unflatten(0, (self.P, self.L)).transpose(1, 2).contiguous() for x in asked)
+        places = self.places
+        asked, answered = zip(*(places.texts(x) for x in (query, key, value)), strict=True)
+        query, *before = (x.transpose(1, 2).contiguous() for x in asked)
         key, value = before
         found = _kernel(query, key, value, self.prompts_P1LL, scale)
-        if not self.G:
-            return found
-        own, *after = (x.unflatten(0, (self.P * self.G, self.N)).transpose(1, 2) for x in answered)
-        key, value = (
-            torch.cat([x.repeat_interleave(self.G, dim=0), y], dim=2)
-            for x, y in zip(before, after, strict=True)
-        )
-        return torch.cat([found, _kernel(own.contiguous(), key, value, self.responses_B1NS, scale)])
-
-    def apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is the prompts' and what the responses'; unlike slices, they send back one gradient, not two halves
-        full of zeros."""
-        ahead, behind = x.split([self.prompt_tokens, len(x) - self.prompt_tokens])
-        return ahead, behind
+        if places.G:
+            own, *after = (x.transpose(1, 2) for x in answered)
+            key, value = (
+                torch.cat([x.repeat_interleave(places.G, dim=0), y], dim=2)
+                for x, y in zip(before, after, strict=True)
+            )
+            found = torch.cat([found, _kernel(own.contiguous(), key, value, self.responses_B1NS, scale)])
+        return places.of_tokens(found)
 
 
 def padding_bias(readable_BNS: Tensor, dtype: torch.dtype) -> Tensor:

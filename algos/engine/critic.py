@@ -31,14 +31,15 @@ class Critic(nn.Module):
         if next(inner.parameters()).dtype == torch.float64:
             self.double()
 
-    def forward(self, rollouts: Rollouts, hidden_PGTH: Tensor | None) -> Tensor:
-        """Values [P, G, T] in units of reward; `hidden_PGTH` is what the policy's head reads, if shared."""
+    def forward(self, rollouts: Rollouts, hidden_NH: Tensor | None) -> Tensor:
+        """Values [P, G, T] in units of reward, 0 where there is no token; `hidden_NH` is what the policy's head reads to
+        predict those that there are, if shared."""
         if self.trunk is not None:
-            hidden_PGTH = response_hidden(self.trunk, rollouts, direct_trunk(self, self.trunk))
-        assert hidden_PGTH is not None
+            hidden_NH = response_hidden(self.trunk, rollouts, direct_trunk(self, self.trunk))
+        assert hidden_NH is not None
         # Values are targets of a regression: fp32 whatever the autocast around.
-        with torch.autocast(hidden_PGTH.device.type, enabled=False):
-            return self.head(hidden_PGTH.to(self.head.weight.dtype)).squeeze(-1)
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            return rollouts.placed(self.head(hidden_NH.to(self.head.weight.dtype)).squeeze(-1))
 
     @property
     def trunk_size(self) -> int:

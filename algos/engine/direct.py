@@ -167,7 +167,7 @@ def _tried(owner: Any, trunk: Any) -> Direct | None:
             found = trunk_of(AsModules())
             if found is None or len(found.layers) != len(cache.layers):
                 return None
-            alike = [_alike(way(rollouts).flatten(0, 1), read) for way in (found.of_groups, found.of_texts)]
+            alike = [_alike(way(rollouts), read.flatten(0, 1)) for way in (found.of_groups, found.of_texts)]
             if logits is not None:
                 found = _with_head(trunk_of, owner)
                 batch = LayerStepper(

@@ -32,7 +32,7 @@ def response_logits(
     model: nn.Module, rollouts: Rollouts, temperature: float, hidden: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Logits/temperature that predict each response token, [P, G, T, V], and what the head read to predict
-    it, [P, G, T, H], where asked for. Only response positions reach the head."""
+    those that there are, [N, H], where asked for. Only response positions reach the head."""
     T = rollouts.T
     # Nobody asks what follows the last token.
     read = aligned(rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1], model)
@@ -43,7 +43,7 @@ def response_logits(
     with reading as given:
         logits_BTV = model(**inputs).logits[:, -T:]
     logits_PGTV = rollouts.per_group(upcast(logits_BTV) / temperature)
-    return logits_PGTV, rollouts.per_group(given[0][:, -T:]) if hidden else None
+    return logits_PGTV, given[0][:, -T:].flatten(0, 1)[rollouts.places_N] if hidden else None
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def forward(
     head = linear_head(model)
     with precision(rollouts.mask_PGT.device, dtype):
         if head is None:
-            logits_PGTV, hidden_PGTH = response_logits(
+            logits_PGTV, hidden_NH = response_logits(
                 model, rollouts, temperature, hidden=bool(critic and critic.shared)
             )
             logps_PGT, entropy_PGT = (
@@ -93,26 +93,12 @@ def forward(
             inner = unwrapped(model)
             layers = direct(inner)
             with shared_gradient(inner.get_input_embeddings(), head) as passed:
-                hidden_PGTH = response_hidden(inner.base_model, rollouts, layers)
-            logps_PGT, entropy_PGT = _of_hidden(hidden_PGTH, head, passed[-1], rollouts, temperature)
-        values_PGT = None if critic is None else critic(rollouts, hidden_PGTH)
+                hidden_NH = response_hidden(inner.base_model, rollouts, layers)
+            ids_N = rollouts.response_ids_PGT.flatten()[rollouts.places_N]
+            found = selected_logps(hidden_NH, head, ids_N, temperature, passed[-1])
+            logps_PGT, entropy_PGT = (rollouts.placed(x_N) for x_N in found)
+        values_PGT = None if critic is None else critic(rollouts, hidden_NH)
     return Outputs(logps_PGT, entropy_PGT, values_PGT)
-
-
-def _of_hidden(
-    hidden_PGTH: Tensor, head: nn.Linear, weight_VH: Tensor, rollouts: Rollouts, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies [P, G, T]; padding does not reach the head."""
-    places_N, shape = rollouts.places_N(), rollouts.mask_PGT.shape
-    hidden_NH, ids_N = hidden_PGTH.flatten(0, 2), rollouts.response_ids_PGT.flatten()
-    if len(places_N) == len(ids_N):
-        logps_N, entropy_N = selected_logps(hidden_NH, head, ids_N, temperature, weight_VH)
-        return logps_N.view(shape), entropy_N.view(shape)
-    found = selected_logps(hidden_NH[places_N], head, ids_N[places_N], temperature, weight_VH)
-    logps_PGT, entropy_PGT = (
-        x_N.new_zeros(len(ids_N)).index_copy(0, places_N, x_N).view(shape) for x_N in found
-    )
-    return logps_PGT, entropy_PGT
 
 
 def groups_per_forward(

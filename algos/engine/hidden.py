@@ -24,7 +24,7 @@ a token forward and backward."""
 
 
 def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None) -> Tensor:
-    """The last hidden states from which each response token is predicted, [P, G, T, H].
+    """The last hidden states from which the response tokens are predicted, [N, H] (`Rollouts.places_N`).
 
     A group's prompt is read once, with its gradient, where keys and values are all that is needed of it: layers that
     keep more (windows, recurrent states) read it again for every response. So does gradient checkpointing, which
@@ -44,7 +44,7 @@ def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None
     # Nobody asks what follows the last token.
     ids_BS, mask_BS = aligned(rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1], trunk)
     hidden_BSH: Tensor = trunk(**inputs_for(trunk, ids_BS, mask_BS)).last_hidden_state
-    return rollouts.per_group(hidden_BSH[:, -T:])
+    return _of_tokens(hidden_BSH[:, -T:], rollouts)
 
 
 def reads_once(rollouts: Rollouts, trunk: Any) -> bool:
@@ -66,7 +66,14 @@ def _of_groups(trunk: Any, rollouts: Rollouts, cache: DynamicCache) -> Tensor:
     ids_BN, mask_BS = rollouts.response_ids_PGT[..., :-1].flatten(0, 1), rollouts.attention_mask_BS()[:, :-1]
     rest_BNH = _read(trunk, ids_BN, mask_BS, cache)
     first_B1H = prompts_PLH[:, -1:].repeat_interleave(G, dim=0)
-    return rollouts.per_group(torch.cat([first_B1H, rest_BNH], dim=1))
+    return _of_tokens(torch.cat([first_B1H, rest_BNH], dim=1), rollouts)
+
+
+def _of_tokens(hidden_BTH: Tensor, rollouts: Rollouts) -> Tensor:
+    """What is not padding, [N, H]."""
+    hidden_BH = hidden_BTH.flatten(0, 1)
+    places_N = rollouts.places_N
+    return hidden_BH if len(places_N) == len(hidden_BH) else hidden_BH[places_N]
 
 
 def _read(trunk: Any, ids_BN: Tensor, mask_BS: Tensor, cache: DynamicCache) -> Tensor:

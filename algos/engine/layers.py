@@ -1,6 +1,6 @@
 """A language model as layers that are called one by one, on the tokens of a whole batch or on one more in every row.
 
-Tokens of prompts and of responses are multiplied together; only attention has to tell them apart.
+Tokens of prompts and of responses are multiplied together, and padding is not; only attention has to tell them apart.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from algos.engine.attention import Texts
 from algos.engine.inputs import positions
 from algos.engine.parts import Module
+from algos.engine.places import Places
 from algos.engine.rollouts import Rollouts
 
 Rotation = tuple[Tensor, Tensor] | None
@@ -24,13 +26,6 @@ KeysAndValues = tuple[Tensor, Tensor]
 """Of a layer, [rows, heads of keys and values, tokens, D] both."""
 Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys and values [N, heads, D] of N tokens, and the scale of their products → what they read, [N, heads·D]."""
-
-
-class _Attends(Protocol):
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
-
-
-T = TypeVar("T", bound=_Attends)
 
 
 @dataclass(frozen=True)
@@ -43,8 +38,15 @@ class Layer:
     feed: Module
     scale: float
 
-    def __call__(self, x_NH: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
-        x_NH = x_NH + self.out(attention(*self.heads(x_NH, rotation), self.scale))
+    def __call__(
+        self, x_NH: Tensor, rotation: Rotation, attention: Attention, asked_K: Tensor | None = None
+    ) -> Tensor:
+        """What it makes of the tokens that are asked for, by default all; they read the others all the same."""
+        read_NH = attention(*self.heads(x_NH, rotation), self.scale)
+        if asked_K is not None:
+            # Looked up as words are: their gradients are added in a fixed order, on a GPU too.
+            x_NH, read_NH = F.embedding(asked_K, x_NH), F.embedding(asked_K, read_NH)
+        x_NH = x_NH + self.out(read_NH)
         return x_NH + self.feed(x_NH)
 
 
@@ -58,50 +60,66 @@ class Direct:
     norm: Module
 
     def of_groups(self, rollouts: Rollouts) -> Tensor:
-        """The last hidden states from which each response token is predicted, [P, G, T, H]: prompts, read once a
-        group, and responses of T > 1 go through the layers together and meet in attention alone."""
+        """The last hidden states from which response tokens are predicted, [K, H] (`Rollouts.places_N`): prompts, read
+        once a group, and responses of T > 1 go through the layers together and meet in attention alone."""
         assert rollouts.T > 1
-        G, L = rollouts.G, rollouts.prompt_ids_PL.shape[1]
+        L, T, asked_K = rollouts.prompt_ids_PL.shape[1], rollouts.T, rollouts.places_N
+        places = Places.in_groups(rollouts)
         at_PL, at_BS = positions(rollouts.prompt_mask_PL), positions(rollouts.attention_mask_BS()[:, :-1])
-        x_NH, texts = self._hidden(
+        # The first token is predicted behind the prompt, another behind the one before it.
+        response_K, t_K = asked_K // T, asked_K % T
+        behind_prompt_K = (response_K // rollouts.G + 1) * L - 1
+        behind_token_K = places.prompts + response_K * (T - 1) + t_K - 1
+        return self._hidden(
             torch.cat([rollouts.prompt_ids_PL.flatten(), rollouts.response_ids_PGT[..., :-1].flatten()]),
             torch.cat([at_PL.flatten(), at_BS[:, L:].flatten()]),
-            partial(Texts.in_groups, rollouts, len(self.layers)),
+            torch.where(t_K == 0, behind_prompt_K, behind_token_K),
+            places,
+            partial(Texts.in_groups, rollouts, places, len(self.layers)),
         )
-        ahead, behind = texts.apart(x_NH)
-        last_PH = ahead.unflatten(0, (-1, L))[:, -1:]
-        read_BTH = torch.cat(
-            [last_PH.repeat_interleave(G, dim=0), behind.unflatten(0, (len(at_BS), -1))], dim=1
-        )
-        return rollouts.per_group(self.norm(read_BTH))
 
     def of_texts(self, rollouts: Rollouts) -> Tensor:
         """The same, every response read behind a prompt of its own."""
         ids_BS, mask_BS = rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1]
-        x_NH, _ = self._hidden(
-            ids_BS.flatten(), positions(mask_BS).flatten(), partial(Texts.whole, mask_BS, len(self.layers))
+        T, asked_K, places = rollouts.T, rollouts.places_N, Places.in_texts(rollouts)
+        return self._hidden(
+            ids_BS.flatten(),
+            positions(mask_BS).flatten(),
+            (asked_K // T + 1) * places.L - T + asked_K % T,
+            places,
+            partial(Texts.whole, mask_BS, places, len(self.layers)),
         )
-        read_BTH = x_NH.unflatten(0, ids_BS.shape)[:, -rollouts.T :]
-        return rollouts.per_group(self.norm(read_BTH))
 
     def of_prompts(self, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, list[KeysAndValues]]:
         """The hidden states behind prompts that are padded on the left, [P, H], and what each layer's attention is to
         read of them later."""
         read: list[KeysAndValues] = []
-        x_NH, _ = self._hidden(
-            ids_PL.flatten(), positions(mask_PL).flatten(), partial(_Reading, mask_PL, read)
+        P, L = ids_PL.shape
+        places = Places.whole(mask_PL, not bool(mask_PL.all()))
+        hidden_PH = self._hidden(
+            ids_PL.flatten(),
+            positions(mask_PL).flatten(),
+            torch.arange(1, P + 1, device=ids_PL.device) * L - 1,
+            places,
+            partial(_Reading, mask_PL, places, read),
         )
-        return self.norm(x_NH.unflatten(0, ids_PL.shape)[:, -1]), read
+        return hidden_PH, read
 
     def _hidden(
-        self, ids_N: Tensor, positions_N: Tensor, texts_of: Callable[[torch.dtype], T]
-    ) -> tuple[Tensor, T]:
-        """What the last layer gives, [N, H]."""
-        x_NH, rotation = self.embed(ids_N, positions_N)
-        texts = texts_of(x_NH.dtype)
-        for layer in self.layers:
-            x_NH = layer(x_NH, rotation, texts.attend)
-        return x_NH, texts
+        self,
+        ids_N: Tensor,
+        positions_N: Tensor,
+        asked_K: Tensor,
+        places: Places,
+        reading: Callable[[torch.dtype], _Attends],
+    ) -> Tensor:
+        """The last hidden states at some of the places, [K, H], from ids and positions at all of them. What only attention
+        reads of the last layer goes no further in it."""
+        x_MH, rotation = self.embed(places.of_tokens(ids_N), places.of_tokens(positions_N))
+        attend, (*before, last) = reading(x_MH.dtype).attend, self.layers
+        for layer in before:
+            x_MH = layer(x_MH, rotation, attend)
+        return self.norm(last(x_MH, rotation, attend, places.token_N[asked_K]))
 
 
 @dataclass(frozen=True)
@@ -119,14 +137,20 @@ class DirectModel(WithHead):
     """Makes the same of the functions that the modules then compute, for blocks in which no weight changes."""
 
 
+class _Attends(Protocol):
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
+
+
 class _Reading:
     """Whole texts, of which what attention reads is kept."""
 
-    def __init__(self, mask_BS: Tensor, read: list[KeysAndValues], dtype: torch.dtype) -> None:
-        self.texts, self.read, self.shape = Texts.whole(mask_BS, 1, dtype), read, mask_BS.shape
+    def __init__(
+        self, mask_BS: Tensor, places: Places, read: list[KeysAndValues], dtype: torch.dtype
+    ) -> None:
+        self.texts, self.read = Texts.whole(mask_BS, places, 1, dtype), read
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         # Copies: views would keep the queries, too.
-        keys, values = (x.unflatten(0, self.shape).transpose(1, 2).contiguous() for x in (key, value))
+        keys, values = (self.texts.places.texts(x)[0].transpose(1, 2).contiguous() for x in (key, value))
         self.read.append((keys, values))
         return self.texts.attend(query, key, value, scale)

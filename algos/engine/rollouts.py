@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -131,9 +132,22 @@ class Rollouts:
         prompts = self.prompt_mask_PL[:, None, :].expand(-1, self.G, -1)
         return torch.cat([prompts, self.mask_PGT], dim=-1).flatten(0, 1)
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether some place holds no token."""
+        return not bool(self.prompt_mask_PL.all() & self.mask_PGT.all())
+
+    @cached_property
     def places_N(self) -> Tensor:
         """[N] where the response tokens stand in a flattened [P, G, T]."""
         return self.mask_PGT.flatten().nonzero().squeeze(-1)
+
+    def placed(self, x_N: Tensor) -> Tensor:
+        """What belongs to the response tokens, [N] → [P, G, T], and 0 where there is none."""
+        shape = self.mask_PGT.shape
+        if len(x_N) == shape.numel():
+            return x_N.view(shape)
+        return x_N.new_zeros(shape.numel()).index_copy(0, self.places_N, x_N).view(shape)
 
     def per_group(self, x_B: Tensor) -> Tensor:
         """[B, ...] → [P, G, ...]."""

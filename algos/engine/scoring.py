@@ -50,9 +50,9 @@ def score_reference(policy: Policy, rollouts: Rollouts, temperature: float) -> T
 def _score(
     model: nn.Module, policy: Policy, rollouts: Rollouts, temperature: float, critic: Critic | None
 ) -> tuple[Tensor, Tensor | None]:
-    ordered, back_P = rollouts.by_length()
-
     def attempt(groups: int) -> tuple[Tensor, Tensor | None]:
+        # All at once they stay as they are, and are rounded as in a training forward of all of them.
+        ordered, back_P = (rollouts, slice(None)) if groups >= rollouts.P else rollouts.by_length()
         logps: list[Tensor] = []
         values: list[Tensor] = []
         for part in ordered.micro_batches(groups):
@@ -60,11 +60,11 @@ def _score(
             logps.append(outputs.logps_PGT)
             if outputs.values_PGT is not None:
                 values.append(outputs.values_PGT)
-        return join_right(logps, width=rollouts.T), join_right(values, width=rollouts.T) if values else None
+        logps_PGT, *values_PGT = (join_right(x, width=rollouts.T)[back_P] for x in (logps, values) if x)
+        return logps_PGT, values_PGT[0] if values_PGT else None
 
     size = min(groups_per_forward(model, rollouts), rollouts.P)
-    logps_PGT, values_PGT = policy.portions.run("scoring", size, attempt, SHORTER)
-    return logps_PGT[back_P], None if values_PGT is None else values_PGT[back_P]
+    return policy.portions.run("scoring", size, attempt, SHORTER)
 
 
 def with_reference(policy: Policy, rollouts: Rollouts, temperature: float) -> Rollouts:

@@ -22,6 +22,8 @@ from benchmarks.trainers.ours import prompts_a_step
 from benchmarks.trainers.phases import OLD, REFERENCE, REWARD, SAMPLING, UPDATE
 from benchmarks.trainers.worlds import PPO_EPOCHS, RESPONSE_TOKENS, SEQUENCES, SIZES, Case
 
+READ_BY_ATTENTION = ("c_attn", "q_proj", "k_proj", "v_proj")
+"""The linear layers before attention, in GPT-2 and Llama."""
 BACKWARD = 2
 """A backward pass multiplies each matrix twice where the forward pass does once."""
 
@@ -44,12 +46,17 @@ class Cost:
     """Weights of the output matrix."""
     attention: int
     """Layers × heads × width of a head."""
+    last: int
+    """Weights of the trunk's last layer behind its attention: of no use to tokens that nothing is predicted from."""
 
     @classmethod
     def of(cls, model: Any) -> Cost:
         config = model.config
         each = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        (layers,) = (x for x in model.base_model.children() if isinstance(x, nn.ModuleList))
+        last = {name: x.weight.numel() for name, x in layers[-1].named_modules() if is_matrix(x)}
         return cls(
+            last=sum(n for name, n in last.items() if name.split(".")[-1] not in READ_BY_ATTENTION),
             trunk=sum(n * rows * columns for (rows, columns), n in matrices(model).items()),
             head=model.get_output_embeddings().weight.numel(),
             attention=config.num_hidden_layers * config.num_attention_heads * each,
@@ -74,6 +81,11 @@ class Cost:
         pairs = sum(prompt**2 + responses * read * (prompt + read) for prompt in prompts)
         return 2.0 * (self.trunk * tokens + 2 * self.attention * pairs)
 
+    def spared(self, tokens: int, predicted_from: int) -> float:
+        """FLOPs of a forward pass over so many tokens that the last layer need not do, where tokens are predicted from so
+        many of them."""
+        return 2.0 * self.last * (tokens - predicted_from)
+
     def decoding(self, context: int) -> float:
         """FLOPs of one more token behind `context` others."""
         return 2.0 * (self.trunk + 2 * self.attention * (context + 1) + self.head)
@@ -83,16 +95,19 @@ def matrices(model: Any) -> Counter[tuple[int, int]]:
     """The trunk's matrices as (rows in, columns out), and how many there are of each."""
     head, found = model.get_output_embeddings(), Counter[tuple[int, int]]()
     for module in model.modules():
-        if isinstance(module, Conv1D):
-            found[module.weight.shape[0], module.weight.shape[1]] += 1
-        elif isinstance(module, nn.Linear) and module is not head:
-            found[module.in_features, module.out_features] += 1
+        if is_matrix(module) and module is not head:
+            rows, columns = module.weight.shape
+            found[(rows, columns) if isinstance(module, Conv1D) else (columns, rows)] += 1
     return found
+
+
+def is_matrix(module: nn.Module) -> bool:
+    return isinstance(module, Conv1D | nn.Linear)
 
 
 def needed(case: Case, algorithm: str) -> dict[str, Work]:
     """The least work of each phase of a step: no padding, no token after the last whose successor is predicted, only
-    response positions at the head, each prompt read once for its group."""
+    response positions at the head and behind the last layer's attention, each prompt read once for its group."""
     cost, T = Cost.of_size(case.size), RESPONSE_TOKENS
     texts = [pair["prompt"] for pair in case.pairs] if algorithm == "dpo" else case.prompts
     prompts = [len(text.split()) for text in texts]
@@ -106,13 +121,15 @@ def needed(case: Case, algorithm: str) -> dict[str, Work]:
         trunk = a_step(cost.groups(prompts, SEQUENCES // groups, T - 1), groups)
     else:
         trunk = a_step(cost.flops([prompt + T - 1 for prompt in prompts], 0), SEQUENCES)
+    # Behind a prompt one token is predicted, the first of all of its responses.
+    trunk -= a_step(cost.spared(sum(prompts), len(prompts)), groups)
     whole = trunk + 2.0 * cost.head * SEQUENCES * T
     critic = trunk if algorithm == "ppo-separate" else 0.0
     passes = PPO_EPOCHS if algorithm.startswith("ppo") else 1
     work = {REFERENCE: Work(whole), UPDATE: Work(passes * (1 + BACKWARD) * (whole + critic))}
     if algorithm == "dpo":
         return work
-    prefill = a_step(cost.flops(prompts, len(prompts)), groups)
+    prefill = a_step(cost.flops(prompts, len(prompts)) - cost.spared(sum(prompts), len(prompts)), groups)
     steps = sum(cost.decoding(prompt + t) for prompt in prompts for t in range(T - 1))
     weights = (cost.trunk + cost.head) * (2 if case.dtype == "bf16" else 4)
     sampling = Work(prefill + a_step(steps, SEQUENCES), float(T * weights))

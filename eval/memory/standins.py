@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,6 +75,9 @@ class Peak(TorchDispatchMode):
 class FullRollouts(Rollouts):
     """Every place holds a token: which do cannot be asked of tensors without data."""
 
+    is_padded = False
+
+    @cached_property
     def places_N(self) -> Tensor:
         return torch.arange(self.mask_PGT.numel())
 
