@@ -135,7 +135,7 @@ def test_texts_of_a_length_that_comes_again(family: Family, monkeypatch: pytest.
     for module in (forward_module, hidden):
         monkeypatch.setattr(module, "aligned", longer)
     monkeypatch.setattr(hidden, "MIN_SAVED", 2.0)
-    monkeypatch.setattr(hidden, "is_short", lambda _: False)
+    monkeypatch.setattr(forward_module, "direct", lambda _: None)
     gap = float((score_policy(policy, rollouts, 0.7)[0] - expected).abs().max())
     assert gap < family.tolerance
     same_gradients(

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from algos.engine.attention import is_short
 from algos.engine.inputs import accepts, aligned, inputs_for
 from algos.engine.layers import Direct
 from algos.engine.memory import is_recomputed
@@ -28,10 +27,10 @@ def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None
 
     A group's prompt is read once, with its gradient, where keys and values are all that is needed of it: layers that
     keep more (windows, recurrent states) read it again for every response. So does gradient checkpointing, which
-    keeps nothing, and always goes through the trunk. Else groups go through the `layers`, where they are known; texts
-    that share no prompt do so on a CPU where they are short.
+    keeps nothing, and always goes through the trunk. Else groups go through the `layers`, where they are known, and on
+    a CPU texts that share no prompt do so, too: there padding is left out.
     """
-    L, T = rollouts.prompt_ids_PL.shape[1], rollouts.T
+    T = rollouts.T
     if not is_recomputed(trunk):
         if T > 1 and reads_once(rollouts, trunk):
             if layers is not None:
@@ -39,7 +38,7 @@ def response_hidden(trunk: Any, rollouts: Rollouts, layers: Direct | None = None
             cache = _keys_alone(trunk)
             if cache is not None:
                 return _of_groups(trunk, rollouts, cache)
-        elif layers is not None and rollouts.mask_PGT.device.type == "cpu" and is_short(L + T - 1):
+        elif layers is not None and rollouts.mask_PGT.device.type == "cpu":
             return layers.of_texts(rollouts)
     # Nobody asks what follows the last token.
     ids_BS, mask_BS = aligned(rollouts.input_ids_BS()[:, :-1], rollouts.attention_mask_BS()[:, :-1], trunk)
