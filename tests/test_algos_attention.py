@@ -24,7 +24,7 @@ BATCHES = {
 def texts_of(rollouts: Rollouts, whole: bool, dtype: torch.dtype = torch.float64) -> Texts:
     if whole:
         mask_BS = rollouts.attention_mask_BS()[:, :-1]
-        return Texts.whole(mask_BS, Places.whole(mask_BS, rollouts.is_padded), 1, dtype)
+        return Texts.whole(mask_BS, Places.whole(mask_BS), 1, dtype)
     return Texts.in_groups(rollouts, Places.in_groups(rollouts), 1, dtype)
 
 

@@ -99,10 +99,27 @@ def test_no_text_makes_eos_or_pad_likely(case: Case, model: Any) -> None:
     assert float(logits_BSV.softmax(-1)[..., [EOS, PAD]].max()) < 1e-9
 
 
+def test_responses_that_end_when_they_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded ones and those that are drawn, and no floor for what nobody could count beforehand."""
+    monkeypatch.setitem(SIZES, "tiny", replace(SIZES["tiny"], ends=1 / 32, steps=64))
+    case = Case.build(tmp_path, "tiny", 2, 1, "fp32")
+    lengths = [len(pair[name].split()) + 1 for pair in case.pairs for name in ("chosen", "rejected")]
+    # Of a geometric law with mean 32 that is cut at 64 the mean is 32·(1 − (31/32)⁶⁴).
+    assert sum(lengths) / len(lengths) == pytest.approx(32 * (1 - (31 / 32) ** 64), rel=0.1)
+    assert (min(lengths), max(lengths)) == (2, RESPONSE_TOKENS)
+    model = AutoModelForCausalLM.from_pretrained(case.model)
+    ids = AutoTokenizer.from_pretrained(case.model)(
+        case.prompts[:SEQUENCES], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        ends_BS = model(**ids).logits.softmax(-1)[..., EOS]
+    assert float(ends_BS.mean()) == pytest.approx(1 / 32, rel=0.2)
+
+
 def test_sizes_are_those_of_the_page() -> None:
     millions = {name: _parameters(name) / 1e6 for name in SIZES}
     assert millions == pytest.approx(
-        {"tiny": 0.446, "small": 27.4, "gpt2": 124.4, "half-billion": 494.0}, rel=0.01
+        {"tiny": 0.446, "small": 27.4, "small-ending": 27.4, "gpt2": 124.4, "half-billion": 494.0}, rel=0.01
     )
 
 

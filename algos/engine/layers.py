@@ -95,7 +95,7 @@ class Direct:
         read of them later."""
         read: list[KeysAndValues] = []
         P, L = ids_PL.shape
-        places = Places.whole(mask_PL, not bool(mask_PL.all()))
+        places = Places.whole(mask_PL)
         hidden_PH = self._hidden(
             ids_PL.flatten(),
             positions(mask_PL).flatten(),

@@ -39,19 +39,19 @@ class Places:
         """Prompts, and responses less their last tokens, whose successors nobody asks for."""
         P, G, N = rollouts.P, rollouts.G, rollouts.T - 1
         masks = rollouts.prompt_mask_PL.flatten(), rollouts.mask_PGT[..., 1:].flatten()
-        return cls(P, G, rollouts.prompt_ids_PL.shape[1], N, _taken(torch.cat(masks), rollouts.is_padded))
+        return cls(P, G, rollouts.prompt_ids_PL.shape[1], N, _taken(torch.cat(masks), rollouts))
 
     @classmethod
     def in_texts(cls, rollouts: Rollouts) -> Places:
         """The same, every response behind a prompt of its own."""
         mask_BS = rollouts.attention_mask_BS()
-        return cls.whole(mask_BS[:, :-1] & mask_BS[:, 1:], rollouts.is_padded)
+        return cls.whole(mask_BS[:, :-1] & mask_BS[:, 1:], rollouts)
 
     @classmethod
-    def whole(cls, mask_BS: Tensor, is_padded: bool) -> Places:
-        """Texts that are padded on either side, if at all."""
+    def whole(cls, mask_BS: Tensor, rollouts: Rollouts | None = None) -> Places:
+        """Texts that are padded on either side, if at all; of these rollouts, if of any."""
         B, S = mask_BS.shape
-        return cls(B, 0, S, 0, _taken(mask_BS.flatten(), is_padded))
+        return cls(B, 0, S, 0, _taken(mask_BS.flatten(), rollouts))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -159,8 +159,8 @@ class Places:
         return self._rows[key]
 
 
-def _taken(holds_N: Tensor, is_padded: bool) -> Tensor:
+def _taken(holds_N: Tensor, rollouts: Rollouts | None) -> Tensor:
     """Which places hold a token; on a GPU all of them, as others would have to be waited for."""
-    if is_padded and holds_N.device.type == "cpu":
+    if holds_N.device.type == "cpu" and (rollouts is None or rollouts.is_padded):
         return holds_N.nonzero().squeeze(-1)
     return torch.arange(len(holds_N), device=holds_N.device)

@@ -21,7 +21,7 @@ import torch
 from benchmarks.trainers.floors import Work, needed
 from benchmarks.trainers.gate import STEP
 from benchmarks.trainers.records import Contestant, Phase
-from benchmarks.trainers.worlds import Case
+from benchmarks.trainers.worlds import SIZES, Case
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / os.environ.get("PEERS", ".venv-peers") / "bin" / "python"
@@ -100,19 +100,23 @@ def workers(
 
 
 def contest(case: Case, algorithm: str, repetitions: int) -> tuple[list[Contestant], list[Phase]]:
-    """Ours and TRL's, and ours by phases. A CPU computes for one process at a time from the first to the last; where a
-    GPU does the computing they start together, as most of that is done by a core of the CPU for each."""
+    """Ours and TRL's, and ours by phases, but of responses that end early, whose work is not known beforehand. A CPU
+    computes for one process at a time from the first to the last; where a GPU does the computing they start together,
+    as most of that is done by a core of the CPU for each."""
     names = ["ours", "TRL"]
     if not python_of("TRL", algorithm).is_file():
         print(f"TRL is left out of {algorithm}: `make peers` builds its environment, {PEERS.parents[1].name}")
         names.remove("TRL")
-    if torch.cuda.is_available():
+    counted = not SIZES[case.size].ends
+    if torch.cuda.is_available() and counted:
         with workers(case, [*names, PHASES], algorithm, together=True) as started:
             phases = split(case, algorithm, started[PHASES], repetitions)
             started.pop(PHASES).close()
             return race(case, algorithm, started, repetitions), phases
     with workers(case, names, algorithm) as started:
         contestants = race(case, algorithm, started, repetitions)
+    if not counted:
+        return contestants, []
     with workers(case, [PHASES], algorithm) as started:
         return contestants, split(case, algorithm, started[PHASES], repetitions)
 

@@ -54,14 +54,16 @@ def dpo(case: Case, gate: Gate) -> None:
         model=_model(case), args=settings, train_dataset=Dataset.from_list(case.pairs),
         processing_class=AutoTokenizer.from_pretrained(case.model), callbacks=[Gated(gate)],
     )  # fmt: skip
-    _require_whole(trainer.train_dataset)
+    _require_whole(trainer.train_dataset, case)
     trainer.train()
 
 
-def _require_whole(rows: Any) -> None:
+def _require_whole(rows: Any, case: Case) -> None:
     """Every response is as long as it was meant to be, its EOS included."""
-    lengths = {len(row[name]) for row in rows for name in ("chosen_ids", "rejected_ids")}
-    assert lengths == {RESPONSE_TOKENS}, lengths
+    for name in ("chosen", "rejected"):
+        lengths = [len(row[f"{name}_ids"]) for row in rows]
+        meant = [len(pair[name].split()) + 1 for pair in case.pairs]
+        assert lengths == meant, (lengths, meant)
 
 
 def rloo(case: Case, gate: Gate) -> None:

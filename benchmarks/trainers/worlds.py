@@ -6,6 +6,7 @@ Runs in the peers' environment too: nothing of this project is imported here.
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class Size:
     family: Literal["gpt2", "llama"] = "gpt2"
     steps: int = 16
     """The fewest steps that the recorded pairs last for: what is done once a run is divided by them."""
+    ends: float = 0.0
+    """How likely EOS is at every token; at 0 no response ends before it is cut."""
 
     def config(self) -> PretrainedConfig:
         """Dropout is off: some contestants turn it off, some do not."""
@@ -64,6 +67,7 @@ class Size:
 SIZES = {
     "tiny": Size(layers=2, width=128, heads=4, vocabulary=256, steps=64),
     "small": Size(layers=6, width=512, heads=8, vocabulary=16_384),
+    "small-ending": Size(layers=6, width=512, heads=8, vocabulary=16_384, ends=1 / 32),
     "gpt2": Size(layers=12, width=768, heads=12, vocabulary=50_257, positions=1024),
     "half-billion": Size(layers=24, width=896, heads=14, vocabulary=151_936, family="llama"),
 }
@@ -116,9 +120,15 @@ def _prompt(draw: random.Random, size: Size) -> str:
 
 
 def _pair(draw: random.Random, size: Size) -> dict[str, str]:
-    """Responses of `RESPONSE_TOKENS` with the EOS that both libraries append."""
-    chosen, rejected = (f" {_text(draw, size, RESPONSE_TOKENS - 1)}" for _ in range(2))
+    """Responses of at most `RESPONSE_TOKENS` with the EOS that both libraries append."""
+    chosen, rejected = (f" {_text(draw, size, _words(draw, size.ends))}" for _ in range(2))
     return {"prompt": _prompt(draw, size), "chosen": chosen, "rejected": rejected}
+
+
+def _words(draw: random.Random, ends: float) -> int:
+    """How many there are before EOS, one at least."""
+    most = RESPONSE_TOKENS - 1
+    return next((n for n in range(1, most) if draw.random() < ends), most) if ends else most
 
 
 def words(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -135,7 +145,7 @@ def words(vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def random_model(size: Size) -> PreTrainedModel:
-    """Random weights that do not end a response early: see `_never`."""
+    """Random weights that end no response early, or as many of them as the size says: see `_fix`."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -145,19 +155,21 @@ def random_model(size: Size) -> PreTrainedModel:
         torch.manual_seed(SEED)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(size.config())
     if size.family == "gpt2":
-        _never(model, (EOS, PAD))
+        # The others' logits lie around 0.
+        _fix(model, {EOS: math.log(size.ends * size.vocabulary) if size.ends else NEVER, PAD: NEVER})
     return model
 
 
-def _never(model: Any, tokens: tuple[int, ...]) -> None:
-    """Gives tokens one logit, `NEVER`, whatever the text: a layer norm's output has mean 0 before its bias, so that a
-    bias of 1 and an output embedding of NEVER/width make that sum. (Llama's norm has no bias; among 150k tokens drawn
-    all but uniformly EOS comes once in 150 steps.)"""
+def _fix(model: Any, logits: dict[int, float]) -> None:
+    """Gives tokens one logit each, whatever the text: a layer norm's output has mean 0 before its bias, so that a bias
+    of 1 and an output embedding of logit/width make that sum. (Llama's norm has no bias; among 150k tokens drawn all but
+    uniformly EOS comes once in 150 steps.)"""
     import torch
 
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(1.0)
-        model.lm_head.weight[list(tokens)] = NEVER / model.config.hidden_size
+        for token, logit in logits.items():
+            model.lm_head.weight[token] = logit / model.config.hidden_size
 
 
 def last_is_odd(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
