@@ -15,7 +15,7 @@ from eval.console import Console
 from eval.data.accounting import summary
 from eval.directory.integrity import changed_versions, check_sources, refuse_other_data
 from eval.drawing import draw
-from eval.frontier.sampling import update_pool
+from eval.frontier.sampling import forget_pool, update_pool
 from eval.launch import Job, Update, Workers, run_jobs
 from eval.matches import forget, match
 from eval.process.measure import environment
@@ -51,6 +51,7 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
     store.integrity.forget(waiting)
     store.integrity.note()
     forget(store, waiting)
+    forget_pool(store, waiting)
     if waiting:
         with console.runs(len(waiting)) as progress:
             workers.do(run_jobs(waiting, store.path), _noting(store, progress.update))

@@ -11,12 +11,13 @@ from test_algos_direct import with_loud_adapter
 from tiny import gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor, nn
 
-from algos.engine import activated, attention, hidden
+from algos.engine import activated, attention, hidden, places
 from algos.engine.critic import Critic
 from algos.engine.direct import direct
 from algos.engine.forward import forward
 from algos.engine.head import linear_head
 from algos.engine.inputs import aligned, lengthened
+from algos.engine.places import Places
 from algos.engine.policy import Policy
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_group, score_policy
@@ -169,11 +170,13 @@ def test_tokens_computed_are_tokens_needed(monkeypatch: pytest.MonkeyPatch) -> N
         assert read == expected
 
 
-@pytest.mark.parametrize("others", [[], [twice]], ids=["groups", "texts"])
+@pytest.mark.parametrize(
+    ("others", "expected"), [([], 2 + (2 + 1 + 2 + 0)), ([twice], 3 + 2 + 3 + 1)], ids=["groups", "texts"]
+)
 def test_what_nothing_is_predicted_from_ends_in_the_last_attention(
-    monkeypatch: pytest.MonkeyPatch, others: list[Any]
+    monkeypatch: pytest.MonkeyPatch, others: list[Any], expected: int
 ) -> None:
-    """Of the last layer the rest, and its norm, see each response token once."""
+    """Of the last layer the rest, and its norm, see prompts' ends and what responses go on from, each once."""
     policy, rollouts = tiny_policy(), groups()
     read = count_tokens(policy)
     trunk = policy.inner.base_model
@@ -184,7 +187,46 @@ def test_what_nothing_is_predicted_from_ends_in_the_last_attention(
     forward(policy.model, rollouts, 1.0, policy.dtype)
     embedded, *layers, last, norm = read
     assert layers == [embedded] * (len(trunk.h) - 1)
-    assert last == norm == int(rollouts.mask_PGT.sum())
+    assert last == norm == expected
+
+
+@pytest.mark.parametrize("kernel", [False, True], ids=["products", "kernel"])
+@pytest.mark.parametrize("others", [[], [twice]], ids=["groups", "texts"])
+def test_numbers_of_tokens_that_come_again(
+    monkeypatch: pytest.MonkeyPatch, others: list[Any], kernel: bool
+) -> None:
+    """For oneDNN's kernels some padding goes along, and changes nothing."""
+    policy = tiny_policy(double=True)
+    lengths = [(5, 9, 3), (2, 4, 8), (7, 9, 9), (3, 1, 6), (6, 5, 3)]
+    rollouts = rollouts_of([[3] * n for n, *_ in lengths], [[[1] * n for n in each] for _, *each in lengths])
+
+    def found() -> dict[str, Tensor]:
+        logps_PGT = forward(policy.model, rollouts, 0.7, policy.dtype).logps_PGT
+        logps_PGT.square().sum().backward()
+        sent = {name: weight.grad for name, weight in policy.model.named_parameters()}
+        policy.model.zero_grad(set_to_none=True)
+        return {"": logps_PGT.detach()} | {name: grad for name, grad in sent.items() if grad is not None}
+
+    for other in others:
+        other(monkeypatch)
+    if kernel:
+        monkeypatch.setattr(attention, "MOST_KEPT", 0)
+    read = count_tokens(policy)
+    expected = found()
+    monkeypatch.setattr(places, "through_onednn", lambda: True)
+    torch.testing.assert_close(found(), expected, atol=1e-9, rtol=1e-6)
+    exact, rounded = read
+    step = 1 << (exact.bit_length() - 5)
+    assert step > 1
+    assert exact % step
+    assert rounded == exact + -exact % step
+
+
+def test_a_single_token_in_a_tensor_of_odd_strides() -> None:
+    x_MhD = torch.arange(3.0).view(1, 1, 3)[..., :2]
+    (first, own) = Places.whole(torch.ones(1, 1, dtype=torch.bool)).heads_of(x_MhD, 1)
+    assert first.tolist() == [[[0.0, 1.0]]]
+    assert own.shape == (1, 0, 2)
 
 
 @pytest.mark.parametrize(

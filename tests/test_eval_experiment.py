@@ -31,6 +31,14 @@ def test_plain_data_and_back_is_the_same_experiment() -> None:
     [
         ({"bugdet": "1k"}, r"unknown setting 'bugdet'; did you mean 'budget'\?"),
         ({"sampling": {"max_new_token": 3}}, r"'sampling\.max_new_token'; did you mean 'max_new_tokens'\?"),
+        (
+            {"group_size": 8},
+            r"'group_size'; did you mean 'sampling\.group_size' \(group_size under sampling\)\?",
+        ),
+        ({"max_new_tokens": 8}, r"did you mean 'sampling\.max_new_tokens'"),
+        ({"points": 3}, r"did you mean 'eval\.points'"),
+        ({"gae_lambda": 0.9}, r"did you mean 'hyperparameters\.ppo\.gae_lambda'"),
+        ({"top_k": 0}, r"unknown setting 'top_k'\. Known here: task,"),  # of sampling and of eval
         ({"ppo": {"clip_rang": 0.1}}, r"'hyperparameters\.ppo\.clip_rang'; did you mean 'clip_range'\?"),
         ({"ppo": {"clip_range": 2}}, r"clip_range must be in \(0, 1\); got 2"),
         ({"seeds": "three"}, r"seeds: .*integer.*got 'three'"),
@@ -38,6 +46,8 @@ def test_plain_data_and_back_is_the_same_experiment() -> None:
         ({"eval": {"points": 0}}, r"eval points must be at least 1; got 0"),
         ({"algos": ["pqo"]}, r"unknown algorithm 'pqo'; did you mean 'ppo'\?"),
         ({"algos": ["ppo", "ppo"]}, r"algos must be each named once"),
+        ({"budget": -3}, r"cannot read the budget '-3'\. Write a number and a unit"),
+        ({"budget": True}, r"budget: .*valid string; got True"),
         ({"budget": "12parsecs"}, r"unknown budget unit 'parsecs'"),
         ({"model": "gpt2"}, r"the task reviews brings its own model"),
         (
@@ -88,6 +98,37 @@ def test_command_line_over_yaml_over_preset(tmp_path: Path) -> None:
     assert (ppo.beta, ppo.clip_range, ppo.gae_lambda) == (0.5, 0.1, 0.9)
     own = parse(["--beta", "0.5", "--ppo.beta", "0.25"]).experiment.arms
     assert [own[name].beta for name in ("reinforce", "ppo", "dpo")] == [0.5, 0.25, 0.5]
+
+
+def test_a_number_in_a_file_is_the_budget_it_is_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    for number in ("2000", "2000.5"):
+        file.write_text(f"budget: {number}\n", encoding="utf-8")
+        assert parse(["--config", str(file)]).experiment == parse(["--budget", number]).experiment
+
+
+def test_names_of_options_may_have_underscores(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("trust_remote_code: true\nmodel: m\npairs: p\n", encoding="utf-8")
+    told = ["--config", str(file), "--trust{}remote{}code", "--out=my_out", "--test{}prompts", "a_b.jsonl"]
+    told += ["--learning{}rate", "5e-5", "--reward{}model.batch{}size=4", "--ppo.gae{}lambda", "0.5"]
+    told += ["--frontier.samples", "64", "--group{}size=8", "--sweep", "ppo.clip_range=0.1,0.2", "--dry{}run"]
+    hyphens, underscores = (parse([text.replace("{}", sign) for text in told]) for sign in "-_")
+    assert underscores == hyphens
+    assert {arm.learning_rate for arm in underscores.experiment.arms.values()} == {5e-5}
+    assert (underscores.out, underscores.experiment.test_prompts) == (Path("my_out"), "a_b.jsonl")
+    joined = parse(["--learning_rate=5e-5"]).experiment
+    assert joined == parse(["--learning-rate", "5e-5"]).experiment
+    assert joined.arms["ppo"].learning_rate == 5e-5
+
+
+def test_values_that_look_like_options_keep_their_underscores(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--model=--my_model", "--pairs", "p"]).experiment.model == "--my_model"
+    with pytest.raises(UserError, match="unknown algorithm '--_x'"):
+        parse(["--algos", "ppo", "--_x"])
+    with pytest.raises(SystemExit):
+        parse(["--algos", "ppo", "--", "--learning_rate"])
+    assert "--learning_rate" in capsys.readouterr().err
 
 
 def test_naming_a_model_makes_the_task_custom() -> None:

@@ -21,7 +21,7 @@ from algos.engine.text import encode
 from eval.comparison import _draw_pool
 from eval.console import Console
 from eval.frontier.pool import Pool
-from eval.frontier.sampling import Plan, update_pool
+from eval.frontier.sampling import Plan, forget_pool, update_pool
 from eval.launch import Job, Workers
 from eval.settings.parts import Frontier
 from eval.store import Store
@@ -151,6 +151,17 @@ def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:
     assert (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns == before
 
 
+def test_policies_that_are_made_again_answer_again(finished: Path, tmp_path: Path) -> None:
+    """A budget in seconds, or a GPU, does not make the same ones twice."""
+    shutil.copytree(finished, tmp_path / "copy")
+    store = Store.open(tmp_path / "copy")
+    forget_pool(store, [])
+    forget_pool(store, [replace(store.run("dpo", 0), seed=1)])
+    assert store.pool is not None
+    forget_pool(store, [store.run("dpo", 0)])
+    assert store.pool is None
+
+
 @pytest.mark.usefixtures("sketched")
 def test_it_can_be_switched_off(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "off"
@@ -158,6 +169,23 @@ def test_it_can_be_switched_off(small: SmallWorld, tmp_path: Path) -> None:
     assert main(arguments) == 0
     assert Store.open(out).pool is None
     assert "It was switched off" in (out / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_comparison_of_one_response_a_prompt_keeps_its_report(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No new one is made, but it goes on and is drawn again."""
+    out = tmp_path / "one"
+    arguments = small.arguments(out, "--frontier.samples", "1", "--algos", "reinforce", "--seeds", "1")
+    assert main(arguments) == 2
+    assert not out.exists()
+    with monkeypatch.context() as before:
+        before.setattr("eval.settings.parts.Frontier.require_several", lambda _: None)
+        assert main(arguments) == 0
+    assert Store.open(out).pool is not None
+    assert main(["report", str(out)]) == 0
+    assert main(["--resume", str(out), "--cache", small.cache, "--workers", "1"]) == 0
 
 
 def test_it_is_not_drawn_where_other_responses_are_judged(finished: Path) -> None:

@@ -76,7 +76,9 @@ class Texts:
         asked, answered = zip(*(places.texts(x) for x in (query, key, value)), strict=True)
         query, *before = (x.transpose(1, 2).contiguous() for x in asked)
         key, value = before
-        found = _kernel(query, key, value, self.prompts_P1LL, scale)
+        # Without a bias the kernel leaves out what comes later, half of a long text.
+        bias = None if places.no_prompt_padded else self.prompts_P1LL
+        found = _kernel(query, key, value, bias, scale)
         if places.G:
             own, *after = (x.transpose(1, 2) for x in answered)
             key, value = (
@@ -121,14 +123,21 @@ def _exactly(attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: T
         return attend(*(x.float() for x in read)).to(value.dtype)
 
 
-def _kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Queries [B, heads, N, D], keys and values [B, heads or a divisor of them, S, D] → [B·N, heads·D]."""
+def _kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Queries [B, heads, N, D], keys and values [B, heads or a divisor of them, S, D] → [B·N, heads·D]; without a bias each
+    token reads all that come before it."""
     sharing, on_cpu = query.shape[1] // keys.shape[1], query.device.type == "cpu"
     if sharing > 1 and not on_cpu:  # with a bias only torch's slowest kernel knows of shared keys there
         keys, values = (x.repeat_interleave(sharing, dim=1) for x in (keys, values))
     with _without_plans(query.device):
         found = F.scaled_dot_product_attention(
-            query, keys, values, bias.to(query.dtype), scale=scale, enable_gqa=sharing > 1 and on_cpu
+            query,
+            keys,
+            values,
+            None if bias is None else bias.to(query.dtype),
+            is_causal=bias is None,
+            scale=scale,
+            enable_gqa=sharing > 1 and on_cpu,
         )
     return found.transpose(1, 2).flatten(2).flatten(0, 1)
 

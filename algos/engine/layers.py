@@ -41,11 +41,10 @@ class Layer:
     def __call__(
         self, x_NH: Tensor, rotation: Rotation, attention: Attention, asked_K: Tensor | None = None
     ) -> Tensor:
-        """What it makes of the tokens that are asked for, by default all; they read the others all the same."""
+        """What it makes of the tokens that are asked for, each once, by default all; they read the others all the same."""
         read_NH = attention(*self.heads(x_NH, rotation), self.scale)
         if asked_K is not None:
-            # Looked up as words are: their gradients are added in a fixed order, on a GPU too.
-            x_NH, read_NH = F.embedding(asked_K, x_NH), F.embedding(asked_K, read_NH)
+            x_NH, read_NH = x_NH.index_select(0, asked_K), read_NH.index_select(0, asked_K)
         x_NH = x_NH + self.out(read_NH)
         return x_NH + self.feed(x_NH)
 
@@ -66,17 +65,20 @@ class Direct:
         L, T, asked_K = rollouts.prompt_ids_PL.shape[1], rollouts.T, rollouts.places_N
         places = Places.in_groups(rollouts)
         at_PL, at_BS = positions(rollouts.prompt_mask_PL), positions(rollouts.attention_mask_BS()[:, :-1])
-        # The first token is predicted behind the prompt, another behind the one before it.
+        # The first tokens are predicted behind their prompt, each other behind the one before it.
         response_K, t_K = asked_K // T, asked_K % T
-        behind_prompt_K = (response_K // rollouts.G + 1) * L - 1
+        is_later_K = t_K > 0
         behind_token_K = places.prompts + response_K * (T - 1) + t_K - 1
-        return self._hidden(
+        hidden = self._hidden(
             torch.cat([rollouts.prompt_ids_PL.flatten(), rollouts.response_ids_PGT[..., :-1].flatten()]),
             torch.cat([at_PL.flatten(), at_BS[:, L:].flatten()]),
-            torch.where(t_K == 0, behind_prompt_K, behind_token_K),
+            torch.cat([_ends(places), behind_token_K[is_later_K]]),
             places,
             partial(Texts.in_groups, rollouts, places, len(self.layers)),
         )
+        # Looked up as words are: gradients of a group's prompt are added in a fixed order, on a GPU too.
+        row_K = torch.where(is_later_K, places.P - 1 + is_later_K.cumsum(0), response_K // rollouts.G)
+        return F.embedding(row_K, hidden)
 
     def of_texts(self, rollouts: Rollouts) -> Tensor:
         """The same, every response read behind a prompt of its own."""
@@ -94,12 +96,11 @@ class Direct:
         """The hidden states behind prompts that are padded on the left, [P, H], and what each layer's attention is to
         read of them later."""
         read: list[KeysAndValues] = []
-        P, L = ids_PL.shape
         places = Places.whole(mask_PL)
         hidden_PH = self._hidden(
             ids_PL.flatten(),
             positions(mask_PL).flatten(),
-            torch.arange(1, P + 1, device=ids_PL.device) * L - 1,
+            _ends(places),
             places,
             partial(_Reading, mask_PL, places, read),
         )
@@ -115,11 +116,13 @@ class Direct:
     ) -> Tensor:
         """The last hidden states at some of the places, [K, H], from ids and positions at all of them. What only attention
         reads of the last layer goes no further in it."""
+        token_K = places.token_N[asked_K]
+        assert places.is_full or torch.equal(places.taken_M[token_K], asked_K), "asked for what is padding"
         x_MH, rotation = self.embed(places.of_tokens(ids_N), places.of_tokens(positions_N))
         attend, (*before, last) = reading(x_MH.dtype).attend, self.layers
         for layer in before:
             x_MH = layer(x_MH, rotation, attend)
-        return self.norm(last(x_MH, rotation, attend, places.token_N[asked_K]))
+        return self.norm(last(x_MH, rotation, attend, token_K))
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,11 @@ class DirectModel(WithHead):
 
     bare: Callable[[], WithHead]
     """Makes the same of the functions that the modules then compute, for blocks in which no weight changes."""
+
+
+def _ends(places: Places) -> Tensor:
+    """Where prompts end, which are padded on the left, [P]."""
+    return torch.arange(1, places.P + 1, device=places.taken_M.device) * places.L - 1
 
 
 class _Attends(Protocol):

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from algos.engine.products import through_onednn
 from algos.engine.rollouts import Rollouts
 
 Halves = tuple[Tensor, Tensor]
@@ -32,6 +33,8 @@ class Places:
     N: int
     taken_M: Tensor
     """The places that hold a token, ascending."""
+    no_prompt_padded: bool = False
+    """For certain."""
     _rows: dict[tuple[int, ...], Halves] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -39,19 +42,19 @@ class Places:
         """Prompts, and responses less their last tokens, whose successors nobody asks for."""
         P, G, N = rollouts.P, rollouts.G, rollouts.T - 1
         masks = rollouts.prompt_mask_PL.flatten(), rollouts.mask_PGT[..., 1:].flatten()
-        return cls(P, G, rollouts.prompt_ids_PL.shape[1], N, _taken(torch.cat(masks), rollouts))
+        return cls(P, G, rollouts.prompt_ids_PL.shape[1], N, *_taken(masks, rollouts))
 
     @classmethod
     def in_texts(cls, rollouts: Rollouts) -> Places:
         """The same, every response behind a prompt of its own."""
-        mask_BS = rollouts.attention_mask_BS()
-        return cls.whole(mask_BS[:, :-1] & mask_BS[:, 1:], rollouts)
+        L, mask_BS = rollouts.prompt_ids_PL.shape[1], rollouts.attention_mask_BS()
+        return cls.whole(torch.cat([mask_BS[:, :L], mask_BS[:, L + 1 :]], dim=1), rollouts)
 
     @classmethod
     def whole(cls, mask_BS: Tensor, rollouts: Rollouts | None = None) -> Places:
         """Texts that are padded on either side, if at all; of these rollouts, if of any."""
         B, S = mask_BS.shape
-        return cls(B, 0, S, 0, _taken(mask_BS.flatten(), rollouts))
+        return cls(B, 0, S, 0, *_taken((mask_BS.flatten(), mask_BS.new_empty(0)), rollouts))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -97,7 +100,7 @@ class Places:
         are of keys, and K to each of them. Padding is one of the tokens, too."""
         (_, heads, D), (token, head, one) = x_MhD.shape, x_MhD.stride()
         if one != 1 or token % D or head % D:
-            return self.heads_of(x_MhD.contiguous(), A)
+            return self.heads_of(x_MhD.clone(memory_format=torch.contiguous_format), A)
         # Rows of one head's width, wherever they stand in memory: heads may be parts of a wider tensor.
         rows = 1 + ((len(x_MhD) - 1) * token + (heads - 1) * head) // D
         table, B, K = x_MhD.as_strided((rows, D), (D, 1)), self.P * A, heads // A
@@ -159,8 +162,16 @@ class Places:
         return self._rows[key]
 
 
-def _taken(holds_N: Tensor, rollouts: Rollouts | None) -> Tensor:
-    """Which places hold a token; on a GPU all of them, as others would have to be waited for."""
-    if holds_N.device.type == "cpu" and (rollouts is None or rollouts.is_padded):
-        return holds_N.nonzero().squeeze(-1)
-    return torch.arange(len(holds_N), device=holds_N.device)
+def _taken(masks: Halves, rollouts: Rollouts | None) -> tuple[Tensor, bool]:
+    """Which places hold a token, and whether no prompt is padded; on a GPU all of them, as others would have to be waited
+    for, and it is not known."""
+    holds_N = torch.cat(masks)
+    on_cpu = holds_N.device.type == "cpu"
+    if not on_cpu or (rollouts is not None and not rollouts.is_padded):
+        return torch.arange(len(holds_N), device=holds_N.device), on_cpu
+    taken_M = holds_N.nonzero().squeeze(-1)
+    if through_onednn():
+        # With so much of the padding that numbers of tokens come again: oneDNN prepares a kernel for every new one.
+        missing = -len(taken_M) % (1 << max(len(taken_M).bit_length() - 5, 0))
+        taken_M = torch.cat([taken_M, (~holds_N).nonzero().squeeze(-1)[:missing]]).sort().values
+    return taken_M, bool(masks[0].all())

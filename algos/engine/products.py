@@ -51,6 +51,11 @@ def least_products() -> float:
     return MIN_PRODUCTS if processor().family >= 26 else MIN_HALVED
 
 
+def through_onednn() -> bool:
+    """Whether large products go through it now on a CPU: those in half precision always do."""
+    return least_products() < NEVER or torch.is_autocast_enabled("cpu")
+
+
 @cache
 def multiplies_bf16() -> bool:
     """Whether oneDNN has products in bf16 for this processor."""

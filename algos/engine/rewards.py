@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from algos.engine.calls import RewardError, guarded
+from algos.engine.calls import GuardedReward, RewardError, guarded
 from algos.engine.errors import UserError, one_line
 from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
 from algos.engine.kernels import quicken
@@ -59,15 +59,30 @@ def call_reward(
     scores = caller(prompts=prompts, completions=answers, completion_ids=list(completion_ids), **columns)
     previews = [str(text)[:60] for text in completions]
     allowed = unscored and caller.calls.allow_unscored
-    return checked_scores(scores, len(completions), f"{caller.what} {caller.__name__}", previews, allowed)
+    who, remedy = f"{caller.what} {caller.__name__}", _remedy_for_none(caller)
+    return checked_scores(scores, len(completions), who, previews, allowed, remedy)
+
+
+def _remedy_for_none(caller: GuardedReward) -> str:
+    """What to do about a None that is an error here."""
+    if caller.what == "judge":
+        return "None means not scored, but what is judged must be: name a judge that scores everything with --judge."
+    if caller.calls.allow_unscored:
+        return "None means not scored, which --allow-unscored allows in training, but not here."
+    return "None means not scored, which --allow-unscored allows in training."
 
 
 def checked_scores(
-    scores: Any, expected: int, who: str, previews: Sequence[str], unscored: bool = False
+    scores: Any,
+    expected: int,
+    who: str,
+    previews: Sequence[str],
+    unscored: bool = False,
+    remedy_for_none: str = "",
 ) -> list[float]:
     """`scores` as floats, or RewardError: one finite number each, as many as asked for; NaN for None if `unscored`.
 
-    `who` returned them, such as "reward score".
+    `who` returned them, such as "reward score"; `remedy_for_none` is what to do about None where it is an error.
     """
     try:
         if isinstance(scores, torch.Tensor) or hasattr(scores, "tolist"):
@@ -87,12 +102,12 @@ def checked_scores(
             f"the {who} returned {len(listed)} values for {expected} completions. It must return one number a completion."
         )
     return [
-        math.nan if score is None and unscored else _number(score, i, who, previews[i])
+        math.nan if score is None and unscored else _number(score, i, who, previews[i], remedy_for_none)
         for i, score in enumerate(listed)
     ]
 
 
-def _number(score: Any, i: int, who: str, preview: str) -> float:
+def _number(score: Any, i: int, who: str, preview: str, remedy_for_none: str) -> float:
     try:
         if getattr(score, "ndim", None) == 0:  # a tensor or an array of one number
             score = score.item()
@@ -106,7 +121,7 @@ def _number(score: Any, i: int, who: str, preview: str) -> float:
         shown = " ".join(repr(score).split())[:60]
     except Exception:  # an integer beyond any float, or an object that cannot even be shown
         shown = type(score).__name__
-    remedy = " None means not scored, which --allow-unscored allows in training." if score is None else ""
+    remedy = f" {remedy_for_none}" if score is None and remedy_for_none else ""
     raise RewardError(
         f"the {who} returned {shown} for completion {i} ({preview!r}). It must return a finite number for every completion.{remedy}"
     )

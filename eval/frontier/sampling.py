@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from algos.engine.scoring import score_group
 from algos.engine.seeding import derive
 from algos.engine.storage import refused
 from algos.losses import sequence_logps
+from eval.directory.runs import Run
 from eval.frontier.pool import Pool, describe
 from eval.launch import Job, Report, Update, Workers
 from eval.recording.recorder import Stopped
@@ -104,6 +105,13 @@ def update_pool(store: Store, workers: Workers, update: Update) -> None:
     finally:
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def forget_pool(store: Store, runs: Collection[Run]) -> None:
+    """Takes the pool away before policies that answered in it are made again: the new ones may be others."""
+    again, pool = {(run.arm, run.seed) for run in runs}, store.pool if runs else None
+    if pool is not None and again & set(zip(pool.samplers[1:], pool.seeds[1:], strict=True)):
+        shutil.rmtree(store.path / "frontier")
 
 
 _STOPPED = "the frontier is left unfinished and begun anew by --resume"

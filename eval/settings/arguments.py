@@ -6,6 +6,7 @@ Defaults < the task's preset < YAML < command line; then sweeps become arms, and
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class Options:
 
 def parse(args: Sequence[str], description: str = "") -> Options:
     """Raises UserError; a wrong option ends in tyro's box."""
+    args = _hyphenated(args)
     first = _before_parsing(args)
     named = load_yaml(first.config) if first.config else {}
     sweeps = named.pop("sweep", {})
@@ -81,6 +83,15 @@ def parse(args: Sequence[str], description: str = "") -> Options:
     asked = replace(options.experiment, columns=columns) if columns else options.experiment
     asked, notes = expanded(asked, read_sweeps(sweeps, [text for texts in options.sweep for text in texts]))
     return replace(options, experiment=extended(stored, asked) if stored else asked, notes=notes)
+
+
+def _hyphenated(args: Sequence[str]) -> list[str]:
+    """The arguments with hyphens in all names of options: tyro takes `--learning_rate`, too; what is read
+    before it does not. Values stay as they are, and what follows a bare `--`."""
+    end = args.index("--") if "--" in args else len(args)
+    # What begins so is an option for tyro, never the value of the one before.
+    name = re.compile(r"\A--[A-Za-z][^=]*")
+    return [*(name.sub(lambda found: found[0].replace("_", "-"), arg) for arg in args[:end]), *args[end:]]
 
 
 def _before_parsing(args: Sequence[str]) -> argparse.Namespace:

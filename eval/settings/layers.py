@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -23,12 +23,15 @@ SHARED = ("beta", "learning_rate")
 
 
 def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from plain data, validated by pydantic; unknown keys are errors. Raises UserError."""
+    """A dataclass from plain data, validated by pydantic; unknown keys are errors. Raises UserError.
+
+    Where a setting is text, a number stands for its digits, as on the command line: `budget: 2000`.
+    """
     from pydantic import ValidationError
 
     _refuse_unknown(kind, values, where)
     try:
-        return _adapter(kind).validate_python(dict(values))
+        return _adapter(kind).validate_python(_digits_as_text(kind, values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([where, *map(str, first["loc"])]).strip(".")
@@ -42,18 +45,53 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
+@cache
+def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    known = [setting.name for setting in fields(kind)]
+    return {setting.name: hints[setting.name] for setting in fields(kind)}
+
+
+def _part(hint: Any) -> bool:
+    """Whether a setting of this type is a dataclass of settings."""
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def _digits_as_text(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    def fitting(hint: Any, value: Any) -> Any:
+        if _part(hint) and isinstance(value, Mapping):
+            return _digits_as_text(hint, value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return str(value) if number and hint is str else value
+
+    hints = _hints(kind)
+    return {key: fitting(hints[key], value) for key, value in values.items()}
+
+
+def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
+    hints = _hints(kind)
     for key, value in values.items():
         place = f"{where}.{key}".strip(".")
-        if key not in known:
-            raise UserError(
-                f"unknown setting {place!r}{suggestion(str(key), known)}. Known here: {', '.join(known)}."
-            )
-        inner = hints.get(key)
-        if is_dataclass(inner) and isinstance(inner, type) and isinstance(value, Mapping):
-            _refuse_unknown(inner, value, place)
+        if key not in hints:
+            near = _further_down(kind, key, where) or suggestion(str(key), list(hints))
+            raise UserError(f"unknown setting {place!r}{near}. Known here: {', '.join(hints)}.")
+        if _part(hints[key]) and isinstance(value, Mapping):
+            _refuse_unknown(hints[key], value, place)
+
+
+def _further_down(kind: type, key: str, where: str) -> str:
+    """Like `suggestion`, where a single part of these settings has one of this very name, else nothing:
+    `--group-size` on the command line is `sampling: {group_size: …}` in a file."""
+    owners = list(_owners(kind, key, where))
+    return f"; did you mean '{owners[0]}.{key}' ({key} under {owners[0]})?" if len(owners) == 1 else ""
+
+
+def _owners(kind: type, key: str, where: str) -> Iterator[str]:
+    for name, hint in _hints(kind).items():
+        if _part(hint):
+            place = f"{where}.{name}".strip(".")
+            if key in _hints(hint):
+                yield place
+            yield from _owners(hint, key, place)
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

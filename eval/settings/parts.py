@@ -84,6 +84,11 @@ class Frontier:
         require(self.prompts >= 1, "frontier prompts", "at least 1", self.prompts)
         require(self.samples >= 0, "frontier samples", "at least 0", self.samples)
 
+    def require_several(self) -> None:
+        """Raises UserError for one response a prompt, of which nothing can be estimated. Apart from the other checks:
+        a comparison that was made so can still be opened."""
+        require(self.samples != 1, "frontier samples", "0 (no frontier) or at least 2", self.samples)
+
 
 @dataclass(frozen=True)
 class RewardTraining:
