@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from algos import RunError, UserError
 from algos.engine.calls import RewardCalls
 from algos.engine.storage import write_json
 from eval.directory.runs import Run
-from eval.judge import wins
+from eval.judge import Judge, wins
 from eval.store import Store
-from eval.tasks.materials import Materials
+from eval.tasks.materials import Materials, Scorer
 
 PATIENCE = 600.0  # seconds that a judge which fails may take from a report for which all else is there
 
@@ -76,7 +76,7 @@ def _ask(
     if not missing:
         return ""
     try:
-        judge = materials.judge.judge("cpu", calls)
+        judge = _opened(materials.judge, calls)
     except UserError as error:
         return str(error)
     problem, lost = "", 0.0
@@ -90,3 +90,12 @@ def _ask(
             if lost > PATIENCE:
                 break
     return problem
+
+
+def _opened(scorer: Scorer, calls: RewardCalls) -> Judge:
+    """The judge, without its weights where it is a model: its scores are stored with the samples."""
+    return Judge(_unread, scorer.title) if scorer.kind == "model" else scorer.judge("cpu", calls)
+
+
+def _unread(**_: Any) -> NoReturn:
+    raise AssertionError("a judge that scores is not asked again")

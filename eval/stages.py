@@ -79,6 +79,24 @@ def train_base(
         tokenizer.save_pretrained(out)
 
 
+def require_classifier(base: str) -> None:
+    """Raises UserError where no reward model can be trained from `base`, a causal LM that could be loaded:
+    transformers has no classifier of its family, or code comes with it, which a reward model never runs."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    from algos.engine.loading import read_config
+
+    try:
+        known = type(read_config(base, trust_remote_code=False)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    except UserError:  # only with code that comes with the model is there a configuration
+        known = False
+    if not known:
+        raise UserError(
+            f"no reward model can be trained from {base!r}: transformers has no sequence classifier of its family. "
+            "Name a reward and a judge with --reward and --judge."
+        )
+
+
 def train_reward_model(
     base: Path,
     pairs: Sequence[Mapping[str, str]],

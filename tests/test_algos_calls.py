@@ -22,6 +22,7 @@ from tiny_runs import run
 from algos import REINFORCE, UserError
 from algos.engine.calls import LONGEST, GuardedReward, RewardCalls, RewardError, TimeUp, within
 from algos.engine.rewards import call_reward
+from eval.tasks.materials import Scorer
 
 ROWS = [{"prompt": "a", "words": ["x"]}, {"prompt": "b", "words": ["y"]}]
 ONCE = RewardCalls(reward_retries=0)
@@ -298,7 +299,9 @@ def test_none_is_no_score_only_where_both_sides_allow_it() -> None:
     allowed = RewardCalls(reward_retries=0, allow_unscored=True)
     with pytest.raises(RewardError, match="--allow-unscored"):
         call(some, ONCE, unscored=True)
-    with pytest.raises(RewardError, match="returned None for completion 0"):
+    with pytest.raises(
+        RewardError, match=r"returned None for completion 0.*allows in training, but not here"
+    ):
         call(some, allowed)
     first, second = call(some, allowed, unscored=True)
     assert math.isnan(first)
@@ -307,6 +310,16 @@ def test_none_is_no_score_only_where_both_sides_allow_it() -> None:
         RewardError, match="returned nan for completion 0"
     ):  # NaN is a mistake, not a statement
         call(returning([math.nan, 2.0]), allowed, unscored=True)
+
+
+def test_a_judge_that_leaves_some_unscored_is_to_be_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is the training reward, too, that training may do without some is no help."""
+    monkeypatch.setattr(Scorer, "_function", lambda *_: returning([None, 2.0]))
+    allowed = RewardCalls(reward_retries=0, allow_unscored=True)
+    judge = Scorer("function", "rewards.py:some", "some").judge("cpu", allowed)
+    with pytest.raises(RewardError, match="name one that scores everything with --judge") as caught:
+        judge.scores(ROWS, [" good", " bad"], [[1], [2]], ["", ""])
+    assert "--allow-unscored" not in str(caught.value)
 
 
 def test_a_judge_is_called_a_judge() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from algos.engine.calls import RewardError
 from algos.engine.storage import read_json, write_json
 from eval import matches
 from eval.store import Store
+from eval.tasks.materials import Scorer
 from run_compare import main
 
 Wins = Callable[..., float]
@@ -128,6 +130,22 @@ def test_a_judge_that_cannot_be_opened_is_told(store: Store, monkeypatch: pytest
     (line,) = match(store)
     assert line.endswith("asks again: the judge is gone")
     assert held(store) == {"reinforce-s0": {"dpo": 0.25}, "dpo-s0": {}}
+
+
+def test_a_judge_that_is_a_model_is_not_loaded_for_what_it_has_scored(store: Store) -> None:
+    write_json(store.path / "matches.json", {})
+    prompts = len(store.materials(0).test_prompts)
+    first, second = (
+        [row["judge"] for row in store.responses(store.run(arm, 0), prompts)] for arm in ("reinforce", "dpo")
+    )
+    won = sum((x > y) + 0.5 * (x == y) for x, y in zip(first, second, strict=True)) / len(first)
+    said: list[str] = []
+    scores = replace(store.materials(0), judge=Scorer("model", str(store.path / "no-model"), "a model"))
+    matches.match(store, scores, said.append)
+    assert said == []
+    found = held(store)
+    assert found["reinforce-s0"]["dpo"] == won
+    assert found["dpo-s0"]["reinforce"] == pytest.approx(1 - won)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("No space left on device")])

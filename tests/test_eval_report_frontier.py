@@ -181,6 +181,15 @@ def test_other_decoding_has_no_frontier_objective_or_regret(
     assert frontier.caveats(made, reachable(made)) == []
 
 
+def test_one_response_a_prompt_has_no_best_of_n(space: FrontierWorld, comparison: World) -> None:
+    """Comparisons made so are refused now, but those that are there have a report."""
+    logps_KPM, counts, rewards_PM = space.sampled([space.ref_PS, space.arms(0)[1]], 1, 0)
+    rewards = {"proxy": rewards_PM, "judge": rewards_PM}
+    made = replace(comparison, pool=Pool(("base", "ppo"), (0, 0), counts, logps_KPM, rewards))
+    assert [best.best_of for best in reachable(made).values()] == [{}, {}]
+    assert section_of(made).pictures
+
+
 def test_many_arms_have_a_curve_an_algorithm(tmp_path: Path) -> None:
     arms = {f"{name}-{i}": name for name in ("reinforce", "ppo", "dpo") for i in range(4)}
     made = section_of(world(tmp_path, arms))

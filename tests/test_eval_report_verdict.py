@@ -53,6 +53,11 @@ WORLDS: dict[str, Callable[[], World]] = {
     "some failed": lambda: world(Path("x"), failed=[("ppo", 1), ("dpo", 0), ("dpo", 2)]),
     "no common seed": lambda: world(Path("x"), {"ppo": "ppo", "dpo": "dpo"}, 2, failed=[("ppo", 1), ("dpo", 0)]),
     "all failed": lambda: world(Path("x"), seeds=1, failed=[(arm, 0) for arm in ARMS]),
+    "one arm, judged by prompt": lambda: answered(0.2),
+    "one arm, lost in the prompts": lambda: answered(0.0, seeds=10),
+    "twelve arms, one judged by prompt": lambda: dataclasses.replace(
+        twelve(3), samples=answered(0.2, 3, arm="ppo-b0.3").samples
+    ),
 }  # fmt: skip
 
 
@@ -109,6 +114,107 @@ def test_falling_below_the_base_is_said() -> None:
     text = said(with_ends({"reinforce": [0.30, 0.31, 0.32], "ppo": [0.9, 0.91, 0.92]}))
     assert "1 of 2 arms ends above the untouched base" in text
     assert "1 ends below it" in text
+
+
+# The base, which was evaluated once ---------------------------------------------------------------------
+
+
+def answered(
+    gain: float, seeds: int = 5, prompts: int = 64, noise: float = 0.2, draw: int = 0, arm: str = "ppo"
+) -> World:
+    """Arm and base differ by `gain`, and each evaluation of a prompt by `noise` besides."""
+    generator = np.random.default_rng(draw)
+    base_P = 0.5 + noise * generator.normal(size=prompts)
+    judged_NP = 0.5 + gain + noise * generator.normal(size=(seeds, prompts))
+    runs = [("base", 0, base_P), *((arm, seed, judged_P) for seed, judged_P in enumerate(judged_NP))]
+    rows = [
+        {"arm": who, "seed": seed, "prompt_id": i, "length": 10, "judge": judged}
+        for who, seed, judged_P in runs
+        for i, judged in enumerate(judged_P)
+    ]
+    made = with_ends({arm: list(judged_NP.mean(axis=1))}, base=float(base_P.mean()))
+    return dataclasses.replace(made, samples=pd.DataFrame(rows))
+
+
+def gained(made: World, arm: str = "ppo") -> conditions.Gain:
+    return conditions.gain(made, evaluations(made), arm)
+
+
+def test_the_noise_of_the_one_evaluation_of_the_base_is_no_gain() -> None:
+    found = [gained(answered(0.0, seeds=10, draw=draw)) for draw in range(40)]
+    assert sum(gain.seeds.excludes_zero for gain in found) > 10
+    assert sum(gain.estimate.excludes_zero for gain in found) <= 4
+
+
+def test_what_seeds_alone_would_claim_is_left_open() -> None:
+    worlds = [answered(0.0, seeds=10, draw=draw) for draw in range(10)]
+    text = said(next(made for made in worlds if gained(made).left_open))
+    assert "The one arm cannot be told apart from the untouched base" in text
+    assert "(the seeds alone would tell ppo from it, the prompts do not settle it)." in text
+    assert "More seeds alone would hardly tell it from the base" in text
+    assert not any(word in text for word in ("above", "below", "--seeds"))
+
+
+def test_a_clear_gain_is_claimed_over_seeds_and_prompts() -> None:
+    made = answered(0.2)
+    gain = gained(made)
+    seeds, prompts, both = gain.seeds, gain.prompts, gain.estimate
+    assert prompts.mean == pytest.approx(seeds.mean)
+    assert both.half_width == pytest.approx(np.hypot(seeds.half_width, prompts.half_width), rel=0.05)
+    shown = f"ppo +{both.mean:.3f} [{both.low:.3f}, {both.high:.3f}]."
+    assert "The one arm ends above the untouched base" in said(made)
+    assert shown in said(made)
+    assert "prompts" not in said(made)
+    assert "The one arm ends below" in said(answered(-0.2))
+
+
+@pytest.mark.parametrize("without", [pd.DataFrame(), answered(0.2, arm="dpo").samples])
+def test_without_scores_by_prompt_the_claim_is_by_seeds_and_says_so(without: pd.DataFrame) -> None:
+    made = dataclasses.replace(answered(0.2), samples=without)
+    assert gained(made).estimate == gained(made).seeds
+    assert "The one arm ends above the untouched base" in said(made)
+    assert "Without scores by prompt the intervals leave out the noise of the prompts." in said(made)
+    assert "evaluated once" not in held(made)
+    assert "Against the base, which was evaluated once, they are over seeds and test prompts" in held(
+        answered(0.2)
+    )
+
+
+def test_arms_without_scores_by_prompt_are_named_beside_those_with_them() -> None:
+    alone = answered(0.2)
+    made = with_ends({"ppo": [0.7, 0.71, 0.72, 0.7, 0.71], "dpo": [0.8, 0.81, 0.82, 0.8, 0.81]})
+    text = said(dataclasses.replace(made, samples=alone.samples))
+    assert "Without scores by prompt the intervals of dpo leave out the noise of the prompts." in text
+
+
+def test_few_prompts_settle_no_small_gain() -> None:
+    worlds = [answered(0.0, seeds=10, prompts=4, draw=draw) for draw in range(40)]
+    assert sum(gained(made).seeds.excludes_zero for made in worlds) > 10
+    assert sum(gained(made).estimate.excludes_zero for made in worlds) <= 4
+
+
+def test_seeds_of_which_the_end_is_not_known_are_in_no_gain() -> None:
+    made = answered(0.2)
+    runs = made.runs.assign(status=["failed", *["done"] * 4])
+    samples = made.samples.copy()
+    samples.loc[(samples["arm"] == "ppo") & (samples["seed"] == 0), "judge"] = 99.0
+    gain = gained(dataclasses.replace(made, runs=runs, samples=samples))
+    assert gain.prompts.mean == pytest.approx(gain.seeds.mean)
+
+
+def test_the_forecast_against_the_base_leaves_room_for_the_prompts() -> None:
+    made = answered(0.06, seeds=3, noise=0.08)
+    uneven = {0: -0.06, 1: 0.0, 2: 0.06}  # what training did to each seed
+    lifts = made.samples["seed"].map(uneven).where(made.samples["arm"] == "ppo", 0.0)
+    samples = made.samples.assign(judge=made.samples["judge"] + lifts)
+    ends = samples[samples["arm"] == "ppo"].groupby("seed")["judge"].mean()
+    base = float(samples.loc[samples["arm"] == "base", "judge"].mean())
+    spread = dataclasses.replace(with_ends({"ppo": list(ends)}, base=base), samples=samples)
+    needed = re.search(r"About (\d+) seeds would likely tell it from the base", said(spread))
+    by_seeds = stats.seeds_needed(list(ends - base), most=100)
+    assert needed is not None
+    assert by_seeds is not None
+    assert int(needed[1]) > by_seeds
 
 
 def test_nothing_finished() -> None:
@@ -322,6 +428,14 @@ def test_two_seeds_are_too_few_to_forecast() -> None:
 def test_the_command_can_be_pasted() -> None:
     made = dataclasses.replace(with_ends(UNCLEAR), path=Path("my reports/a b"))
     assert verdict.command(made, 7) == "rlhf-compare --resume 'my reports/a b' --seeds 7"
+    assert verdict.command(made) == "rlhf-compare --resume 'my reports/a b'"
+
+
+def test_the_command_trusts_code_where_the_comparison_did() -> None:
+    """Without the flag on the command line it would be refused."""
+    made = with_ends(UNCLEAR)
+    trusting = dataclasses.replace(made, experiment={**made.experiment, "trust_remote_code": True})
+    assert verdict.command(trusting, 7) == "rlhf-compare --resume reports/x --trust-remote-code --seeds 7"
 
 
 # What the intervals hold for ---------------------------------------------------------------------------

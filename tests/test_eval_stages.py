@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from algos import RewardModel, UserError
 from algos.engine.control import Rendered, Span
@@ -23,6 +23,7 @@ from eval.stages import (
     _split_by_prompt,
     _train_on_pairs,
     _unused_id,
+    require_classifier,
     train_base,
     train_reward_model,
 )
@@ -191,6 +192,24 @@ def test_the_padding_id_is_one_that_no_text_holds():
     assert _unused_id(tokenizer, rows, size) == size - 1
     with pytest.raises(UserError, match="pad token"):
         _unused_id(tokenizer, everything, size)
+
+
+@pytest.mark.parametrize(("kind", "has_one"), [("gpt2", True), ("codegen", False), ("mamba", False)])
+def test_a_family_without_a_classifier_is_refused(tmp_path, kind, has_one):
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    if has_one:
+        require_classifier(str(tmp_path))
+        return
+    with pytest.raises(UserError, match=r"no sequence classifier .*--reward and --judge") as caught:
+        require_classifier(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_brings_its_code_has_no_classifier(tmp_path):
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(own), encoding="utf-8")
+    with pytest.raises(UserError, match="--reward and --judge"):
+        require_classifier(str(tmp_path))
 
 
 def test_generators_and_threads_of_the_caller_are_put_back():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval.stats import interquartile_interval, interquartile_mean, mean_interval
+from eval.stats import Estimate, combined, interquartile_interval, interquartile_mean, mean_interval
 from eval.stats.intervals import interquartile_half_widths, t_half_widths, winsorised
 
 
@@ -57,6 +57,36 @@ def test_excludes_zero() -> None:
     assert mean_interval([1.0, 1.1, 0.9]).excludes_zero
     assert mean_interval([-1.0, -1.1, -0.9]).excludes_zero
     assert not mean_interval([-1.0, 1.0, 0.5]).excludes_zero
+
+
+def test_distances_to_the_bounds_add_in_quadrature() -> None:
+    """Zou and Donner (2008), by hand: √(3² + 4²) below, √(5² + 12²) above."""
+    both = combined(Estimate(10, 7, 15, 3), Estimate(9, 5, 21, 64))
+    assert both == Estimate(10, 5, 23, 3)
+
+
+def test_either_without_an_interval_leaves_none() -> None:
+    whole, none = Estimate(1, 0, 2, 3), Estimate(1, math.nan, math.nan, 1)
+    assert not combined(whole, none).has_interval
+    assert not combined(none, whole).has_interval
+
+
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+def test_where_both_errors_are_alike_zero_is_excluded_no_more_often_than_promised(seeds: int) -> None:
+    generator = np.random.default_rng(4)
+    claims = {"both": 0, "combined": 0}
+    for _ in range(3000):
+        by_seed = mean_interval(generator.normal(size=seeds))
+        by_prompt = mean_interval(generator.normal(size=64) * math.sqrt(64 / seeds))
+        mean = by_seed.mean + by_prompt.mean
+        first, second = (
+            Estimate(mean, mean - own.half_width, mean + own.half_width, own.n)
+            for own in (by_seed, by_prompt)
+        )
+        claims["both"] += first.excludes_zero and second.excludes_zero
+        claims["combined"] += combined(first, second).excludes_zero
+    assert claims["combined"] <= 0.05 * 3000
+    assert claims["both"] > claims["combined"]
 
 
 def test_interquartile_mean_is_not_moved_by_a_collapsed_seed() -> None:

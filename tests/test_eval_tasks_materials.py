@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from small_world import SmallWorld
+from transformers import AutoTokenizer, CodeGenConfig, CodeGenForCausalLM
 
-from algos import DPO, PPO, Sampling
+from algos import DPO, PPO, Sampling, UserError
 from algos.engine.storage import atomic_directory, read_json, write_json
 from eval.experiment import Experiment
 from eval.recording.recorder import costs_before
@@ -70,6 +71,20 @@ def test_an_arm_is_charged_what_it_needs_before_training(
 ) -> None:
     found = costs_before(algorithm, replace(MADE, reward_learned=learned))
     assert found == dict(zip(("flops", "seconds", "labels", "reward_calls"), expected, strict=True))
+
+
+def test_pairs_alone_need_a_family_with_a_classifier(small: SmallWorld, tmp_path: Path) -> None:
+    config = CodeGenConfig(vocab_size=64, n_embd=16, n_layer=1, n_head=4, n_positions=32, rotary_dim=4)
+    CodeGenForCausalLM(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(small.model).save_pretrained(tmp_path / "model")
+    experiment = Experiment(
+        task="custom", model=str(tmp_path / "model"), pairs=small.pairs, device="cpu",
+        sampling=Sampling(max_new_tokens=6),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"no sequence classifier.*--reward and --judge"):
+        materials_of(experiment, Workshop(tmp_path / "cache"), 0)
+    with_reward = replace(experiment, reward=small.reward(), judge=small.reward("strict"))
+    assert materials_of(with_reward, Workshop(tmp_path / "cache"), 0).pairs
 
 
 def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) -> None:

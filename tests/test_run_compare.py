@@ -156,6 +156,19 @@ def test_what_is_stopped_before_it_is_extended_is_extended_by_the_same_command(
     assert capsys.readouterr().err.endswith(f"Go on with: rlhf-compare --resume {out}\n")
 
 
+def test_what_trusted_code_goes_on_with_a_command_that_trusts_it(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.comparison.materials_of", stopped)
+    out = tmp_path / "trusting"
+    assert main(small.arguments(out, "--trust-remote-code")) == 130
+    command = capsys.readouterr().err.rpartition("Go on with: rlhf-compare ")[2]
+    assert parse(shlex.split(command)).experiment.trust_remote_code
+
+
 @pytest.mark.usefixtures("sketched")
 def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
     small: SmallWorld, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -223,6 +236,9 @@ def test_the_report_is_drawn_again(finished: Path, capsys: pytest.CaptureFixture
         (["--resume", "/no/such/folder"], "holds no comparison"),
         (["--workers", "-1"], "--workers must be at least 0"),
         (["--columns", "prompt=question"], "question"),
+        (["--reward", "my_reward:score"], "for the reward. A function is named file.py:function"),
+        (["--judge", "/no/such:score"], "for the judge. A function is named file.py:function"),
+        (["--frontier.samples", "1"], "frontier samples must be 0 (no frontier) or at least 2; got 1"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_status_2(

@@ -55,4 +55,9 @@ def test_no_table_where_every_run_failed_before_its_first_row(
     assert said.out.endswith(f"report: {out / 'report.html'}\n")
     assert "2 of 2 runs failed: reinforce-s0, reinforce-s1. The report says why. " in said.err
     assert f"Run them again with: rlhf-compare --resume {out}\n" in said.err
+    trusting = tmp_path / "trusting"
+    more = ("--algos", "reinforce", "--frontier.samples", "0", "--trust-remote-code")
+    assert main(small.arguments(trusting, *more)) == 1
+    again = f"Run them again with: rlhf-compare --resume {trusting} --trust-remote-code\n"
+    assert again in capsys.readouterr().err
     assert "no run begins" in (out / "report.md").read_text(encoding="utf-8")

@@ -66,7 +66,7 @@ def call_reward(
 def _remedy_for_none(caller: GuardedReward) -> str:
     """What to do about a None that is an error here."""
     if caller.what == "judge":
-        return "None means not scored, but what is judged must be: name a judge that scores everything with --judge."
+        return "None means not scored, and a judge must score: name one that scores everything with --judge."
     if caller.calls.allow_unscored:
         return "None means not scored, which --allow-unscored allows in training, but not here."
     return "None means not scored, which --allow-unscored allows in training."

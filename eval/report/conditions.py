@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eval import stats
 from eval.report import format as fmt
-from eval.report.inputs import BASE, ReportInput
+from eval.report import tables
+from eval.report.frames import Evaluations
+from eval.report.inputs import BASE, JUDGE, ReportInput
 from eval.report.standings import Pair, Standing
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 MIN_PROMPTS = 16  # fewer cannot say how much other prompts would change
 NOTICEABLE = 0.5  # of the seeds' own half width
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Arm minus base at the arm's end: over the arm's seeds, and over prompts as a mean of the seeds."""
+
+    seeds: stats.Estimate
+    prompts: stats.Estimate
+
+    @property
+    def estimate(self) -> stats.Estimate:
+        """Over seeds and prompts together, which excludes 0 only where each does; over seeds alone where prompts give
+        no interval."""
+        return stats.combined(self.seeds, self.prompts) if self.prompts.has_interval else self.seeds
+
+    @property
+    def left_open(self) -> bool:
+        """Whether the seeds alone would tell the arm from the base, but not together with the prompts."""
+        return self.seeds.excludes_zero and not self.estimate.excludes_zero
+
+    @property
+    def seeds_alone(self) -> bool:
+        """Whether the interval leaves out the noise of the prompts."""
+        return self.seeds.has_interval and not self.prompts.has_interval
 
 
 def sentence(comparison: ReportInput, end: Standing, lead: Standing) -> str:
@@ -31,7 +59,13 @@ def sentence(comparison: ReportInput, end: Standing, lead: Standing) -> str:
     family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
     if family > 1:
         text += f" “Ahead” and “told apart” are judged at 5% after Holm's correction for {family} pairs."
-    return text + _other_prompts(comparison, end)
+    return text + _against_base(comparison, end) + _other_prompts(comparison, end)
+
+
+def gain(comparison: ReportInput, view: Evaluations, arm: str) -> Gain:
+    """The base was evaluated once, and what its prompts and responses happened to be no seed of the arm repeats:
+    without the interval over prompts, enough seeds would tell any arm from it."""
+    return Gain(tables.gain(view, arm), _gain_over_prompts(comparison.samples, arm, view.at_end(arm, JUDGE)))
 
 
 def prompt_effect(comparison: ReportInput, pair: Pair) -> stats.Estimate:
@@ -39,7 +73,7 @@ def prompt_effect(comparison: ReportInput, pair: Pair) -> stats.Estimate:
 
     A bootstrap over prompts with a fixed generator; nan bounds where fewer than MIN_PROMPTS were answered by both.
     """
-    differences_P = _by_prompt(comparison.samples, pair)
+    differences_P = _by_prompt(comparison.samples, pair.first, pair.second, pair.of_first)
     if len(differences_P) < MIN_PROMPTS:
         return stats.Estimate(math.nan, math.nan, math.nan, len(differences_P))
     return stats.bootstrap_interval(differences_P, np.random.default_rng(0))
@@ -51,16 +85,37 @@ def evaluated_prompts(comparison: ReportInput) -> int:
     return int(samples.loc[samples["arm"] == BASE, "prompt_id"].nunique()) if len(samples) else 0
 
 
-def _by_prompt(samples: DataFrame, pair: Pair) -> np.ndarray:
-    """Judge of first minus judge of second on each prompt, mean over the pair's seeds: differences_P."""
-    if not len(samples) or not pair.of_first:
+def _gain_over_prompts(samples: DataFrame, arm: str, seeds: Iterable[int]) -> stats.Estimate:
+    """Arm minus base as a mean over prompts with its interval: Student's t where prompts are too few to resample."""
+    differences_P = _by_prompt(samples, arm, BASE, seeds)
+    if len(differences_P) < MIN_PROMPTS:
+        return stats.mean_interval(differences_P)
+    return stats.bootstrap_interval(differences_P, np.random.default_rng(0))
+
+
+def _by_prompt(samples: DataFrame, first: str, second: str, seeds: Iterable[int]) -> np.ndarray:
+    """Judge of first minus judge of second on each prompt that both answered, mean over these seeds: differences_P."""
+    if not len(samples):
         return np.empty(0)
-    own = samples[samples["seed"].isin(list(pair.of_first))]
-    means = own.groupby(["arm", "prompt_id"])["judge"].mean()
-    arms = set(means.index.get_level_values("arm"))
-    if not {pair.first, pair.second} <= arms:
-        return np.empty(0)
-    return (means[pair.first] - means[pair.second]).dropna().to_numpy(dtype=float)
+    differences = _prompt_means(samples, first, seeds) - _prompt_means(samples, second, seeds)
+    return differences.dropna().to_numpy(dtype=float)
+
+
+def _prompt_means(samples: DataFrame, arm: str, seeds: Iterable[int]) -> Series:
+    """Prompt → judge, mean over these seeds; of the base, which has no seeds, its one evaluation."""
+    own = samples[samples["arm"] == arm]
+    own = own if arm == BASE else own[own["seed"].isin(list(seeds))]
+    return own["judge"].astype(float).groupby(own["prompt_id"]).mean()
+
+
+def _against_base(comparison: ReportInput, end: Standing) -> str:
+    """How the intervals against the base differ from the others, where prompts are in them."""
+    if not any(
+        len(values) > 1 and _gain_over_prompts(comparison.samples, arm, values).has_interval
+        for arm, values in end.values.items()
+    ):
+        return ""
+    return " Against the base, which was evaluated once, they are over seeds and test prompts together."
 
 
 def _other_prompts(comparison: ReportInput, end: Standing) -> str:

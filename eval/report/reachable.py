@@ -112,14 +112,21 @@ def _of(pool: Pool, metric: str, name: str, beta: float | None) -> Reachable:
     drawn_B = curve.reach_B != "none"
     grid = np.linspace(0, math.sqrt(float(curve.kl_B[drawn_B].max(initial=0))), 80) ** 2
     low, high = curve.band(grid, np.random.default_rng(0))
-    ns = [n for n in NS if n <= pool.counts[0]]
-    values_NP = best_of_n(pool.rewards["proxy"][:, base], rewards_PM[:, base], ns)
-    best_of = {
+    best_of = _best_of(pool.rewards["proxy"][:, base], rewards_PM[:, base])
+    arms = {arm: _point(pool, k, rewards_PM, curve, beta) for k, arm in enumerate(pool.samplers) if k > 0}
+    return Reachable(metric, curve, float(curve.reward_B[0]), (grid, low, high), best_of, arms)
+
+
+def _best_of(chosen_by_PM: np.ndarray, valued_by_PM: np.ndarray) -> dict[int, tuple[float, float]]:
+    """`Reachable.best_of`, for each N that there are as many responses for: none where a prompt has but one."""
+    ns = [n for n in NS if n <= chosen_by_PM.shape[-1]]
+    if not ns:
+        return {}
+    values_NP = best_of_n(chosen_by_PM, valued_by_PM, ns)
+    return {
         n: (float(kl), float(value))
         for n, kl, value in zip(ns, best_of_n_kl(ns), values_NP.mean(-1), strict=True)
     }
-    arms = {arm: _point(pool, k, rewards_PM, curve, beta) for k, arm in enumerate(pool.samplers) if k > 0}
-    return Reachable(metric, curve, float(curve.reward_B[0]), (grid, low, high), best_of, arms)
 
 
 def _point(pool: Pool, k: int, rewards_PM: np.ndarray, curve: Curve, beta: float | None) -> ArmPoint:

@@ -56,7 +56,7 @@ def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> li
     lead = leading(comparison, found)
     return [
         *(_arms(comparison, view, found, lead) if len(ranked) > 1 else []),
-        *_against_base(view, ranked),
+        *_against_base(comparison, view, ranked),
         *_cost(view, ranked),
         *(
             _more_seeds(comparison, view, lead)
@@ -97,10 +97,11 @@ def _one_seed(view: Evaluations, ranked: Sequence[str]) -> list[str]:
     ]
 
 
-def _against_base(view: Evaluations, ranked: Sequence[str]) -> list[str]:
+def _against_base(comparison: ReportInput, view: Evaluations, ranked: Sequence[str]) -> list[str]:
     if JUDGE not in view.base:
         return ["The base was not evaluated, so no arm can be compared with it."]
-    gains = {arm: tables.gain(view, arm) for arm in ranked}
+    found = {arm: conditions.gain(comparison, view, arm) for arm in ranked}
+    gains = {arm: gain.estimate for arm, gain in found.items()}
     above = [arm for arm in ranked if gains[arm].excludes_zero and gains[arm].mean > 0]
     below = [arm for arm in ranked if gains[arm].excludes_zero and gains[arm].mean < 0]
     unclear = [arm for arm in ranked if arm not in above and arm not in below]
@@ -116,7 +117,20 @@ def _against_base(view: Evaluations, ranked: Sequence[str]) -> list[str]:
             verb = says.format(s="s" * (len(group) == 1))
             shown = claims.gains([(arm, gains[arm]) for arm in group])
             parts.append(f"{who} {verb} {'it' if parts else base}: {shown}")
-    return ["; ".join(parts) + "."]
+    return ["; ".join(parts) + _of_prompts(found)]
+
+
+def _of_prompts(gains: Mapping[str, conditions.Gain]) -> str:
+    """The end of the sentence on the base: what the prompts left open, and where they are left out."""
+    left_open = [arm for arm, gain in gains.items() if gain.left_open]
+    text = f" (the seeds alone would tell {fmt.listing(left_open)} from it, the prompts do not settle it)."
+    text = text if left_open else "."
+    without = [arm for arm, gain in gains.items() if gain.seeds_alone]
+    if not without:
+        return text
+    mixed = any(gain.prompts.has_interval for gain in gains.values())
+    who = f" of {fmt.listing(without)}" if mixed else ""
+    return f"{text} Without scores by prompt the intervals{who} leave out the noise of the prompts."
 
 
 def _count(some: int, all_: int) -> str:
@@ -188,12 +202,23 @@ def _beyond(leader: str, rivals: Sequence[str]) -> str:
 
 
 def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> list[str]:
-    gain = tables.gain(view, arm)
-    if gain.excludes_zero or gain.n == 0:
+    gain = conditions.gain(comparison, view, arm)
+    mean = gain.estimate.mean
+    if gain.estimate.excludes_zero or gain.seeds.n == 0:
         return []
-    if gain.n < MIN_SEEDS_TO_FORECAST:
+    if gain.seeds.n < MIN_SEEDS_TO_FORECAST:
         return _first_seeds(comparison, view)
-    values = [value - view.base[JUDGE] for value in view.at_end(arm, JUDGE).values()]
+    if gain.prompts.has_interval and not gain.prompts.excludes_zero:
+        return [
+            "More seeds alone would hardly tell it from the base: that takes more test prompts (--eval.prompts)."
+        ]
+    # What the prompts leave of the gain, for the seeds to tell from 0: their half widths add in quadrature.
+    prompts = gain.prompts.half_width if gain.prompts.has_interval else 0.0
+    left = math.sqrt(max(mean**2 - prompts**2, 0.0))
+    values = [
+        value - view.base[JUDGE] - mean + math.copysign(left, mean)
+        for value in view.at_end(arm, JUDGE).values()
+    ]
     needed = stats.seeds_needed(values, most=MOST_SEEDS)
     if needed is None:
         return [f"To tell it from the base would take more than {MOST_SEEDS} seeds."]
@@ -209,6 +234,9 @@ def _first_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
     ]
 
 
-def command(comparison: ReportInput, seeds: int) -> str:
-    """What adds seeds to this comparison, up to `seeds` in all."""
-    return f"rlhf-compare --resume {shlex.quote(comparison.path.as_posix())} --seeds {seeds}"
+def command(comparison: ReportInput, seeds: int | None = None) -> str:
+    """What goes on with this comparison, with seeds added up to `seeds` in all where they are named."""
+    # The command line alone may say that a model's own code is run, so each command has to.
+    trusting = ["--trust-remote-code"] if comparison.experiment.get("trust_remote_code") else []
+    more = [] if seeds is None else ["--seeds", str(seeds)]
+    return shlex.join(["rlhf-compare", "--resume", comparison.path.as_posix(), *trusting, *more])

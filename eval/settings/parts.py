@@ -85,8 +85,8 @@ class Frontier:
         require(self.samples >= 0, "frontier samples", "at least 0", self.samples)
 
     def require_several(self) -> None:
-        """Raises UserError for one response a prompt, of which nothing can be estimated. Apart from the other checks:
-        a comparison that was made so can still be opened."""
+        """Raises UserError for one response a prompt, of which nothing can be estimated. Apart from the other
+        checks: a comparison that was made so can still be opened."""
         require(self.samples != 1, "frontier samples", "0 (no frontier) or at least 2", self.samples)
 
 

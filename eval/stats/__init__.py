@@ -13,6 +13,7 @@ from eval.stats.differences import (
 from eval.stats.intervals import (
     MIN_SEEDS_INTERQUARTILE,
     Estimate,
+    combined,
     interquartile_interval,
     interquartile_mean,
     mean_interval,
@@ -28,6 +29,7 @@ __all__ = [
     "bootstrap_interval",
     "bootstrap_levels",
     "bootstrap_means",
+    "combined",
     "effect_size",
     "holm",
     "interquartile_interval",

@@ -56,6 +56,15 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+def combined(first: Estimate, second: Estimate) -> Estimate:
+    """The first mean with the uncertainty of both, two independent sources of error: distances from mean to bound add
+    in quadrature (the method of variance estimates recovery, Zou and Donner 2008). nan bounds where either has none.
+    """
+    below = math.hypot(first.mean - first.low, second.mean - second.low)
+    above = math.hypot(first.high - first.mean, second.high - second.mean)
+    return Estimate(first.mean, first.mean - below, first.mean + above, first.n)
+
+
 def t_half_widths(values_XN: np.ndarray, confidence: float) -> np.ndarray:
     """Half of Student's t interval along the last axis: values_XN, N ≥ 2, → half_X."""
     from scipy.stats import t

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from eval.data import Accounting
 from eval.data.split import normalised_prompt
 from eval.experiment import Experiment
 from eval.functions import load_function
-from eval.stages import train_reward_model
+from eval.stages import require_classifier, train_reward_model
 from eval.tasks.custom.identity import function_identity, model_identity
 from eval.tasks.custom.inputs import read_inputs, require_inputs
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
@@ -47,6 +48,8 @@ class _Builder:
             device=experiment.device,
             trust_remote_code=experiment.trust_remote_code,
         )
+        if not experiment.reward:
+            require_classifier(self.model)
         self.inputs = read_inputs(experiment, self.base)
         self.accounts, self.notes = list(self.inputs.accounts), list(self.inputs.notes)
         self.model_key = model_identity(self.model)
@@ -102,6 +105,10 @@ class _Builder:
     def _named(self, spec: str, what: str) -> Scorer:
         if ".py:" in spec or spec.endswith(".py"):
             return Scorer("function", load_function(spec, what).spec, spec)
+        if ":" in spec and not os.path.exists(spec):  # not Path's, which raises for what no path can be
+            raise UserError(
+                f"there is no model {spec!a} for the {what}. A function is named file.py:function; add the .py."
+            )
         model = RewardModel(spec, self.base.device)
         if model.pooling == "model":
             self.notes.append(
