@@ -92,8 +92,8 @@ def require_classifier(base: str) -> None:
         known = False
     if not known:
         raise UserError(
-            f"no reward model can be trained from {base!r}: transformers has no sequence classifier of its family. "
-            "Name a reward and a judge with --reward and --judge."
+            f"no reward model can be trained from {base!r}: transformers has no sequence classifier of its "
+            "family. Name a reward and a judge with --reward and --judge."
         )
 
 

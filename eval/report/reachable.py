@@ -118,7 +118,7 @@ def _of(pool: Pool, metric: str, name: str, beta: float | None) -> Reachable:
 
 
 def _best_of(chosen_by_PM: np.ndarray, valued_by_PM: np.ndarray) -> dict[int, tuple[float, float]]:
-    """`Reachable.best_of`, for each N that there are as many responses for: none where a prompt has but one."""
+    """`Reachable.best_of`, for each N up to the responses of a prompt: none where it has but one."""
     ns = [n for n in NS if n <= chosen_by_PM.shape[-1]]
     if not ns:
         return {}
