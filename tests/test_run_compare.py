@@ -140,13 +140,19 @@ def test_an_extension_that_cannot_be_prepared_leaves_the_comparison_as_it_was(
     assert parse(["--resume", str(out), "--seeds", "5"]).experiment.algos == ("reinforce",)
 
 
-def test_what_is_stopped_before_it_is_extended_is_extended_by_the_same_command(
-    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a comparison is interrupted before anything is prepared."""
+
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("eval.comparison.materials_of", stopped)
+
+
+def test_what_is_stopped_before_it_is_extended_is_extended_by_the_same_command(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at_once(monkeypatch)
     out = tmp_path / "one"
     extend = one_arm(small, out)
     assert main(extend) == 130
@@ -159,10 +165,7 @@ def test_what_is_stopped_before_it_is_extended_is_extended_by_the_same_command(
 def test_what_trusted_code_goes_on_with_a_command_that_trusts_it(
     small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("eval.comparison.materials_of", stopped)
+    stop_at_once(monkeypatch)
     out = tmp_path / "trusting"
     assert main(small.arguments(out, "--trust-remote-code")) == 130
     command = capsys.readouterr().err.rpartition("Go on with: rlhf-compare ")[2]

@@ -33,9 +33,10 @@ class Places:
     N: int
     taken_M: Tensor
     """The places that hold a token, ascending."""
-    no_prompt_padded: bool = False
-    """For certain."""
+    no_prompt_padded: bool
+    """False on a GPU, too, where it is not asked: the answer would have to be waited for."""
     _rows: dict[tuple[int, ...], Halves] = field(default_factory=dict, repr=False, compare=False)
+    """Made once for all of a model's layers, whose heads stand alike in memory."""
 
     @classmethod
     def in_groups(cls, rollouts: Rollouts) -> Places:
@@ -141,11 +142,11 @@ class Places:
         if key not in self._rows:
             back = self._back(heads, A)
             counts = heads * self.prompts, heads * (len(self.token_N) - self.prompts)
-            free = [
-                torch.ones(n, dtype=torch.bool).index_fill_(0, rows, False)
+            first, own = (
+                torch.ones(n, dtype=torch.bool).index_fill_(0, rows, False).nonzero().squeeze(-1)
                 for n, rows in zip(counts, back, strict=True)
-            ]
-            self._rows[key] = free[0].nonzero().squeeze(-1), free[1].nonzero().squeeze(-1)
+            )
+            self._rows[key] = first, own
         return self._rows[key]
 
     def _back(self, heads: int, A: int) -> Halves:
