@@ -122,7 +122,7 @@ def _opened(options: Options) -> Iterator[Store]:
 def _carry_out(store: Store, options: Options, console: Console, command: str) -> int:
     from eval.comparison import compare
     from eval.launch import Workers
-    from eval.report.verdict import command as going_on
+    from eval.report.commands import resume
     from eval.workshop import Workshop
 
     experiment = store.asked
@@ -134,7 +134,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
             report = compare(store, Workshop(options.cache.expanduser()), workers, console, command)
     except KeyboardInterrupt:
         unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
-        again = command if unwritten else going_on(store)
+        again = command if unwritten else resume(store)
         print(
             f"stopped; what is finished or saved is kept. Go on with: {for_terminal(again)}", file=sys.stderr
         )
@@ -148,7 +148,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     if failed:
         print(
             f"{len(failed)} of {len(store.all_runs)} runs failed: {', '.join(failed)}. The report says why. "
-            f"Run them again with: {for_terminal(going_on(store))}",
+            f"Run them again with: {for_terminal(resume(store))}",
             file=sys.stderr,
         )
     print(f"report: {for_terminal(str(report))}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from algos import RunError, UserError
 from algos.engine.storage import write_json
 from eval.console import Console
 from eval.data.accounting import summary
-from eval.directory.integrity import changed_versions, check_sources, refuse_other_data
+from eval.directory import sessions
+from eval.directory.integrity import check_sources, refuse_other_data
 from eval.drawing import draw
 from eval.frontier.sampling import forget_pool, update_pool
 from eval.launch import Job, Update, Workers, run_jobs
@@ -44,9 +44,10 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
     if finished:
         console.say(f"{finished} of {len(store.all_runs)} runs are there already")
     _write_facts(store, materials)
-    about = environment(command, experiment.threads_per_run, workers.count) | {"started": started}
-    for change in changed_versions(store.environment, about):
-        console.say(change)
+    about = _session(store, environment(command, experiment.threads_per_run, workers.count), console) | {
+        "started": started,
+        "runs": len(waiting),
+    }
     write_json(store.path / "environment.json", about)
     store.integrity.forget(waiting)
     store.integrity.note()
@@ -62,6 +63,14 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
     store.integrity.note()
     with console.stage("drawing the report"):
         return draw(store)
+
+
+def _session(store: Store, now: dict[str, Any], console: Console) -> dict[str, Any]:
+    """What environment.json holds of this session and those before; tells what is no longer as it was."""
+    before = store.environment
+    if before and (changed := sessions.changes(before, now)):
+        console.say(f"since this comparison was last worked on: {', '.join(changed)}")
+    return sessions.begun(before, now)
 
 
 def _noting(store: Store, update: Update) -> Update:
@@ -115,30 +124,15 @@ def _draw_pool(store: Store, workers: Workers, console: Console) -> None:
 
 def _write_facts(store: Store, materials: Materials) -> None:
     experiment = store.asked
-    arms: dict[str, dict[str, Any]] = {}
     plain = experiment.to_dict()["hyperparameters"]
-    trusting = " --trust-remote-code" if experiment.trust_remote_code else ""
-    again = f"rlhf-compare --config {quote(f'{store.path}/experiment.yaml')}{trusting}"
+    arms: dict[str, dict[str, Any]] = {}
     for name, arm in experiment.arms.items():
         settings = {
             **plain[arm.name],
             **{k: v for k, v in experiment.variants.get(name, {}).items() if k != "algorithm"},
         }
-        alone = f"{again} --algos {name} --seeds 1"
-        arms[name] = {
-            "algorithm": arm.name,
-            "source": arm.needs.source,
-            "settings": settings,
-            "train_alone": alone,
-        }
-    commands = {
-        "repeat": again,
-        "more_seeds": f"rlhf-compare --resume {quote(str(store.path))} --seeds {experiment.seeds + 2}{trusting}",
-    }
-    write_json(
-        store.path / "facts.json",
-        {**materials.facts, "budget": experiment.budget, "arms": arms, "commands": commands},
-    )
+        arms[name] = {"algorithm": arm.name, "source": arm.needs.source, "settings": settings}
+    write_json(store.path / "facts.json", {**materials.facts, "budget": experiment.budget, "arms": arms})
 
 
 def _now() -> str:

@@ -150,7 +150,7 @@ def _token_statistics(policy: Policy, rollouts: Rollouts, settings: Evaluation) 
 
     # Two models' logits stand side by side.
     groups = min(settings.batch_size // rollouts.G, groups_per_forward(policy.model, rollouts, logits=2))
-    with policy.reference():  # once for all parts: a large one is read from disk
+    with policy.reference_at_hand():
         return policy.portions.run("evaluation", groups, attempt, SHORTER)
 
 

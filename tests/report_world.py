@@ -297,12 +297,7 @@ def _facts(arms: dict[str, str]) -> dict[str, Any]:
                 "algorithm": algorithm,
                 "source": "pairs" if algorithm == "dpo" else "prompts",
                 "settings": settings,
-                "train_alone": f"python run_compare.py --algos {arm}",
             }
             for arm, algorithm in arms.items()
-        },
-        "commands": {
-            "repeat": "python run_compare.py --seeds 3",
-            "more_seeds": "python run_compare.py --resume reports/example --seeds 10",
         },
     }

@@ -156,3 +156,35 @@ def test_a_template_without_end_is_stopped(template: str, monkeypatch: pytest.Mo
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     assert render_prompt(tokenizer(CHATML), ASK).endswith("assistant\n")  # and the next one is none the worse
+
+
+class TimeIsUp(BaseException):
+    """As Ctrl-C and a reward's time limit come: wherever the process stands."""
+
+
+def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(worker: object, seconds: float) -> bytes:
+        raise TimeIsUp
+
+    def asked(word: str) -> str:
+        return render_prompt(tokenizer(CHATML), [{"role": "user", "content": word}])
+
+    first = asked("first")
+    monkeypatch.setattr(rendering._Worker, "_line", interrupted)
+    with pytest.raises(TimeIsUp):
+        asked("second")
+    monkeypatch.undo()
+    for word in ("third", "fourth"):
+        assert asked(word) == first.replace("first", word)
+
+
+def test_a_process_for_templates_that_is_gone_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    render_prompt(tokenizer(CHATML), ASK)
+    assert rendering._worker is not None
+    rendering._worker.process.kill()
+    rendering._worker.process.wait()
+    monkeypatch.setattr(rendering._Worker, "usable", lambda _: True)  # it ends behind the look whether it has
+    with pytest.raises(UserError, match="the model's chat template refuses"):
+        render_prompt(tokenizer(CHATML), ASK)
+    monkeypatch.undo()
+    assert render_prompt(tokenizer(CHATML), ASK).endswith("assistant\n")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from algos.engine.errors import UserError
 from eval.data import read_rows
+from eval.data.rows import as_json
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b\u2028c", "n": 2}]
 
@@ -53,6 +57,37 @@ def test_every_typed_format_gives_the_same_rows(tmp_path: Path, name: str) -> No
     assert [row.line for row in table.rows] == [1, 2]
     assert table.rows[1].place == f"{path}:2"
     assert table.faults == []
+
+
+def test_what_json_has_no_word_for_is_the_same_before_and_after_it_is_kept(tmp_path: Path) -> None:
+    """A reward labels pairs with the rows as they were read, and scores runs with those that were kept as JSON."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    day = datetime.datetime(2026, 1, 2, 3, 4, 5)
+    columns = {
+        "prompt": ["a"],
+        "when": [day],
+        "price": pa.array([Decimal("1.50")]),
+        "raw": [b"\xff\x00"],
+        "took": [datetime.timedelta(seconds=90)],
+        "nested": [{"days": [day.date()]}],
+        "nothing": pa.array([None], pa.int64()),
+    }
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "f.parquet")
+    (row,) = read_rows(str(tmp_path / "f.parquet")).rows
+    assert row.values == {
+        "prompt": "a",
+        "when": "2026-01-02T03:04:05",
+        "price": "1.50",
+        "raw": "/wA=",
+        "took": 90.0,
+        "nested": {"days": ["2026-01-02"]},
+        "nothing": None,
+    }
+    assert json.loads(json.dumps(row.values)) == row.values
+    assert as_json(np.arange(2.0)) == [0.0, 1.0]
+    assert as_json(object()) == "<object>", "no address, which would be another in every process"
 
 
 def test_a_saved_dataset_has_splits(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from chat_tokenizers import byte_pairs
 from small_world import SmallWorld
 from tiny import gpt2, rollouts_of
 
-from algos import Policy
+from algos import LoRA, Policy
 from algos.engine import frozen
 from algos.engine.pairs import encode_pair
 from algos.engine.rewards import RewardError
+from algos.engine.scoring import score_policy, score_reference
+from algos.losses import sequence_logps
 from eval.experiment import Experiment
 from eval.judge import Judge, wins
 from eval.metrics import Evaluator, _heldout_texts, _token_statistics, distinct_bigrams, full_kl, overlap
@@ -63,6 +65,23 @@ def test_a_reference_on_disk_is_read_once_for_all_parts(
     rollouts = rollouts_of([[1], [2], [3]], [[[4, 5]], [[5]], [[6, 4]]])
     _token_statistics(policy, rollouts, Evaluation(batch_size=1))
     assert len(fetched) == 1
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["all weights", "an adapter"])
+def test_what_is_measured_of_tokens_is_the_policys_own(small: SmallWorld, lora: LoRA | None) -> None:
+    """With an adapter the reference is the same model without it: the policy must not be measured inside that block."""
+    policy = Policy.load(small.model, lora=lora)
+    random = torch.Generator().manual_seed(1)
+    for weight in policy.trainable().values():
+        weight.data += 0.3 * torch.randn(weight.shape, generator=random)
+    rollouts = rollouts_of([[1], [2], [3]], [[[4, 5]], [[5]], [[6, 4]]])
+    logps, ref_logps = score_policy(policy, rollouts, 1.0)[0], score_reference(policy, rollouts, 1.0)
+    found = _token_statistics(policy, rollouts, Evaluation(batch_size=2))
+    totals = [sequence_logps(x, rollouts.mask_PGT).flatten().tolist() for x in (logps - ref_logps, ref_logps)]
+    assert found["k1"] == pytest.approx(totals[0], abs=1e-5)
+    assert found["reference"] == pytest.approx(totals[1], abs=1e-5)
+    assert max(map(abs, found["k1"])) > 0.1, "a policy that has moved"
+    assert min(found["kl"]) > 0.01
 
 
 def test_the_base_against_itself(small: SmallWorld, experiment: Experiment) -> None:

@@ -41,7 +41,7 @@ def card(path: Path, facts: dict[str, Any] | None = None, **asked: Any) -> str:
     }
     store = Store.create(path / "comparison", Experiment.from_dict(settings))
     store.write_base({"reward/judge": 0.25, "reward/proxy": 1.0, "kl/sequence": 0.0}, [])
-    arms = {"dpo": {"algorithm": "dpo", "source": "pairs", "settings": {"beta": 0.1}, "train_alone": ""}}
+    arms = {"dpo": {"algorithm": "dpo", "source": "pairs", "settings": {"beta": 0.1}}}
     write_json(
         store.path / "facts.json",
         {"judge": "the judge", "reward": "r", "data": [ACCOUNT], "arms": arms, **(facts or {})},
@@ -112,7 +112,7 @@ def test_paths_of_this_machine_are_no_names_of_the_hub(tmp_path: Path) -> None:
     ],
 )
 def test_text_of_others_does_not_act(tmp_path: Path, evil: str) -> None:
-    arm = {"algorithm": "dpo", "source": "pairs", "train_alone": ""}
+    arm = {"algorithm": "dpo", "source": "pairs"}
     arms = {"dpo": {**arm, "settings": {"note": evil}}}
     text = card(
         tmp_path,

@@ -49,6 +49,26 @@ def test_what_the_task_wants_said_comes_last(clean: World) -> None:
     assert found[-1] == "Mind the gap."
 
 
+def test_runs_that_were_made_in_several_places(clean: World) -> None:
+    here = clean.environment | {"runs": 3}
+    there = here | {
+        "packages": {**here["packages"], "torch": "2.12.0"},
+        "hardware": {**here["hardware"], "processor": "another", "gpus": []},
+    }
+    now = here | {"hardware": {**here["hardware"], "processor": "a processor", "gpus": ["one"]}}
+
+    def told(*before: dict[str, Any], **last: Any) -> str:
+        environment = {**now, **last, "earlier": list(before)}
+        return said(caveats.unlike_places, dataclasses.replace(clean, environment=environment))
+
+    assert "(processor another → a processor, gpus none → one and torch 2.12.0 → 2.13.0)" in told(there)
+    assert told(there) == told(there, there), "twice the same is told once"
+    assert told() == told(now) == "", "the same place"
+    assert told({**there, "runs": 0}) == told(there, runs=0) == "", (
+        "where no run was made nothing is to be told"
+    )
+
+
 # Runs and seeds ----------------------------------------------------------------------------------------
 
 

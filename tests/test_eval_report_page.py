@@ -48,14 +48,18 @@ def hostile(path: Path) -> World:
         "task": PAYLOAD, "judge": PAYLOAD, "reward": PAYLOAD, "notes": [PAYLOAD], "budget": PAYLOAD,
         "data": [{"file": PAYLOAD, "read": 2, "kept": 1, "reasons": {PAYLOAD: 1}}],
         "stages": [{"name": PAYLOAD, "seconds": 1.0, "flops": 1.0, "cached": True}],
-        "commands": {"repeat": PAYLOAD, "more_seeds": PAYLOAD},
-        "arms": {arm: {"algorithm": "reinforce", "settings": {PAYLOAD: PAYLOAD}, "train_alone": PAYLOAD}},
+        "arms": {arm: {"algorithm": "reinforce", "settings": {PAYLOAD: PAYLOAD}}},
     }  # fmt: skip
     return dataclasses.replace(
         made,
         facts=facts,
         experiment={"model": PAYLOAD, PAYLOAD: [PAYLOAD]},
-        environment=made.environment | {"command": PAYLOAD, "started": PAYLOAD},
+        environment=made.environment
+        | {
+            "command": PAYLOAD,
+            "started": PAYLOAD,
+            "earlier": [{"command": PAYLOAD, "python": PAYLOAD, "runs": 1}],
+        },
         samples=made.samples.assign(prompt=PAYLOAD),
         runs=made.runs.assign(error=PAYLOAD, policy=PAYLOAD),
     )
@@ -107,8 +111,8 @@ def test_contents_lead_somewhere(typical: Path) -> None:
 def test_report_says_how_to_go_on(typical: Path) -> None:
     page = "".join(Page((typical / "report.html").read_text()).words)
     assert 'Policy.load("reports/example/runs/reinforce-s0/policy")' in page
-    assert "python run_compare.py --resume reports/example --seeds 10" in page
-    assert "python run_compare.py --algos reinforce" in page
+    assert "rlhf-compare --resume reports/example --seeds 5" in page
+    assert "rlhf-compare --config reports/example/experiment.yaml --algos reinforce --seeds 1" in page
 
 
 def test_same_input_same_bytes(typical: Path, tmp_path: Path) -> None:

@@ -425,19 +425,6 @@ def test_two_seeds_are_too_few_to_forecast() -> None:
     assert text.endswith("begin with 5 seeds: rlhf-compare --resume reports/x --seeds 5")
 
 
-def test_the_command_can_be_pasted() -> None:
-    made = dataclasses.replace(with_ends(UNCLEAR), path=Path("my reports/a b"))
-    assert verdict.command(made, 7) == "rlhf-compare --resume 'my reports/a b' --seeds 7"
-    assert verdict.command(made) == "rlhf-compare --resume 'my reports/a b'"
-
-
-def test_the_command_trusts_code_where_the_comparison_did() -> None:
-    """Without the flag on the command line it would be refused."""
-    made = with_ends(UNCLEAR)
-    trusting = dataclasses.replace(made, experiment={**made.experiment, "trust_remote_code": True})
-    assert verdict.command(trusting, 7) == "rlhf-compare --resume reports/x --trust-remote-code --seeds 7"
-
-
 # What the intervals hold for ---------------------------------------------------------------------------
 
 

@@ -165,6 +165,11 @@ class Policy:
         else:
             raise ValueError("this policy was loaded without a reference")
 
+    def reference_at_hand(self) -> AbstractContextManager[object]:
+        """The block in which `reference` is entered again and again: the weights of one on disk are read once for it. What
+        the policy itself computes in it is the policy's, adapters included."""
+        return nullcontext() if self._reference is None else self._reference.awake()
+
     def reference_digest(self) -> str:
         """A hash of the reference's weights, by name: those of an adapter only where the reference has one."""
         hashed = hashlib.blake2b(digest_size=16)

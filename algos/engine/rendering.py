@@ -68,9 +68,17 @@ class _Worker:
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, str]:
         pipe: IO[bytes] | None = self.process.stdin
         assert pipe is not None
-        pipe.write(json.dumps(request).encode() + b"\n")
-        pipe.flush()
-        line = self._line(seconds)
+        try:
+            pipe.write(json.dumps(request).encode() + b"\n")
+            pipe.flush()
+            line = self._line(seconds)
+        except BrokenPipeError:  # it is gone
+            line = None
+        except (
+            BaseException
+        ):  # Ctrl-C, or a reward's time is up: the answer would be taken for the next one's
+            self.stop()
+            raise
         if line is None:
             self.stop()
             return {"error": f"it did not end within {seconds:g} seconds, or took all memory it was given"}

@@ -57,15 +57,10 @@ def _write_facts(store: Store) -> None:
             "algorithm": arm.name,
             "source": arm.needs.source,
             "settings": {"beta": arm.beta},
-            "train_alone": "",
         }
         for name, arm in asked.arms.items()
     }
-    commands = {"repeat": "rlhf-compare", "more_seeds": "rlhf-compare"}
-    write_json(
-        store.path / "facts.json",
-        {"task": "reviews", "budget": asked.budget, "arms": arms, "commands": commands},
-    )
+    write_json(store.path / "facts.json", {"task": "reviews", "budget": asked.budget, "arms": arms})
     write_json(store.path / "environment.json", environment("", 1, 1))
 
 

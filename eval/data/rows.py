@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,26 @@ class Row:
     def place(self) -> str:
         """`file:line`, as messages name it."""
         return f"{self.source}:{self.line}"
+
+
+def as_json(value: Any) -> Any:
+    """A cell in JSON's own types, so that a reward is given the same while pairs are labelled and, from the file they are
+    then kept in, while runs train. What JSON has no word for becomes text; what has no text but its address, its type."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): as_json(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        return as_json(value.tolist())
+    return str(value) if isinstance(value, Decimal | UUID) else f"<{type(value).__name__}>"
 
 
 class RowError(ValueError):

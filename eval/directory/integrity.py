@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from algos import UserError
 from algos.engine.errors import one_line
@@ -228,16 +228,3 @@ def _identity(name: str, source: str | Scorer) -> list[str]:
         raise UserError(
             f"the {name} {where} cannot be found: {one_line(error)} Put it back, or start another comparison."
         ) from error
-
-
-def changed_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A sentence where the libraries are no longer those that the comparison began with."""
-    old, new = before.get("packages", {}), now["packages"]
-    told = [
-        f"{name} {old.get(name, 'none')} → {new.get(name, 'none')}"
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
-    ]
-    if not old or not told:
-        return []
-    return [f"versions have changed since this comparison was last worked on: {', '.join(told)}"]

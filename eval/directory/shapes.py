@@ -52,12 +52,18 @@ class Sources(RootModel[dict[str, _Sources]]):
     """sources.json, by data seed."""
 
 
-class Environment(Open):
-    """environment.json"""
-
+class _Session(Open):
     __pydantic_extra__: dict[str, Told]
     packages: dict[str, Name] = Field(default_factory=dict)
     hardware: dict[str, Told] = Field(default_factory=dict)
+    runs: Count = 0
+    """That it was to make."""
+
+
+class Environment(_Session):
+    """environment.json: the last session, and those before it."""
+
+    earlier: list[_Session] = Field(default_factory=list)
 
 
 class _Tally(Closed):
@@ -99,7 +105,6 @@ class _Arm(Closed):
     algorithm: Algorithm
     source: Literal["prompts", "pairs"]
     settings: _Settings
-    train_alone: str
 
 
 class Facts(Open):
@@ -119,7 +124,6 @@ class Facts(Open):
     judge_model: _LearnedModel | None = None
     budget: str = ""
     arms: dict[str, _Arm] = Field(default_factory=dict)
-    commands: dict[str, str] = Field(default_factory=dict)
 
 
 class Matches(RootModel[dict[str, dict[str, Number | None]]]):

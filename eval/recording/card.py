@@ -9,6 +9,7 @@ from typing import Any
 
 from eval.data.accounting import summary
 from eval.data.read import hub_name
+from eval.directory.sessions import sessions
 from eval.glossary import METRICS
 from eval.report import format as fmt
 from eval.report.escape import fenced, for_markdown
@@ -91,10 +92,16 @@ def _body(store: Store, run: Run, metrics: Mapping[str, float]) -> str:
         "## Use",
         fenced(_loading(asked.lora), "python"),
         "## Repeat",
-        fenced(str(store.environment.get("command", "")), "sh"),
+        fenced(_first_command(store), "sh"),
         f"Versions: {for_markdown(_versions(store.environment))}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _first_command(store: Store) -> str:
+    """What began the comparison: those that went on with it need what it left."""
+    first, *_ = sessions(store.environment) or [{}]
+    return str(first.get("command", ""))
 
 
 def _results(base: Mapping[str, Any], metrics: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval import stats
+from eval.directory import sessions
 from eval.report import format as fmt
 from eval.report import tables, validity
 from eval.report.frames import Evaluations
@@ -183,6 +184,19 @@ def rough_readings(comparison: ReportInput, view: Evaluations) -> list[str]:
     ]
 
 
+def unlike_places(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Runs that were made on another machine, or with other versions, than the last were."""
+    made = [session for session in sessions.sessions(comparison.environment) if session.get("runs")]
+    changed = list(dict.fromkeys(what for one in made[:-1] for what in sessions.changes(one, made[-1])))
+    if not changed:
+        return []
+    more = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+    return [
+        f"Not all runs were made in the same place ({fmt.listing([*changed[:SHOWN], *more])}): their seconds and memory cannot "
+        "be compared, and what seeds differ by includes it."
+    ]
+
+
 def from_the_harness(comparison: ReportInput, view: Evaluations) -> list[str]:
     """What the task wants said."""
     return [str(note) for note in comparison.facts.get("notes") or []]
@@ -206,5 +220,6 @@ CAVEATS: tuple[Caveat, ...] = (
     warm_up,
     unused_budget,
     rough_readings,
+    unlike_places,
     from_the_harness,
 )

@@ -7,14 +7,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from eval.directory import sessions
 from eval.glossary import METRICS
-from eval.report import diagnostics, tables
+from eval.report import commands, diagnostics, tables
 from eval.report import format as fmt
 from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, ReportInput
 from eval.report.standings import own_end
 from eval.report.theme import Style
+
+MORE_SEEDS = 2  # that are proposed to whoever wants to be surer
 
 
 def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
@@ -138,15 +141,14 @@ def _last_evaluation(view: Evaluations, arm: str, seed: int) -> str:
 
 def configuration(comparison: ReportInput) -> Section:
     """All that is needed to repeat it."""
-    environment = dict(comparison.environment)
+    *before, environment = sessions.sessions(comparison.environment) or [{}]
     packages = environment.pop("packages", None) or {}
     blocks: list[Block] = []
-    command = (comparison.facts.get("commands") or {}).get("repeat") or environment.get("command")
-    if command:
-        blocks += [Text("This command repeats the comparison:"), Code(str(command), "sh")]
-    blocks.append(
-        Code(_yaml(comparison.experiment), "yaml", "The whole resolved configuration (experiment.yaml)")
-    )
+    blocks += [
+        Text("This command repeats the comparison:"),
+        Code(commands.repeat(comparison), "sh"),
+        Code(_yaml(comparison.experiment), "yaml", "The whole resolved configuration (experiment.yaml)"),
+    ]
     arms = comparison.facts.get("arms") or {}
     if arms:
         settings = {arm: about.get("settings", {}) for arm, about in arms.items()}
@@ -157,9 +159,21 @@ def configuration(comparison: ReportInput) -> Section:
         if packages
         else []
     )
+    rows += [_earlier(session, comparison.environment) for session in before]
     return Section(
         "configuration", "Configuration and versions", (*blocks, table(["where it ran", ""], rows))
     )
+
+
+def _earlier(session: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """What is told of a session before the last one."""
+    when = " to ".join(str(session[name]) for name in ("started", "finished") if session.get(name))
+    told = [
+        f"command {session.get('command', '')}",
+        f"runs {session.get('runs', 0)}",
+        *sessions.changes(session, last),
+    ]
+    return [f"before, {when or 'at an unknown time'}", ", ".join(told)]
 
 
 def definitions(view: Evaluations) -> Section:
@@ -176,19 +190,14 @@ def definitions(view: Evaluations) -> Section:
 
 def what_next(comparison: ReportInput, view: Evaluations) -> Section:
     """The leading arm's policy, how to load it, how to train it alone, how to be surer."""
-    commands = comparison.facts.get("commands") or {}
-    blocks: list[Block] = []
     ranked = tables.ranking(view)
-    if ranked:
-        blocks += _use(comparison, view, ranked)
-    if commands.get("more_seeds"):
-        blocks += [
-            Text("To be surer, add seeds; finished runs are kept:"),
-            Code(str(commands["more_seeds"]), "sh"),
-        ]
-    return Section(
-        "next", "What to do next", tuple(blocks) or (Text("Run the comparison to its end first."),)
-    )
+    blocks: list[Block] = _use(comparison, view, ranked) if ranked else []
+    more = view.runs["seed"].nunique() + MORE_SEEDS
+    blocks += [
+        Text("To be surer, add seeds; finished runs are kept:"),
+        Code(commands.resume(comparison, more), "sh"),
+    ]
+    return Section("next", "What to do next", tuple(blocks))
 
 
 def _use(comparison: ReportInput, view: Evaluations, ranked: list[str]) -> list[Block]:
@@ -210,10 +219,7 @@ def _use(comparison: ReportInput, view: Evaluations, ranked: list[str]) -> list[
             ),
             Code(_loading(where), "python"),
         ]
-    alone = ((comparison.facts.get("arms") or {}).get(arm) or {}).get("train_alone")
-    if alone:
-        blocks += [Text("To train it alone:"), Code(str(alone), "sh")]
-    return blocks
+    return [*blocks, Text("To train it alone:"), Code(commands.alone(comparison, arm), "sh")]
 
 
 def _loading(where: str) -> str:

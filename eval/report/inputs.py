@@ -57,4 +57,4 @@ class ReportInput(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """task, judge, reward, reward_model, data, notes, stages, budget, arms, commands."""
+        """task, judge, reward, reward_model, data, notes, stages, budget, arms."""

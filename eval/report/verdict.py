@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 
 from eval import stats
-from eval.report import caveats, claims, conditions, frontier, tables, validity
+from eval.report import caveats, claims, commands, conditions, frontier, tables, validity
 from eval.report import format as fmt
 from eval.report.document import Block, Bullets, Section, Text
 from eval.report.frames import Evaluations, evaluations
@@ -189,7 +188,7 @@ def _more_seeds(comparison: ReportInput, view: Evaluations, lead: Standing) -> l
         count = max(wanted.values())
         parts.append(
             f"About {count} seeds would likely tell {told} (a rough forecast from {measured}; a second look "
-            f"makes false claims about twice as often): {command(comparison, count)}"
+            f"makes false claims about twice as often): {commands.resume(comparison, count)}"
         )
     return [" ".join(parts)]
 
@@ -222,7 +221,7 @@ def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> list[
     needed = stats.seeds_needed(values, most=MOST_SEEDS)
     if needed is None:
         return [f"To tell it from the base would take more than {MOST_SEEDS} seeds."]
-    return [f"About {needed} seeds would likely tell it from the base: {command(comparison, needed)}"]
+    return [f"About {needed} seeds would likely tell it from the base: {commands.resume(comparison, needed)}"]
 
 
 def _first_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -230,13 +229,5 @@ def _first_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
     if view.runs["seed"].nunique() >= SEEDS_TO_BEGIN_WITH:
         return []
     return [
-        f"For an answer about the algorithms begin with {SEEDS_TO_BEGIN_WITH} seeds: {command(comparison, SEEDS_TO_BEGIN_WITH)}"
+        f"For an answer about the algorithms begin with {SEEDS_TO_BEGIN_WITH} seeds: {commands.resume(comparison, SEEDS_TO_BEGIN_WITH)}"
     ]
-
-
-def command(comparison: ReportInput, seeds: int | None = None) -> str:
-    """What goes on with this comparison, with seeds added up to `seeds` in all where they are named."""
-    # The command line alone may say that a model's own code is run, so each command has to.
-    trusting = ["--trust-remote-code"] if comparison.experiment.get("trust_remote_code") else []
-    more = [] if seeds is None else ["--seeds", str(seeds)]
-    return shlex.join(["rlhf-compare", "--resume", comparison.path.as_posix(), *trusting, *more])

@@ -97,9 +97,7 @@ class Materials:
         """Rows as JSON lines, the rest as materials.json."""
         with atomic_directory(folder) as temporary:
             for name in _ROWS:
-                lines = (
-                    json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in getattr(self, name)
-                )
+                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in getattr(self, name))
                 (temporary / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
             rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ROWS}
             plain = {

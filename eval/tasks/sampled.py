@@ -126,7 +126,7 @@ def digest_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """A hash of the rows' content, for cache keys."""
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
 
