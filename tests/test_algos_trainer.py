@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from tiny_runs import ALGORITHMS, run, spy
 from torch import Tensor
 
 from algos import PPO, REINFORCE, Policy, RunError
-from algos.engine.algorithm import Outputs
+from algos.engine.algorithm import Outputs, State
 from algos.engine.loop import Loop
 from algos.engine.monitor import explained_variance
 from algos.engine.rewards import RewardError
@@ -33,6 +33,30 @@ def test_the_result_does_not_depend_on_the_micro_batch(name: str, micro_batch: i
             assert left[key] == pytest.approx(right[key], rel=1e-6, abs=1e-9), key
     for p, q in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
+
+
+@dataclass(frozen=True)
+class Choosing(REINFORCE):
+    """Learns from some of a batch's groups, in an order of its own, as dynamic sampling does."""
+
+    def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
+        prepared, state = super().prepare(rollouts, state)
+        return prepared.select(torch.arange(prepared.P).flip(0)[: self.kept]), state
+
+    kept: int = 2
+
+
+@pytest.mark.parametrize("kept", [3, 2, 1])
+def test_the_groups_that_prepare_chose_are_learned_from(kept: int) -> None:
+    """The first update's forward is made before, of the batch as it was sampled: it must not stand in for theirs."""
+    algorithm = Choosing(learning_rate=0.1, kept=kept)
+    policies = [tiny_policy(double=True) for _ in range(2)]
+    for policy, micro_batch in zip(policies, (100, 1), strict=True):
+        rows = run(algorithm, policy, micro_batch=micro_batch).rows
+        assert rows[-1]["updates"] == len(rows)
+    for p, q in zip(*(policy.model.parameters() for policy in policies), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
+    assert not same_weights(policies[0], tiny_policy(double=True))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

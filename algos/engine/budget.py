@@ -46,7 +46,9 @@ class Budget:
         )
 
     def __str__(self) -> str:
-        return f"{self.amount:g}{self.unit}"
+        """What `parse` reads as the same budget."""
+        short = f"{self.amount:g}"
+        return (short if float(short) == self.amount else repr(self.amount)) + self.unit
 
 
 @dataclass

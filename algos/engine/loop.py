@@ -62,6 +62,8 @@ class Loop:
             self._check_start(rollouts, recorded)
         with torch.no_grad():
             prepared, state.own = algorithm.prepare(rollouts, state.own)
+        if prepared.response_ids_PGT is not rollouts.response_ids_PGT:
+            ahead.clear()  # of other responses than those that are learned from, or in another order
         if prepared.P:
             check_batch(state.policy, prepared, state.iteration)
         steps = self._steps(prepared, rate, ahead) if prepared.P else []
