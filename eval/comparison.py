@@ -10,9 +10,9 @@ import torch
 
 from algos import RunError, UserError
 from algos.engine.storage import write_json
+from eval import sessions
 from eval.console import Console
 from eval.data.accounting import summary
-from eval.directory import sessions
 from eval.directory.integrity import check_sources, refuse_other_data
 from eval.drawing import draw
 from eval.frontier.sampling import forget_pool, update_pool

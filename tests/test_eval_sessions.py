@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval.directory.sessions import begun, changes, sessions
+from eval.sessions import begun, changes, sessions
 
 FIRST: dict[str, Any] = {
     "command": "rlhf-compare",

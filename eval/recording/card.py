@@ -9,10 +9,10 @@ from typing import Any
 
 from eval.data.accounting import summary
 from eval.data.read import hub_name
-from eval.directory.sessions import sessions
 from eval.glossary import METRICS
 from eval.report import format as fmt
 from eval.report.escape import fenced, for_markdown
+from eval.sessions import sessions
 from eval.store import Run, Store
 
 HEADLINE = ("reward/judge", "reward/proxy", "kl/sequence", "win_rate")  # what the hub is told in its own form

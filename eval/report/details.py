@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from eval.directory import sessions
+from eval import sessions
 from eval.glossary import METRICS
 from eval.report import commands, diagnostics, tables
 from eval.report import format as fmt
