@@ -11,6 +11,7 @@ from algos.ppo import PPO
 from algos.reinforce import REINFORCE
 
 if TYPE_CHECKING:
+    from algos.engine.calls import GuardedReward, RewardCalls
     from algos.engine.policy import Policy
     from algos.engine.rewards import Reward, RewardModel
     from algos.engine.sampling import sample
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": REINFORCE, "ppo": PPO, "dpo": DPO}
 
 __all__ = [
-    "ALGORITHMS", "DPO", "PPO", "REINFORCE", "Algorithm", "Budget", "History", "LoRA", "Policy", "Reward",
-    "RewardModel", "RunError", "Sampling", "UserError", "sample", "train",
+    "ALGORITHMS", "DPO", "PPO", "REINFORCE", "Algorithm", "Budget", "GuardedReward", "History", "LoRA", "Policy",
+    "Reward", "RewardCalls", "RewardModel", "RunError", "Sampling", "UserError", "sample", "train",
 ]  # fmt: skip
 
 
@@ -29,10 +30,10 @@ def __getattr__(name: str) -> Any:
     that settings can be read, and mistakes in them told, before."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from algos.engine import policy, rewards, sampling, trainer
+    from algos.engine import calls, policy, rewards, sampling, trainer
 
     globals().update(
-        Policy=policy.Policy, Reward=rewards.Reward, RewardModel=rewards.RewardModel, sample=sampling.sample,
-        History=trainer.History, train=trainer.train,
+        GuardedReward=calls.GuardedReward, History=trainer.History, Policy=policy.Policy, Reward=rewards.Reward,
+        RewardCalls=calls.RewardCalls, RewardModel=rewards.RewardModel, sample=sampling.sample, train=trainer.train,
     )  # fmt: skip
     return globals()[name]

@@ -241,6 +241,26 @@ def test_the_timer_is_taken_down(limit: float) -> None:
     time.sleep(0.01)
 
 
+def test_an_alarm_of_the_callers_goes_on() -> None:
+    """As pytest-timeout sets one, or who lets `train` run for an hour."""
+    rung: list[float] = []
+    begun = time.monotonic()
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic() - begun))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        within(10, lambda: time.sleep(0.05))
+        assert 0.1 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.25
+        time.sleep(0.35)
+        assert len(rung) == 1
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        within(10, lambda: time.sleep(0.1))  # due meanwhile: it rings as soon as it can
+        time.sleep(0.05)
+        assert len(rung) == 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_without_a_limit_nothing_is_timed() -> None:
     assert within(0, lambda: signal.getitimer(signal.ITIMER_REAL)) == (0.0, 0.0)
     found: list[Any] = []

@@ -19,6 +19,8 @@ from algos import Policy, Sampling, sample
 from algos.engine import decoding
 from algos.engine.critic import Critic
 from algos.engine.direct import direct, direct_trunk
+from algos.engine.inputs import inputs_for
+from algos.engine.scoring import score_policy
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4], [5, 6]]
 
@@ -161,3 +163,55 @@ def test_it_goes_with_its_model() -> None:
     del policy
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+@pytest.mark.parametrize("where", ["model", "trunk", "block", "attention", "head"])
+def test_who_changes_what_a_module_gives_is_obeyed(kind: str, where: str) -> None:
+    """In training and in sampling, from the moment the hook is there until it goes: steering, patching, probing."""
+    policy = a_policy(kind)
+    trunk = policy.inner.base_model
+    block = (trunk.h if kind == "gpt2" else trunk.layers)[1]
+    module = {
+        "model": policy.inner,
+        "trunk": trunk,
+        "block": block,
+        "attention": block.attn if kind == "gpt2" else block.self_attn,
+        "head": policy.inner.get_output_embeddings(),
+    }[where]
+    rollouts = rollouts_of([[1, 2], [3]], [[[4, 5], [6]], [[5], [7, 8]]])
+    before = score_policy(policy, rollouts, 1.0)[0]
+    handle = module.register_forward_hook(lambda *given: _moved(given[-1]))
+    found = score_policy(policy, rollouts, 1.0)[0]
+    with torch.no_grad():
+        logits = policy.model(
+            **inputs_for(policy.model, rollouts.input_ids_BS(), rollouts.attention_mask_BS())
+        ).logits
+    T = rollouts.T
+    expected = (
+        logits[:, -T - 1 : -1].log_softmax(-1).gather(-1, rollouts.response_ids_PGT.flatten(0, 1)[..., None])
+    )
+    expected_PGT = expected.squeeze(-1).view_as(found)
+    assert float((found - before)[rollouts.mask_PGT].abs().max()) > 0.01
+    torch.testing.assert_close(
+        found[rollouts.mask_PGT], expected_PGT[rollouts.mask_PGT], atol=1e-4, rtol=1e-4
+    )
+    drawn = sample(policy, [[1, 2], [3]], Sampling(max_new_tokens=3, group_size=2), 0)
+    assert drawn.sampler_logps_PGT is not None
+    again = score_policy(policy, drawn, 1.0)[0]
+    torch.testing.assert_close(
+        drawn.sampler_logps_PGT[drawn.mask_PGT], again[drawn.mask_PGT], atol=1e-4, rtol=1e-4
+    )
+    handle.remove()
+    assert torch.equal(score_policy(policy, rollouts, 1.0)[0], before)
+
+
+def _moved(given: Any) -> Any:
+    """What a module gives, with all its numbers moved, the first of it that is a tensor."""
+    if isinstance(given, torch.Tensor):
+        return given + torch.linspace(-1, 1, given.shape[-1])
+    if isinstance(given, tuple):
+        return (_moved(given[0]), *given[1:])
+    name = next(iter(given))
+    given[name] = _moved(given[name])
+    return given

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from known import KNOWN, a_policy
+from peft import PromptTuningConfig, get_peft_model
 from tiny import EOS, MODELS, gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
 
 from algos import LoRA, Policy, Sampling, UserError, sample
 from algos.engine.kernels import fuse_activations
@@ -68,7 +72,7 @@ def test_a_policy_that_is_only_read_needs_no_reference(base: Path) -> None:
         score_policy(policy, ROLLOUTS, 1.0)[0],
         score_policy(Policy.load(base, device="cpu"), ROLLOUTS, 1.0)[0],
     )
-    with pytest.raises(ValueError, match="without a reference"):
+    with pytest.raises(UserError, match="no reference"):
         score_reference(policy, ROLLOUTS, 1.0)
 
 
@@ -255,3 +259,58 @@ def test_positions_and_vocabulary_are_the_models(base: Path) -> None:
 def test_ranges_of_lora(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"lora {next(iter(wrong))} must be"):
         LoRA(**wrong)
+
+
+# What is no policy -------------------------------------------------------------------------------------
+
+
+def test_a_wrapped_model_is_refused() -> None:
+    """Its forward takes anything: positions and cache would not be given to it, and nobody would notice."""
+    compiled = torch.compile(gpt2(4), backend="eager")
+    for wrapped in (compiled, torch.nn.DataParallel(gpt2(4))):
+        with pytest.raises(UserError, match=f"got {type(wrapped).__name__}. Pass the model that it wraps"):
+            Policy(wrapped, word_tokenizer())
+    in_place = gpt2(4)
+    in_place.compile(backend="eager")
+    score_policy(Policy(in_place, word_tokenizer()), ROLLOUTS, 1.0)
+
+
+def test_a_model_that_reads_both_ways_is_refused_in_memory_too() -> None:
+    config = BertConfig(
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        initializer_range=0.5,
+    )
+    with pytest.raises(UserError, match=r"'BertLMHeadModel' predicts a word otherwise depending on"):
+        Policy(BertLMHeadModel(config), word_tokenizer())
+
+
+def test_adapters_of_tokens_are_refused() -> None:
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(UserError, match=r"PromptTuningConfig.*Use LoRA"):
+        Policy(get_peft_model(gpt2(4), config), word_tokenizer())
+
+
+@pytest.mark.parametrize("name", ["bfloat16", torch.bfloat16, None])
+def test_a_precision_that_there_is_not(name: Any) -> None:
+    with pytest.raises(UserError, match="dtype must be auto, fp32 or bf16"):
+        Policy(gpt2(4), word_tokenizer(), dtype=name)
+
+
+def test_settings_of_adapters_are_checked(base: Path) -> None:
+    with pytest.raises(UserError, match=r"lora takes LoRA\(...\) or True; got dict"):
+        Policy.load(base, lora={"rank": 4})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"lora targets must be names with commas.*got \['c_attn'\]"):
+        LoRA(targets=["c_attn"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_known_models_can_be_pickled(kind: str) -> None:
+    model = a_policy(kind).model
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is type(model)
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, model(IDS).logits)

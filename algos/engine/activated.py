@@ -150,9 +150,14 @@ class _Gated(_Light):
 
 
 _OF_GATED: dict[type[nn.Module], type[_Light]] = {
-    kind: type(f"Light{kind.__name__}", (_Gated, kind), {"__doc__": "transformers', keeping less."})
+    kind: type(
+        f"Light{kind.__name__}",
+        (_Gated, kind),
+        {"__doc__": "transformers', keeping less.", "__module__": __name__},
+    )
     for kind in (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP)
 }
+globals().update({kind.__name__: kind for kind in _OF_GATED.values()})  # where pickle looks for them
 GATED = tuple(_OF_GATED.values())
 """Feed-forward layers of down(activation(gate(x)) · up(x))."""
 _LIGHT: dict[type[nn.Module], type[_Light]] = {GPT2MLP: LightGPT2MLP} | _OF_GATED

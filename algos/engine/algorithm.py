@@ -106,6 +106,23 @@ class Algorithm(ABC):
         """
 
 
+def require_algorithm(algorithm: Any) -> None:
+    """Raises `UserError` for what does not keep to the protocol of `Algorithm`, as a class without hyper-parameters."""
+    if not isinstance(algorithm, Algorithm):
+        kind = algorithm.__name__ if isinstance(algorithm, type) else type(algorithm).__name__
+        raise UserError(f"an algorithm is an instance of a subclass of Algorithm, such as PPO(); got {kind}.")
+    kind = type(algorithm).__name__
+    if not isinstance(getattr(algorithm, "name", None), str):
+        raise UserError(
+            f"{kind} has no name: give its class one, as in name: ClassVar[str] = {kind.lower()!r}."
+        )
+    odd = [key for key, value in algorithm.init_state().items() if not isinstance(value, Tensor)]
+    if odd:
+        raise UserError(
+            f"what {kind}.init_state returns must be tensors; got another type for {', '.join(odd)}."
+        )
+
+
 def require_choices(settings: Any) -> None:
     """Raises `UserError` where a field whose type is a `Literal` holds anything else."""
     for name, kind in get_type_hints(type(settings)).items():

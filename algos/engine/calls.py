@@ -61,7 +61,10 @@ class GuardedReward:
                 return within(self.calls.reward_timeout, lambda: self.function(**copied(keywords)))
             except TimeUp as error:
                 cause: BaseException = error
-                reason = f"took longer than {self.calls.reward_timeout:g} s. Make it faster, or raise --reward-timeout"
+                reason = (
+                    f"took longer than {self.calls.reward_timeout:g} s. Make it faster, or raise --reward-timeout "
+                    "(in Python: GuardedReward(reward, RewardCalls(reward_timeout=…)))"
+                )
             except (Exception, SystemExit) as error:
                 cause = error
                 reason = f"raised {type(error).__name__}: {one_line(error)}. It is called with keywords {', '.join(keywords)}"
@@ -99,12 +102,14 @@ def within(seconds: float, function: Callable[[], T]) -> T:
     if not seconds or not usable:
         return function()
 
-    armed = True
+    armed, start = True, time.monotonic()
 
     def ring(_: int, __: FrameType | None) -> None:
         if armed:
             raise TimeUp
 
+    # The caller may have set an alarm of its own: it waits, and goes on with what is left of its time.
+    theirs, interval = signal.getitimer(signal.ITIMER_REAL)
     before = signal.signal(signal.SIGALRM, ring)
     # A call rather than a context manager: the timer may ring as soon as it is set, and then no line may lie
     # between it and the `try` that takes it down.
@@ -116,3 +121,6 @@ def within(seconds: float, function: Callable[[], T]) -> T:
         armed = False  # first, so that nothing rings while the timer is taken down
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
+        if theirs:
+            left = theirs - (time.monotonic() - start)
+            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-6), interval)

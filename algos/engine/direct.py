@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from algos.engine.activated import is_watched
 from algos.engine.cache import GrowingLayer, growing_cache
 from algos.engine.head import linear_head, unwrapped
 from algos.engine.inputs import inputs_for
@@ -50,7 +51,8 @@ def _gpt2(trunk: Any, parts: Parts) -> Direct:
         )
         for block in trunk.h
     ]
-    return Direct(embed, layers, parts.part(trunk, "ln_f"))
+    passed_over = [trunk, *trunk.h, *(block.attn for block in trunk.h)]
+    return Direct(embed, layers, parts.part(trunk, "ln_f"), passed_over)
 
 
 def _llama(trunk: Any, parts: Parts) -> Direct:
@@ -83,7 +85,8 @@ def _llama(trunk: Any, parts: Parts) -> Direct:
         )
         for block in trunk.layers
     ]
-    return Direct(embed, layers, parts.part(trunk, "norm"))
+    passed_over = [trunk, *trunk.layers, *(block.self_attn for block in trunk.layers)]
+    return Direct(embed, layers, parts.part(trunk, "norm"), passed_over)
 
 
 def _mistral(trunk: Any, parts: Parts) -> Direct | None:
@@ -126,10 +129,10 @@ _found: weakref.WeakKeyDictionary[nn.Module, tuple[nn.Module, Direct | None]] = 
 
 
 def direct(model: Any) -> DirectModel | None:
-    """The language model taken apart; None where it is not known, keeps more of a text than keys and values, or
-    computes something else than its layers one after another."""
+    """The language model taken apart; None where it is not known, keeps more of a text than keys and values,
+    computes something else than its layers one after another, or is watched as it does."""
     inner = unwrapped(model)
-    found = direct_trunk(inner, inner.base_model)
+    found = None if is_watched(inner) else direct_trunk(inner, inner.base_model)
     return found if isinstance(found, DirectModel) else None
 
 
@@ -137,7 +140,8 @@ def direct_trunk(owner: nn.Module, trunk: Any) -> Direct | None:
     """The owner's trunk taken apart; a `DirectModel` if the owner is its language model."""
     if owner not in _found or _found[owner][0] is not trunk:
         remember(owner, trunk, _tried(owner, trunk))
-    return _found[owner][1]
+    found = _found[owner][1]
+    return None if found is None or is_watched(*found.passed_over) else found
 
 
 def remember(owner: nn.Module, trunk: nn.Module, found: Direct | None) -> None:

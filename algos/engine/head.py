@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from algos.engine.activated import is_watched
 from algos.engine.products import FastLinear, add_product, multiplied_in, put_product, wide_product
 
 CHUNK = 2**20
@@ -39,7 +40,8 @@ def linear_head(model: Any) -> nn.Linear | None:
     """
     inner = unwrapped(model)
     head = inner.get_output_embeddings()
-    if type(head) not in (nn.Linear, FastLinear):  # an adapter on the head, or another kind of layer
+    # An adapter on the head, another kind of layer, or somebody who waits for their calls.
+    if type(head) not in (nn.Linear, FastLinear) or is_watched(inner, head):
         return None
     if inner not in _is_linear:
         remember(inner, _tried(inner, head))

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from algos.engine.attention import Texts
@@ -57,6 +57,8 @@ class Direct:
     """Ids and positions [N] → [N, H]"""
     layers: Sequence[Layer]
     norm: Module
+    passed_over: Sequence[nn.Module]
+    """What of the model is not called itself, but its parts: whoever waits for its calls would wait in vain."""
 
     def of_groups(self, rollouts: Rollouts) -> Tensor:
         """The last hidden states from which response tokens are predicted, [K, H] (`Rollouts.places_N`): prompts, read

@@ -57,7 +57,8 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
 
 def add_metrics(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:
     """Adds a micro-batch's share; names ending in `_max` keep the largest."""
-    for name, value in part.items():
+    for name, given in part.items():
+        value = torch.as_tensor(given)  # an algorithm may log plain numbers
         if name not in total:
             total[name] = value
         else:

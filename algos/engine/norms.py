@@ -32,11 +32,16 @@ def _fused(kind: Any) -> type[nn.Module]:
         given: Tensor = kind.forward(self, hidden_states)
         return given
 
-    return type(f"Fused{kind.__name__}", (kind,), {"forward": forward, "__doc__": "transformers', fused."})
+    return type(
+        f"Fused{kind.__name__}",
+        (kind,),
+        {"forward": forward, "__doc__": "transformers', fused.", "__module__": __name__},
+    )
 
 
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {
     kind: _fused(kind) for kind in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
 }
+globals().update({kind.__name__: kind for kind in _FUSED.values()})  # where pickle looks for them
 RMS_NORMS = tuple(_FUSED.values())
 """With a `weight` and a `variance_epsilon`."""

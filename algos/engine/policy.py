@@ -20,7 +20,7 @@ from algos.engine.frozen import Frozen
 from algos.engine.head import unwrapped
 from algos.engine.inputs import embedding_rows, max_positions
 from algos.engine.kernels import quicken
-from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, room_for
+from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, require_causal, room_for
 from algos.engine.memory import Portions, recomputed, require_recomputable
 from algos.engine.settings import LoRA, Precision
 from algos.engine.template import with_options
@@ -44,6 +44,7 @@ class Policy:
         gradient_checkpointing: bool = False,
         reference: bool = True,
     ) -> None:
+        _require_known(model)
         if gradient_checkpointing:
             require_recomputable(model)
         _widen(model)
@@ -53,6 +54,7 @@ class Policy:
         self.source = source
         self.dtype = compute_dtype(dtype, self.device)
         self.gradient_checkpointing = gradient_checkpointing
+        require_causal(self.model, source or type(self.inner).__name__)
         self.portions = Portions()
         self.adapter_is_reference = _fresh_adapter(model)
         self._reference = Frozen(model) if reference and not self.adapter_is_reference else None
@@ -155,7 +157,7 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
-        """The block in which the model as it was loaded can be used. Raises ValueError where there is no reference."""
+        """The block in which the model as it was loaded can be used. Raises UserError where there is no reference."""
         if self._reference is not None:
             with self._reference.awake() as model:
                 yield model
@@ -163,7 +165,7 @@ class Policy:
             with self.model.disable_adapter():
                 yield self.model
         else:
-            raise ValueError("this policy was loaded without a reference")
+            raise UserError("this policy has no reference. Load it without reference=False.")
 
     def reference_at_hand(self) -> AbstractContextManager[object]:
         """The block in which `reference` is entered again and again: the weights of one on disk are read once for it. What
@@ -196,10 +198,27 @@ class Policy:
         self.tokenizer.save_pretrained(str(directory))
 
 
+def _require_known(model: Any) -> None:
+    """Raises UserError for what is no model of transformers, bare or in adapters of a kind that is trained."""
+    inner = unwrapped(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise UserError(
+            f"a policy is made of a model of transformers, or of one in peft's adapters; got {type(inner).__name__}. Pass "
+            "the model that it wraps (one that is compiled in place, by model.compile(), may stay so)."
+        )
+    for config in (getattr(model, "peft_config", None) or {}).values():
+        if getattr(config, "is_prompt_learning", False):
+            raise UserError(
+                f"adapters of tokens before the prompt ({type(config).__name__}) are not trained here. Use LoRA."
+            )
+
+
 def with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
     """A fresh adapter around the model; raises UserError where its targets are not there."""
     from peft import LoraConfig, get_peft_model
 
+    if not isinstance(lora, LoRA):
+        raise UserError(f"lora takes LoRA(...) or True; got {type(lora).__name__}.")
     targets: str | list[str] = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"

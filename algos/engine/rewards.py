@@ -69,7 +69,10 @@ def _remedy_for_none(caller: GuardedReward) -> str:
         return "None means not scored, and a judge must score: name one that scores everything with --judge."
     if caller.calls.allow_unscored:
         return "None means not scored, which --allow-unscored allows in training, but not here."
-    return "None means not scored, which --allow-unscored allows in training."
+    return (
+        "None means not scored, which --allow-unscored allows in training "
+        "(in Python: GuardedReward(reward, RewardCalls(allow_unscored=True)))."
+    )
 
 
 def checked_scores(

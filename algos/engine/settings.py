@@ -70,3 +70,5 @@ class LoRA:
     def __post_init__(self) -> None:
         require(self.rank >= 1, "lora rank", "at least 1", self.rank)
         require(self.alpha > 0, "lora alpha", "above 0", self.alpha)
+        names = isinstance(self.targets, str)
+        require(names, "lora targets", "names with commas between them, or all-linear", repr(self.targets))

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algos.engine.algorithm import Algorithm, State
+from algos.engine.algorithm import Algorithm, State, require_algorithm
 from algos.engine.budget import Meter
 from algos.engine.critic import Critic
-from algos.engine.errors import RunError
+from algos.engine.errors import RunError, UserError
 from algos.engine.memory import ADAPTERS
 from algos.engine.policy import Policy
 from algos.engine.seeding import digest
@@ -67,7 +67,13 @@ class TrainState:
 
     @classmethod
     def start(cls, algorithm: Algorithm, policy: Policy, seed: int) -> TrainState:
-        """Before the first iteration."""
+        """Before the first iteration. Raises UserError for what is no algorithm, and where there is nothing to train."""
+        require_algorithm(algorithm)
+        if not policy.trainable():
+            raise UserError(
+                "no weight of the policy is to be trained: all have requires_grad=False. Load an adapter with "
+                "is_trainable=True, or by Policy.load, which does."
+            )
         kind = algorithm.needs.values
         critic = Critic(policy.model, kind) if kind else None
         parameters = list(policy.trainable().values()) + (list(critic.parameters()) if critic else [])
@@ -165,7 +171,8 @@ class TrainState:
             tensors |= {f"critic/{name}": p for name, p in self.critic.state_dict().items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": value for name, value in slots.items()}
-        return tensors | {f"own/{name}": value for name, value in self.own.items()}
+        # Copies: an algorithm may keep one tensor under two names, which a file of tensors may not.
+        return tensors | {f"own/{name}": value.clone() for name, value in self.own.items()}
 
     def _record(self) -> dict[str, Any]:
         return {
