@@ -34,7 +34,14 @@ class Judge:
         return call_reward(self.function, rows, completions, ids)
 
     def prefers(self, rows: Sequence[Mapping[str, Any]], a: Sequence[str], b: Sequence[str]) -> list[float]:
-        """P(a better than b) for each prompt, asked in both orders and averaged: judges favour a position."""
+        """P(a better than b) for each prompt, asked in both orders and averaged: judges favour a position. Of two that are
+        the same it is 0.5 by that, and nobody is asked."""
+        unlike = [i for i, (one, other) in enumerate(zip(a, b, strict=True)) if one != other]
+        asked = [[side[i] for i in unlike] for side in (rows, a, b)]
+        found = dict(zip(unlike, self._compared(*asked), strict=True)) if unlike else {}
+        return [found.get(i, 0.5) for i in range(len(rows))]
+
+    def _compared(self, rows: Sequence[Mapping[str, Any]], a: Sequence[str], b: Sequence[str]) -> list[float]:
         prompts = [row["prompt"] for row in rows]
         sides = [
             [as_completion(prompt, text) for prompt, text in zip(prompts, side, strict=True)]

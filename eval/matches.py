@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ from eval.tasks.materials import Materials, Scorer
 PATIENCE = 600.0  # seconds that a judge which fails may take from a report for which all else is there
 
 Match = tuple[str, int, str]
-"""Arm, seed, and the arm that it is held against."""
+"""Arm, seed, and the arm after it that it is held against: the other's win rate is what is left to 1."""
 
 
 def match(store: Store, materials: Materials, say: Callable[[str], None]) -> None:
@@ -30,12 +31,11 @@ def match(store: Store, materials: Materials, say: Callable[[str], None]) -> Non
     prompts = len(materials.test_prompts)
     done = [run for run in store.all_runs if run.status["status"] == "done"]
     samples = {(run.arm, run.seed): store.responses(run, prompts) for run in done}
-    known = store.matches
     found: dict[Match, float | None] = {
-        (arm, seed, other): known.get(f"{arm}-s{seed}", {}).get(other)
-        for arm, seed in samples
-        for other in store.asked.algos
-        if other != arm and (other, seed) in samples
+        (arm, seed, other): _known(store.matches, arm, seed, other)
+        for arm, other in itertools.combinations(store.asked.algos, 2)
+        for seed in store.asked.training_seeds
+        if (arm, seed) in samples and (other, seed) in samples
     }
     try:
         problem = _ask(found, samples, materials, store.asked.reward_calls)
@@ -43,7 +43,7 @@ def match(store: Store, materials: Materials, say: Callable[[str], None]) -> Non
         rows: dict[str, dict[str, float]] = {run.folder.name: {} for run in done}
         for (arm, seed, other), value in found.items():
             if value is not None:
-                rows[f"{arm}-s{seed}"][other] = value
+                rows[f"{arm}-s{seed}"][other], rows[f"{other}-s{seed}"][arm] = value, 1 - value
         write_json(store.path / "matches.json", rows)
     if problem:
         lacking = sum(value is None for value in found.values())
@@ -63,6 +63,13 @@ def forget(store: Store, runs: Collection[Run]) -> None:
     }
     if kept != known:
         write_json(store.path / "matches.json", kept)
+
+
+def _known(matches: Mapping[str, Mapping[str, float]], arm: str, seed: int, other: str) -> float | None:
+    """From either side."""
+    ours = matches.get(f"{arm}-s{seed}", {}).get(other)
+    theirs = matches.get(f"{other}-s{seed}", {}).get(arm)
+    return ours if ours is not None or theirs is None else 1 - theirs
 
 
 def _ask(

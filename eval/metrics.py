@@ -59,7 +59,8 @@ class Evaluator:
         self.sampling = Sampling(max_new_tokens=length, group_size=self.settings.responses)
         self.seed = derive(experiment.data_seed, "evaluation")
         self.prompts, _ = encode_prompts(policy, materials.test_prompts, length, experiment.truncate_prompts)
-        pairs, _ = encode_pairs(policy, materials.heldout_pairs[:MAX_HELDOUT], length)
+        heldout = materials.heldout_pairs[:MAX_HELDOUT]
+        pairs, _ = encode_pairs(policy, heldout, length, experiment.truncate_prompts)
         self.pairs = collate(policy, pairs) if pairs else None
         self.texts = _heldout_texts(policy, materials.heldout_texts[:MAX_HELDOUT], length)
         self._pairs_reference: Tensor | None = None
@@ -87,7 +88,10 @@ class Evaluator:
         metrics = {
             "reward/judge": _mean(judged),
             "reward/proxy": _mean([score for score in proxy if not math.isnan(score)]),
-            "win_rate": wins(self.judge, rows, samples, self.base or samples),
+            # A pairwise judge has said it already, and may say otherwise when it is asked again.
+            "win_rate": _mean(judged)
+            if self.judge.pairwise
+            else wins(self.judge, rows, samples, self.base or samples),
             "kl/sequence": _mean(own_stats["kl"]),
             "kl/sequence_k1": _mean(own_stats["k1"]),
             "entropy": sum(own_stats["entropy"]) / int(own.mask_PGT.sum()),

@@ -116,7 +116,7 @@ def train_reward_model(
     `centre_on`: whole texts (prompt + response) of the base's own. The reward of a text is the classifier's logit at
     its last attended position less `config.reward_offset`, which makes theirs average 0. Writes model, tokenizer and
     facts.json to `out`; returns the facts: accuracy, pairs, heldout_pairs, dropped_too_long, epochs, seconds, and the
-    mean and std of the reward of `centre_on`. Raises UserError where nothing is left to hold out or train on.
+    std of the reward of `centre_on`. Raises UserError where nothing is left to hold out or train on.
     """
     start = time.perf_counter()
     fit = _Fit(epochs, learning_rate, batch_size, seed, threads, device)
@@ -148,7 +148,6 @@ def train_reward_model(
         "heldout_pairs": len(heldout),
         "dropped_too_long": dropped,
         "epochs": epochs,
-        "mean": float((centre - centre.mean()).mean()),
         "std": float(centre.std()),
         "seconds": time.perf_counter() - start,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import algos
 from algos.engine.storage import (
     MAKING,
     MANIFEST,
@@ -31,8 +33,9 @@ FACTS = "facts.json"
 _MEASURED = {MANIFEST, FACTS}
 # Pickled weights run code when they are loaded; safetensors do not.
 _PICKLED = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
-# All whose code decides what is in an artefact; another version may round, sample, tokenise or train otherwise.
-_LIBRARIES = ("rlhf-compare", "torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy")
+# All whose code decides, with our own, what is in an artefact; another version may round, sample, tokenise or train
+# otherwise.
+_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,17 @@ class Workshop:
     def build(self, stage: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Artefact:
         """The artefact of `stage` for `key`, made by `make(directory)` where no whole one exists.
 
-        `key` is all that the result depends on, as JSON (numbers, strings, lists, maps); the versions of the libraries
-        and the kind of processor are added to it. A build appears under its final name at once and complete, or not at
-        all. Raises what `make` raises, TypeError where the key is not JSON, ValueError where `make` left pickled
-        weights.
+        `key` is all that the result depends on, as JSON (numbers, strings, lists, maps); our own code, the versions of
+        the libraries and the kind of processor are added to it. A build appears under its final name at once and
+        complete, or not at all. Raises what `make` raises, TypeError where the key is not JSON, ValueError where
+        `make` left pickled weights.
         """
         from filelock import FileLock
 
         identity = {
             "stage": stage,
             "key": dict(key),
+            "code": _code(),
             "versions": {name: installed(name) for name in _LIBRARIES},
             "processor": platform.machine(),
         }
@@ -110,6 +114,14 @@ def content_hash(path: Path, suffixes: Collection[str] = ()) -> str:
     ]
     listing = {file.relative_to(path).as_posix(): file_hash(file) for file in visible}
     return json_hash(listing)
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the sources that make artefacts: in a checkout they change while the version stays."""
+    here = Path(__file__).parent
+    makers = (Path(algos.__file__).parent, here / "tasks", here / "stages.py")
+    return json_hash([content_hash(path, {".py"}) for path in makers])
 
 
 def _whole(target: Path) -> float | None:

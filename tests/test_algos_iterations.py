@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, same_weights, tiny_policy
+from tiny import EOS, gpt2, same_weights, tiny_policy, word_tokenizer
 from tiny_runs import ALGORITHMS, PROMPTS, SAMPLING, count_b, first_batch, run, spy
 
 from algos import DPO, PPO, REINFORCE, Policy, RunError, Sampling
@@ -175,6 +175,36 @@ def test_the_hook_sees_the_start_and_every_iteration() -> None:
         budget="4iterations",
     )
     assert seen == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+
+
+@pytest.mark.parametrize("name", ["ppo", "ppo-separate", "dpo"])
+def test_dropout_that_a_hook_or_the_caller_switched_on_is_off_again(name: str) -> None:
+    """As a callback does that generates or evaluates, and goes back to "training"."""
+
+    def dropping() -> Policy:
+        tokenizer = word_tokenizer("a b")
+        return Policy(gpt2(len(tokenizer), dropout=0.1), tokenizer, dtype="fp32")
+
+    def switch(state: TrainState, _: float) -> None:
+        state.policy.model.train()
+        if state.critic is not None:
+            state.critic.train()
+
+    policies = [dropping(), dropping(), dropping()]
+    policies[1].model.train()
+    rows = [
+        [{key: value for key, value in row.items() if key != "seconds"} for row in history.rows]
+        for history in (
+            run(ALGORITHMS[name], policies[0]),
+            run(ALGORITHMS[name], policies[1]),
+            run(ALGORITHMS[name], policies[2], hook=switch),
+        )
+    ]
+    assert len(rows[0]) == 3
+    assert rows[0] == rows[1] == rows[2]
+    assert same_weights(policies[0], policies[1])
+    assert same_weights(policies[0], policies[2])
+    assert not any(policy.model.training for policy in policies)
 
 
 def test_every_iteration_draws_anew_and_every_pass_in_another_order() -> None:

@@ -10,6 +10,7 @@ from tiny import word_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from algos import Policy, UserError
+from algos.engine.loading import read_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -53,5 +54,45 @@ def test_positions_that_begin_elsewhere_are_refused(tmp_path: Path, own: bool) -
         assert Policy.load(tmp_path, device="cpu").max_positions == 32
         return
     with pytest.raises(UserError, match="depending on whether its positions begin at 0") as caught:
+        Policy.load(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2}),
+        # Here transformers makes a tokenizer that takes every text for unknown.
+        ("gemma", {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                   "num_key_value_heads": 2, "head_dim": 8}),
+    ],
+)  # fmt: skip
+def test_a_model_saved_without_its_tokenizer_is_refused(
+    tmp_path: Path, kind: str, settings: dict[str, int]
+) -> None:
+    config = AutoConfig.for_model(kind, vocab_size=8, **settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for load in (lambda: Policy.load(tmp_path, device="cpu"), lambda: read_tokenizer(str(tmp_path), False)):
+        with pytest.raises(UserError, match=r"^no tokenizer in .*\. Save it there with") as caught:
+            load()
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    word_tokenizer("b").save_pretrained(tmp_path)  # all of one word and the unknown one
+    assert len(read_tokenizer(str(tmp_path), False)) == 3
+
+
+def test_a_tokenizer_that_cannot_be_made_up_is_asked_for(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=8,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"Save its tokenizer there, too, with tokenizer\.save_pretrained"
+    ) as caught:
         Policy.load(tmp_path, device="cpu")
     assert "\n" not in str(caught.value)

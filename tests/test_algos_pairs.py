@@ -149,6 +149,17 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
 
 
+def test_a_long_prompt_is_cut_as_where_responses_are_sampled() -> None:
+    policy = tiny_policy()
+    row = pair(" ".join(["a"] * 29 + ["b"]), " b", " a b")
+    (cut,), counts = encode_pairs(policy, [row], 8, "left")
+    (sampled,), _ = encode_prompts(policy, [row], 8, "left")
+    assert cut.prompt == sampled.ids == [1] * 23 + [2]
+    assert (cut.chosen, cut.rejected) == ([2, EOS], [1, 2, EOS])
+    assert counts == {"prompt truncated": 1}
+    assert "prompt truncated" not in encode_pairs(policy, [row], 8)[1]
+
+
 def test_a_token_across_the_boundary_is_noticed() -> None:
     policy = policy_with(merging_tokenizer())
     assert split_tokens(policy, "ca", "bc") == ([3, 1], [2, 3], True)

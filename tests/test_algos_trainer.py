@@ -116,10 +116,10 @@ def test_ratio_one_and_no_kl_before_the_first_update_with_dropout_in_the_config(
 
 
 @pytest.mark.parametrize("name", ["reinforce", "ppo", "dpo"])
-def test_dropout_left_on_ends_the_run_before_the_first_update(name: str) -> None:
+def test_dropout_that_cannot_be_switched_off_ends_the_run_before_the_first_update(name: str) -> None:
     tokenizer = word_tokenizer("a b")
     policy = Policy(gpt2(len(tokenizer), dropout=0.5), tokenizer, dtype="fp32")
-    policy.model.train()
+    policy.model.train().eval = lambda: policy.model
     before = {key: value.clone() for key, value in policy.model.state_dict().items()}
     with pytest.raises(RunError, match="differ before the first update") as caught:
         run(ALGORITHMS[name], policy)

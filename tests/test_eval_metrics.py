@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -180,6 +181,37 @@ def test_a_pairwise_judge_is_asked_in_both_orders() -> None:
     assert judge.prefers([{"prompt": "p"}], ["x"], ["y"]) == [0.5]
     with pytest.raises(RewardError, match=r"in \[0, 1\]"):
         Judge(lambda prompts, a, b: [2.0], "wild", pairwise=True).prefers([{"prompt": "p"}], ["x"], ["y"])
+
+
+def test_two_that_are_the_same_are_not_compared() -> None:
+    asked: list[str] = []
+
+    def longer(prompts: list[str], a: list[str], b: list[str]) -> list[float]:
+        asked.extend(a)
+        return [float(len(one) > len(other)) for one, other in zip(a, b, strict=True)]
+
+    judge = Judge(longer, "longer", pairwise=True)
+    rows = [{"prompt": prompt} for prompt in "pqr"]
+    assert judge.prefers(rows, ["x", "same", "yyy"], ["xx", "same", "y"]) == [0.0, 0.5, 1.0]
+    assert "same" not in asked
+    asked.clear()
+    assert judge.prefers(rows[:1], ["x"], ["x"]) == [0.5]
+    assert asked == []
+
+
+def test_a_pairwise_judge_is_asked_once_for_reward_and_win_rate(
+    small: SmallWorld, experiment: Experiment
+) -> None:
+    """One that does not always say the same would else give one quantity two numbers."""
+    luck = random.Random(0)
+    moved = Policy.load(small.model)
+    for weight in moved.trainable().values():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    base = Evaluator(Policy.load(small.model), materials(small), experiment)().samples
+    evaluator = Evaluator(moved, materials(small), experiment, base)
+    evaluator.judge = Judge(lambda prompts, a, b: [luck.random() for _ in a], "luck", pairwise=True)
+    found = evaluator().metrics
+    assert found["win_rate"] == found["reward/judge"] != 0.5
 
 
 def test_materials_survive_the_disk(small: SmallWorld, tmp_path: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import llama, word_tokenizer
 
-from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, train
+from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, UserError, train
 from eval.experiment import Experiment
 from eval.plan import flops, iteration, iterations
 from eval.tasks.custom.shape import shape
@@ -138,3 +138,9 @@ def test_what_is_known_of_texts_and_models(model: str) -> None:
     assert learned.scorer_parameters == 2 * given.parameters  # a reward model and a judge of the model's size
     assert pairs is not None
     assert 0 < pairs < len(PAIRS)
+
+
+@pytest.mark.parametrize("what", ["reward", "judge"])
+def test_a_plan_tells_a_function_without_py_as_a_comparison_does(model: str, what: str) -> None:
+    with pytest.raises(UserError, match=rf"no model 'my_reward:score' for the {what}\. .*; add the \.py\."):
+        shape(replace(planned(model), **{what: "my_reward:score"}))

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from report_world import ARMS, POINTS, with_ends, world
 
@@ -18,19 +17,19 @@ JUDGE = "reward/judge"
 
 def test_summary_is_the_mean_of_the_last_evaluations() -> None:
     made = with_ends({"reinforce": [0.6, 0.8, 0.7], "ppo": [0.5, 0.6, 0.4]})
-    table = tables.summary_table(made).set_index(["arm", "metric"])
-    row = table.loc[("reinforce", JUDGE)]
+    view = evaluations(made)
     expected = mean_interval([0.6, 0.8, 0.7])
-    assert (row["mean"], row["low"], row["high"], row["n"]) == pytest.approx(
+    found = tables.at_end(view, "reinforce", JUDGE)
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx(
         (0.7, expected.low, expected.high, 3)
     )
-    base = table.loc[("base", JUDGE)]
-    assert (base["mean"], base["n"]) == (0.5, 1)
-    assert math.isnan(base["low"])
+    base = tables.at_end(view, "base", JUDGE)
+    assert (base.mean, base.n) == (0.5, 1)
+    assert math.isnan(base.low)
 
 
 def test_summary_text_is_ready_for_the_terminal() -> None:
-    text = tables.summary_text(with_ends({"reinforce": [0.6, 0.8, 0.7]}))
+    text = tables.summary_text(with_ends({"reinforce": [0.6, 0.8, 0.7]}), (JUDGE, "kl/sequence"))
     assert list(text.index) == ["base", "reinforce"]
     assert text.loc["reinforce", "judge reward"] == "0.700 ± 0.248"
     assert text.loc["base", "judge reward"] == "0.500"
@@ -125,7 +124,7 @@ def test_listing() -> None:
 
 def test_infinite_values_are_shown_not_hidden() -> None:
     made = with_ends({"reinforce": [0.7, math.inf, 0.6]})
-    row = tables.summary_table(made).set_index(["arm", "metric"]).loc[("reinforce", JUDGE)]
-    assert row["mean"] == math.inf
-    assert math.isnan(row["low"])
-    assert isinstance(tables.summary_text(made), pd.DataFrame)
+    found = tables.at_end(evaluations(made), "reinforce", JUDGE)
+    assert found.mean == math.inf
+    assert math.isnan(found.low)
+    assert tables.summary_text(made, (JUDGE,)).loc["reinforce", "judge reward"] == "∞"

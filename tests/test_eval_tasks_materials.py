@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from small_world import SmallWorld
 from transformers import AutoTokenizer, CodeGenConfig, CodeGenForCausalLM
 
-from algos import DPO, PPO, Sampling, UserError
+from algos import DPO, PPO, Policy, Sampling, UserError
 from algos.engine.storage import atomic_directory, read_json, write_json
 from eval.experiment import Experiment
 from eval.recording.recorder import costs_before
 from eval.settings.parts import RewardTraining
 from eval.tasks import materials_of
-from eval.tasks.materials import Materials, Scorer, StageCost
+from eval.tasks.custom.shape import shape
+from eval.tasks.materials import Materials, Rows, Scorer, StageCost
+from eval.tasks.sampled import sampled_pairs
 from eval.workshop import Workshop
 
 SCORER = Scorer("function", "rewards.py:score", "score")
@@ -97,3 +101,89 @@ def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) ->
     assert first.judge == second.judge
     assert first.reward != second.reward
     assert first.judge.where != first.reward.where
+    # The judge's half is not DPO's, which a plan knows.
+    assert shape(experiment)[1] == len(first.pairs)
+
+
+def written(path: Path, rows: Rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_a_plan_counts_the_recorded_pairs_beside_a_file_of_prompts(small: SmallWorld, tmp_path: Path) -> None:
+    """And those of test prompts, which leave training, not."""
+    rows = [json.loads(line) for line in Path(small.pairs).read_text(encoding="utf-8").splitlines()]
+    experiment = Experiment(
+        task="custom", model=small.model, prompts=small.prompts, pairs=small.pairs, reward=small.reward(), device="cpu",
+        sampling=Sampling(max_new_tokens=6), test_prompts=written(tmp_path / "test.jsonl", rows[:30]),
+    )  # fmt: skip
+    made = materials_of(experiment, Workshop(tmp_path / "cache"), 0)
+    assert shape(experiment)[1] == len(made.pairs) < len(rows)
+    sampled = replace(experiment, pairs=None, sampled_pairs=17)
+    assert (shape(sampled)[1], shape(experiment, quick=True)[1]) == (17, None)
+
+
+def test_pairs_are_sampled_from_prompts_that_are_cut(small: SmallWorld, tmp_path: Path) -> None:
+    """The same as the other arms train on; dropped, they would leave DPO none, or the short ones alone."""
+    rows = [{"prompt": f"{'red ' * 40}{'dog ' * i}"} for i in range(60)] + [
+        {"prompt": "cat " * i} for i in range(1, 20)
+    ]
+    experiment = Experiment(
+        task="custom", model=small.model, prompts=written(tmp_path / "prompts.jsonl", rows), reward=small.reward(),
+        truncate_prompts="left", sampled_pairs=200, device="cpu", sampling=Sampling(max_new_tokens=6),
+    )  # fmt: skip
+    made = materials_of(experiment, Workshop(tmp_path / "cache"), 0)
+    sources = {pair["prompt"] for pair in made.pairs}
+    assert sources == {row["prompt"] for row in made.train_prompts}
+    assert sum(len(prompt) > 160 for prompt in sources) > 30
+
+
+def test_whether_prompts_are_cut_is_in_the_key_of_sampled_pairs(small: SmallWorld, tmp_path: Path) -> None:
+    base = Policy.load(small.model, device="cpu")
+    reward = Scorer("function", small.reward(), "score").open("cpu")
+
+    def path(rows: Rows, truncate_prompts: Literal["drop", "left"]) -> Path:
+        return sampled_pairs(
+            Workshop(tmp_path), base, rows, Sampling(max_new_tokens=6), count=4, seed=0, scale=1.0, identity={},
+            reward=reward, truncate_prompts=truncate_prompts,
+        )[2].path  # fmt: skip
+
+    long = [{"prompt": f"{'red ' * 40}{end}"} for end in ("good", "bad")]
+    rows = [*long, {"prompt": "dog"}]
+    assert path(rows, "drop") == path(rows, "drop") != path(rows, "left")
+    with pytest.raises(
+        UserError, match=r"any of 2 prompts with 6 tokens; got 2 × prompt too long\. Give shorter"
+    ):
+        path(long, "drop")
+
+
+def test_a_reward_model_is_centred_on_prompts_that_are_cut(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of pairs whose prompts leave room for their recorded responses, and none for as long ones as are sampled."""
+    seen: list[list[str]] = []
+
+    def note(base: Path, pairs: Rows, out: Path, *, centre_on: list[str], **_: Any) -> None:
+        seen.append(centre_on)
+        write_json(out / "facts.json", {"dropped_too_long": 0, "pairs": len(pairs), "heldout_pairs": 0})
+
+    monkeypatch.setattr("eval.tasks.custom.task.train_reward_model", note)
+    words = ("good", "bad", "dog", "cat", "the", "a", "sees", "likes")
+    ends = [f"{first} {second}" for first in words for second in words]
+    long = [{"prompt": f"{'red ' * 25}{end}", "chosen": " good", "rejected": " bad"} for end in ends]
+    short = [{"prompt": end, "chosen": " good", "rejected": " bad"} for end in ends]
+
+    def centred(pairs: Rows, truncate_prompts: Literal["drop", "left"]) -> str:
+        experiment = Experiment(
+            task="custom", model=small.model, prompts=small.prompts, pairs=written(tmp_path / "pairs.jsonl", pairs),
+            judge=small.reward(), device="cpu", sampling=Sampling(max_new_tokens=6), truncate_prompts=truncate_prompts,
+        )  # fmt: skip
+        return materials_of(experiment, Workshop(tmp_path / "cache"), 0).reward.where
+
+    with pytest.raises(
+        UserError, match=r"cannot answer any of .* × prompt too long.*--truncate-prompts left"
+    ):
+        centred(long, "drop")
+    dropped, cut = centred([*long, *short], "drop"), centred([*long, *short], "left")
+    assert dropped != cut == centred([*long, *short], "left")
+    assert [any(text.startswith("red red") for text in texts) for texts in seen] == [False, True]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from algos import ALGORITHMS, UserError
+from algos import ALGORITHMS, DPO, UserError
 from eval.experiment import Experiment
 from eval.settings.layers import layered, plain
-from eval.tuning.search import Choices, Range
+from eval.tuning.search import Choices, Range, space
 
 
 def experiment(**values: Any) -> Experiment:
@@ -39,6 +39,12 @@ def test_ranges_lie_around_the_arms_own_settings() -> None:
     assert experiment(reinforce={"baseline": "value"}).space("reinforce")["baseline"] == Choices(
         ("value", "leave_one_out", "batch_mean", "ema")
     )
+
+
+def test_a_whole_number_begins_the_range_of_a_setting_that_takes_others() -> None:
+    """From Python, where 1 is not made 1.0 as from YAML and the command line."""
+    assert space(DPO(beta=1), None, (), "dpo") == space(DPO(beta=1.0), None, (), "dpo")
+    assert space(DPO(beta=1), None, (), "dpo")["beta"] == Range(0.1, 10.0, log=True)
 
 
 def test_yaml_goes_before_what_is_declared_and_an_arm_before_its_algorithm() -> None:

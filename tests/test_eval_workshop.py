@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eval import workshop
 from eval.workshop import Workshop, content_hash, json_hash
 
 
@@ -49,6 +50,34 @@ def test_versions_of_the_libraries_are_part_of_the_key(tmp_path, monkeypatch):
     first = shop.build("base", {}, write("x"))
     monkeypatch.setattr("eval.workshop.installed", lambda name: "0.0")
     assert shop.build("base", {}, write("x")).path != first.path
+
+
+def test_our_own_code_is_part_of_the_key(tmp_path, monkeypatch):
+    """All that makes artefacts, wherever it is installed: in a checkout it changes while the version stays."""
+    monkeypatch.setattr(workshop, "_code", workshop._code.__wrapped__)  # which is looked at once a process
+    monkeypatch.setattr(workshop, "__file__", str(tmp_path / "eval" / "workshop.py"))
+    monkeypatch.setattr("algos.__file__", str(tmp_path / "algos" / "__init__.py"))
+
+    def path(changed: str) -> Path:
+        file = tmp_path / changed
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as text:
+            text.write("#")
+        return Workshop(tmp_path / "shop").build("base", {}, write("x")).path
+
+    (tmp_path / "algos").mkdir()
+    (tmp_path / "eval" / "tasks").mkdir(parents=True)
+    makers = ["eval/stages.py", "algos/dpo.py", "algos/engine/sampling.py", "eval/tasks/reviews/gold.py"]
+    paths = [path(name) for name in (*makers, *makers)]
+    assert len(set(paths)) == 2 * len(makers)
+    for other in ("eval/report/page.py", "algos/__pycache__/dpo.cpython-311.pyc"):
+        assert path(other) == paths[-1]
+
+
+def test_our_own_code_is_read_once_a_process(monkeypatch):
+    code = workshop._code()
+    monkeypatch.setattr(workshop, "content_hash", lambda *_: pytest.fail("read again"))
+    assert workshop._code() == code
 
 
 def test_manifest_lists_every_file(tmp_path):

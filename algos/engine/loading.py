@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
@@ -41,7 +41,6 @@ def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedT
         model, tokenizer = _load(base, _tokenizer_of(path), trust_remote_code)
         if base != path:
             model = _with_saved_adapter(model, path)
-    require_causal(model.eval(), path)
     return model, tokenizer
 
 
@@ -87,7 +86,17 @@ def read_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
     """The tokenizer alone, which `load_causal_lm` gives too. Raises UserError where there is none to read."""
     source = _tokenizer_of(path)
     with cached_where_unreachable(source), _readable(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return _tokenizer_in(source, trust_remote_code)
+
+
+def _tokenizer_in(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer saved there. Raises UserError for one that transformers made up from the model's configuration
+    because there is none: it knows special tokens, and no text."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        source, trust_remote_code=trust_remote_code
+    )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(f"no tokenizer in {source!r}. Save it there with tokenizer.save_pretrained.")
     return tokenizer
 
 
@@ -148,7 +157,9 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         remedy = "Give a directory with safetensors weights or a hub id."
-        if "trust_remote_code" in str(error):
+        if "backend tokenizer" in str(error):
+            remedy = "Save its tokenizer there, too, with tokenizer.save_pretrained."
+        elif "trust_remote_code" in str(error):
             remedy = "Pass --trust-remote-code if you trust whoever wrote it to run on this machine."
         raise UserError(
             f"cannot load a causal language model from {name!r}: {one_line(error)} {remedy}"
@@ -166,7 +177,7 @@ def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust_remote_code)
+        tokenizer = _tokenizer_in(tokenizer_path, trust_remote_code)
     tokenizer.padding_side = "left"
     return model, tokenizer
 
@@ -229,6 +240,8 @@ def pick_device(device: str) -> torch.device:
 
 def compute_dtype(dtype: Precision, device: torch.device) -> torch.dtype:
     """What matrix products are computed in: `auto` is bf16 on a GPU that has it, else fp32."""
+    if dtype not in get_args(Precision):
+        raise UserError(f"dtype must be auto, fp32 or bf16; got {dtype!r}.")
     if dtype == "auto":
         # Older GPUs emulate bf16, slower than fp32.
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

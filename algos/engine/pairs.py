@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from algos.engine.budget import Meter
 from algos.engine.control import text_ids
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
+from algos.engine.prompts import room_for_prompts
 from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
 from algos.engine.seeding import digest, generator
 from algos.engine.template import render_pair
-from algos.engine.text import encode
+from algos.engine.text import encode, end_of
 from algos.engine.versions import installed
 
 if TYPE_CHECKING:
@@ -81,19 +82,31 @@ def _reads_as(
 
 
 def encode_pairs(
-    policy: Policy, rows: Iterable[Mapping[str, Any]], max_new_tokens: int
+    policy: Policy,
+    rows: Iterable[Mapping[str, Any]],
+    max_new_tokens: int,
+    too_long: Literal["drop", "left"] = "drop",
+    where: str = "",
 ) -> tuple[list[EncodedPair], dict[str, int]]:
     """Rows with `prompt, chosen, rejected` → pairs, and counts of what was dropped, cut or merged.
 
-    The reasons, which of them drop a row, and what raises UserError are those of `encode_pair`.
+    The reasons, which of them drop a row, and what raises UserError are those of `encode_pair`, to which a row is
+    `where[i]` if `where` says in what.
     """
-    found = [encode_pair(policy, row, max_new_tokens) for row in rows]
+    found = [
+        encode_pair(policy, row, max_new_tokens, too_long, where and f"{where}[{i}]")
+        for i, row in enumerate(rows)
+    ]
     counts = Counter(reason for _, reasons in found for reason in reasons)
     return [pair for pair, _ in found if pair is not None], dict(counts)
 
 
 def encode_pair(
-    policy: Policy, row: Mapping[str, Any], max_new_tokens: int
+    policy: Policy,
+    row: Mapping[str, Any],
+    max_new_tokens: int,
+    too_long: Literal["drop", "left"] = "drop",
+    where: str = "",
 ) -> tuple[EncodedPair | None, list[str]]:
     """One row's pair, None where nothing can be learned from it, and what is to be said of it: where there
     is none, the first is why.
@@ -101,16 +114,22 @@ def encode_pair(
     Responses are cut at `max_new_tokens` and at the model's last position ("response truncated", and
     "longer than the model" where prompt and response have more tokens than the model positions). A pair is
     dropped whose prompt has no tokens or leaves no room for a response, or whose two responses are the
-    same, before or after cutting. Raises UserError for a row without one of the columns or with a token that the
-    model has no embedding of, and where a chat template refuses its messages.
+    same, before or after cutting. `too_long="left"` cuts a long prompt as `encode_prompts` does ("prompt truncated"), so
+    that pairs are learned behind what they were sampled behind. Raises UserError for a token that the model has no
+    embedding of; and, naming `where`, for a row without one of the columns, for one that is no text, and where a chat
+    template refuses its messages.
     """
+    if not isinstance(row, Mapping):
+        raise UserError(
+            f"{where or 'a pair'} is a {type(row).__name__}. Give a dict with prompt, chosen and rejected."
+        )
     missing = [name for name in ("prompt", "chosen", "rejected") if name not in row]
     if missing:
         raise UserError(
-            f"a pair has no {missing[0]}; got the columns {', '.join(map(str, row)) or 'none'}. "
+            f"{where or 'a pair'} has no {missing[0]}; got the columns {', '.join(map(str, row)) or 'none'}. "
             "Give prompt, chosen and rejected."
         )
-    texts = render_pair(policy.tokenizer, row["prompt"], row["chosen"], row["rejected"])
+    texts = render_pair(policy.tokenizer, row["prompt"], row["chosen"], row["rejected"], where)
     prompt, chosen, rejected = texts["prompt"], texts["chosen"], texts["rejected"]
     if chosen == rejected:
         return None, ["identical responses"]
@@ -118,6 +137,10 @@ def encode_pair(
         return None, ["empty response"]
     prompt_ids, chosen_ids, merged_1 = split_tokens(policy, prompt, chosen)
     _, rejected_ids, merged_2 = split_tokens(policy, prompt, rejected)
+    front = room_for_prompts(policy, max_new_tokens) if too_long == "left" else None
+    truncated = front is not None and len(prompt_ids) > front
+    if front is not None:
+        prompt_ids = end_of(policy.tokenizer, prompt_ids, front)
     room = math.inf if policy.max_positions is None else policy.max_positions - len(prompt_ids)
     if not prompt_ids:
         return None, ["prompt has no tokens"]
@@ -129,6 +152,7 @@ def encode_pair(
     same, longest = pair.chosen == pair.rejected, max(map(len, whole))
     said = {
         "identical once truncated": same,
+        "prompt truncated": truncated and not same,
         "response truncated": longest > width and not same,
         "longer than the model": longest > room,
         "boundary merge": (merged_1 or merged_2) and not same,
@@ -186,11 +210,6 @@ class PairSource:
         seed: int,
         ref_logps: Sequence[Tensor],
     ) -> None:
-        if not pairs:
-            raise UserError(
-                "no preference pairs left to train on; got 0 after identical, empty and over-long ones "
-                "were dropped. Give more or shorter pairs."
-            )
         self.policy, self.pairs, self.ref_logps = policy, pairs, ref_logps
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
         self.per_epoch = math.ceil(len(pairs) / batch_size)

@@ -20,7 +20,8 @@ from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import sample
 from algos.engine.seeding import derive, digest, generator
 from algos.engine.settings import Sampling
-from algos.engine.text import decode_completion, encode_prompt, end_of
+from algos.engine.template import render_prompt
+from algos.engine.text import decode_completion, encode, end_of
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,22 @@ class EncodedPrompt:
 
 
 def encode_prompts(
-    policy: Policy, prompts: Iterable[Any], max_new_tokens: int, too_long: Literal["drop", "left"] = "drop"
+    policy: Policy,
+    prompts: Iterable[Any],
+    max_new_tokens: int,
+    too_long: Literal["drop", "left"] = "drop",
+    where: str = "",
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
-    """Rows or strings → prompts that fit the model with their responses, and counts of those that don't.
+    """Rows or texts → prompts that fit the model with their responses, and counts of those that don't.
 
     `too_long="left"` cuts a long prompt's beginning, but for its BOS, instead of dropping it; both are counted.
-    Raises UserError where responses of `max_new_tokens` leave no room for any prompt, for a row without a prompt or
-    with a token that the model has no embedding of, and where a chat template refuses its messages.
+    Raises UserError where responses of `max_new_tokens` leave no room for any prompt and for a token that the model has
+    no embedding of; and, naming the row as `where[i]` if `where` says in what, for one without a prompt, for a prompt
+    that is no text, and where a chat template refuses its messages.
     """
     room = room_for_prompts(policy, max_new_tokens)
     rows = [item if isinstance(item, Mapping) else {"prompt": item} for item in prompts]
-    found = [_encode(policy, row, room, too_long) for row in rows]
+    found = [_encode(policy, row, room, too_long, where and f"{where}[{i}]") for i, row in enumerate(rows)]
     counts = Counter(reason for _, reason in found if reason)
     return [prompt for prompt, _ in found if prompt is not None], dict(counts)
 
@@ -61,14 +67,14 @@ def room_for_prompts(policy: Policy, max_new_tokens: int) -> int | None:
 
 
 def _encode(
-    policy: Policy, row: Mapping[str, Any], room: int | None, too_long: Literal["drop", "left"]
+    policy: Policy, row: Mapping[str, Any], room: int | None, too_long: Literal["drop", "left"], where: str
 ) -> tuple[EncodedPrompt | None, str]:
     """A row's prompt in at most `room` tokens, None where it is dropped, and what is to be said of it."""
     if "prompt" not in row:
         raise UserError(
-            f"a row has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
+            f"{where or 'a row'} has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
         )
-    ids = encode_prompt(policy.tokenizer, row["prompt"])
+    ids = encode(policy.tokenizer, render_prompt(policy.tokenizer, row["prompt"], where))
     policy.require_embedded(ids)
     if not ids:
         return None, "prompt has no tokens"
@@ -153,10 +159,6 @@ class PromptSource:
         greedy: bool = False,
         group_size: int = 1,
     ) -> None:
-        if not prompts:
-            raise UserError(
-                "no prompts to train on; got 0 after those that do not fit the model were dropped. Shorten them, or pass --truncate-prompts left."
-            )
         self.policy, self.prompts, self.reward = policy, prompts, reward
         self.sampling, self.seed, self.greedy, self.group_size = sampling, seed, greedy, group_size
 

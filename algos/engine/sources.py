@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,11 +27,17 @@ class Source(Protocol):
 
 
 def from_pairs(
-    state: TrainState, pairs: Iterable[Mapping[str, Any]], sampling: Sampling, cache: Path | None
+    state: TrainState,
+    pairs: Iterable[Mapping[str, Any]],
+    sampling: Sampling,
+    too_long: Literal["drop", "left"],
+    cache: Path | None,
 ) -> tuple[PairSource, dict[str, int]]:
     """Recorded pairs with the reference's log-probabilities, and counts of what was dropped or cut."""
     needs = state.algorithm.needs
-    encoded, counts = encode_pairs(state.policy, pairs, sampling.max_new_tokens)
+    rows = rows_of(pairs, "pairs")
+    encoded, counts = encode_pairs(state.policy, rows, sampling.max_new_tokens, too_long, "pairs")
+    _require_some("preference pairs", encoded, counts, "Give more or shorter pairs.")
     with state.meter.running():
         logps = reference_logps(state.policy, encoded, sampling.temperature, cache)
     source = PairSource(state.policy, encoded, needs.pairs_per_step, needs.pair_epochs, state.seed, logps)
@@ -54,6 +60,42 @@ def from_prompts(
             f"Set --group-size {needs.group_size}."
         )
     sampling.require_unfiltered()
-    encoded, counts = encode_prompts(state.policy, prompts, sampling.max_new_tokens, too_long)
+    rows = rows_of(prompts, "prompts")
+    encoded, counts = encode_prompts(state.policy, rows, sampling.max_new_tokens, too_long, "prompts")
+    remedy = "Give shorter ones, or pass truncate_prompts='left' (--truncate-prompts left)."
+    _require_some("prompts", encoded, counts, remedy)
     source = PromptSource(state.policy, encoded, reward, sampling, state.seed, needs.greedy, needs.group_size)
     return source, counts
+
+
+def rows_of(data: Any, name: str) -> Iterable[Any]:
+    """What `train` was given as prompts or pairs, row by row: a DataFrame's rows, else its items.
+
+    Raises UserError for what has columns, splits or characters for items, and for what has none.
+    """
+    if hasattr(data, "itertuples"):  # a pandas DataFrame, whose items are the names of its columns
+        return data.to_dict("records")
+    if isinstance(data, Mapping):
+        keys = ", ".join(map(str, data)) or "nothing"
+        raise UserError(
+            f"{name} must come row by row; got a {type(data).__name__} of {keys}. "
+            "Pass a list of rows, a DataFrame, or one split of a DatasetDict."
+        )
+    if isinstance(data, (str, bytes)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise UserError(
+            f"{name} must come row by row; got {type(data).__name__}. "
+            "Pass a list; what is in a file is to be read first."
+        )
+    return data
+
+
+def _require_some(kind: str, kept: Sequence[Any], counts: Mapping[str, int], remedy: str) -> None:
+    """Raises UserError where there is nothing to train on, and says why."""
+    if kept:
+        return
+    if not counts:
+        raise UserError(
+            f"no {kind} to train on; got 0 rows. Give some; a generator that was read before has none left."
+        )
+    dropped = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
+    raise UserError(f"no {kind} left to train on; all rows were dropped ({dropped}). {remedy}")

@@ -36,10 +36,11 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text, where: str =
     generation prompt; one that ends with the assistant's words is left open, to be continued. The text is
     to be tokenised like any other: a BOS that the tokenizer adds by itself is not in it, and what the
     template wrote is told from what the messages say (see `Rendered`). Raises `UserError` naming `where`
-    (file:line) where the template refuses the messages or does not end.
+    (file:line) for what is neither a text nor messages, and where the template refuses them or does not end.
     """
     if isinstance(prompt, str):
         return prompt
+    _require_messages(prompt, "prompt", where)
     return _without_bos(tokenizer, _Template(tokenizer, where, [prompt]).open(prompt))
 
 
@@ -50,10 +51,14 @@ def render_pair(
 
     As TRL's `apply_chat_template`, the prompt is what the rendered prompt and both whole dialogues share:
     some templates open a thought in the generation prompt that they leave out of a finished dialogue. A
-    response ends without the tokenizer's EOS: whoever tokenises it adds one.
+    response ends without the tokenizer's EOS: whoever tokenises it adds one. Raises as `render_prompt`, and
+    where only some of the three are strings.
     """
     if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    for name, value in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(value, str):
+            _require_messages(value, name, where)
     if isinstance(prompt, str) or isinstance(chosen, str) or isinstance(rejected, str):
         raise UserError(f"{where or 'a pair'} mixes strings and message lists. Give all three in one form.")
     dialogues = [[*prompt, *response] for response in (chosen, rejected)]
@@ -64,6 +69,40 @@ def render_pair(
         shared = shared[: common_length(shared, text)]
     responses = [_without_eos(tokenizer, text[len(shared) :]) for text in whole]
     return {"prompt": _without_bos(tokenizer, shared), "chosen": responses[0], "rejected": responses[1]}
+
+
+def _require_messages(value: Any, name: str, where: str) -> None:
+    """Raises UserError naming `where` for what is no list of messages with a role and a content that are strings, and
+    for a prompt without any."""
+    fault = _fault(value)
+    if not fault and name == "prompt" and len(value) == 0:
+        fault = "no messages"
+    if fault:
+        raise UserError(
+            f"{where or 'a row'}: {name} must be a text or chat messages; got {fault}. "
+            'Give a string, or a list of {"role": …, "content": …}, both strings.'
+        )
+
+
+def _fault(value: Any) -> str:
+    """What keeps a value from being a list of messages, if anything does. pandas reads lists as arrays."""
+    if isinstance(value, (Mapping, bytes)) or not (
+        hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    ):
+        return _kind(value)
+    for message in value:
+        if not isinstance(message, Mapping):
+            return f"a list with {_kind(message)} in it"
+        for key in ("role", "content"):
+            if key not in message:
+                return f"a message without {key}"
+            if not isinstance(message[key], str):
+                return f"a message whose {key} is {_kind(message[key])}"
+    return ""
+
+
+def _kind(value: Any) -> str:
+    return str(value) if value is None or isinstance(value, (int, float)) else f"a {type(value).__name__}"
 
 
 def with_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, bool | int | str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from algos.engine.algorithm import Algorithm
+from algos.engine.algorithm import Algorithm, require
 from algos.engine.budget import Budget
 from algos.engine.checks import check_reference
 from algos.engine.errors import UserError
@@ -61,13 +63,17 @@ def train(
     """Trains `policy` in place until the budget or the declared epochs are spent.
 
     Args:
-        prompts: rows with a `prompt` (a text or chat messages) or plain texts, for algorithms that sample.
-        pairs: rows with `prompt, chosen, rejected`, for DPO.
+        prompts: rows with a `prompt` (a text or chat messages) or plain texts, for algorithms that sample: a list, a
+            generator, a `datasets.Dataset` or a DataFrame.
+        pairs: rows with `prompt, chosen, rejected`, likewise, for DPO.
         reward: called as TRL calls its reward functions; needed with prompts.
         budget: `20k` completions, `300updates`, `2e15flops`, `90s`, …; optional for recorded pairs.
-        checkpoint: a folder for the state, saved every `checkpoint_every` iterations (0: only by the hook);
-            training goes on from there if it holds one, of the same settings and data (columns of prompts
-            that JSON has no word for are not compared).
+        seed: an integer; the same one gives the same run.
+        truncate_prompts: what becomes of prompts too long for the model: "drop" or "left", which cuts their beginning.
+        checkpoint: a folder for the state; training goes on from there if it holds one, of the same settings and
+            data (columns of prompts that JSON has no word for are not compared).
+        checkpoint_every: iterations between two saves to `checkpoint`. 0: none but those that the hook makes, by
+            `state.save`. (The command line's --checkpoint-every counts seconds, and its 0 saves after every iteration.)
         micro_batch: prompts (groups) in one forward and backward, fewer where memory runs out; by default
             what is likely to fit. The result does not depend on it.
 
@@ -75,10 +81,16 @@ def train(
     """
     sampling = sampling or Sampling()
     budget = None if budget is None else Budget.parse(budget)
+    seed = _integer("seed", seed)
+    checkpoint_every = _integer("checkpoint_every", checkpoint_every, 0)
+    micro_batch = None if micro_batch is None else _integer("micro_batch", micro_batch, 1)
+    known = truncate_prompts in ("drop", "left")
+    require(known, "truncate_prompts", "'drop' or 'left'", repr(truncate_prompts))
     state = TrainState.start(algorithm, policy, seed)
+    _without_dropout(state)  # whatever was done to the model since it became a policy
     source: Source
     if algorithm.needs.source == "pairs" and pairs is not None:
-        source, counts = from_pairs(state, pairs, sampling, _path(reference_cache))
+        source, counts = from_pairs(state, pairs, sampling, truncate_prompts, _path(reference_cache))
     elif prompts is not None and reward is not None:
         if budget is None:
             raise UserError(
@@ -100,19 +112,42 @@ def train(
         }
         state.load(folder)
     loop = Loop(state, source, sampling.temperature, budget, micro_batch)
-    if hook is not None:
-        hook(state, min(loop.progress(), 1.0))
+    _call(hook, state, loop)
     while loop.progress() < 1:
         with state.meter.running():
             row = loop.iterate()
         state.history.append({**state.meter.as_dict(), "fraction": min(loop.progress(), 1.0), **row})
-        if hook is not None:
-            hook(state, min(loop.progress(), 1.0))
+        _call(hook, state, loop)
         # After the hook, so that what it wrote is not written again when training goes on from here.
         if folder is not None and checkpoint_every and state.iteration % checkpoint_every == 0:
             state.save(folder)
     check_reference(policy, state.reference)
     return History(state.history, counts)
+
+
+def _call(hook: Hook | None, state: TrainState, loop: Loop) -> None:
+    if hook is None:
+        return
+    hook(state, min(loop.progress(), 1.0))
+    _without_dropout(state)  # which a hook may have switched on
+
+
+def _without_dropout(state: TrainState) -> None:
+    state.policy.model.eval()
+    if state.critic is not None:
+        state.critic.eval()
+
+
+def _integer(name: str, value: Any, least: float = -math.inf) -> int:
+    """The value as an int, numpy's kinds included. Raises UserError for what is none, and for less than `least`."""
+    number: int | None
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    expected = f"an integer of at least {least}" if math.isfinite(least) else "an integer"
+    require(number is not None and number >= least, name, expected, repr(value))
+    return int(value)
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from eval.report import axes, figures, frontier, overoptimized, summary, verdict, versus
 from eval.report import format as fmt
-from eval.report.document import (
-    Block,
-    Picture,
-    Section,
-    Text,
-)
+from eval.report.document import Block, Picture, Section, Text
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
 from eval.report.reachable import reachable
 from eval.report.standings import standings
 from eval.report.theme import Style
-
-if TYPE_CHECKING:
-    pass
 
 Look = dict[str, Style]
 

@@ -19,28 +19,13 @@ OUTCOMES = (
     JUDGE, PROXY, KL, "win_rate", "length", "eos_rate", "distinct_2", "perplexity/reference", "perplexity/heldout",
 )  # fmt: skip
 COSTS = tuple(name for name in METRICS if name.startswith("cost/"))
-FINAL = (JUDGE, PROXY, KL, "win_rate", "length", "cost/total_flops", "cost/total_seconds")  # for the terminal
 
 
-def summary_table(comparison: ReportInput) -> DataFrame:
-    """Every arm, the base first, at its own end: tidy rows arm, metric, mean, low, high, n (finished seeds).
+def summary_text(comparison: ReportInput, metrics: tuple[str, ...]) -> DataFrame:
+    """The summary as strings ("0.787 ± 0.012"), arms down, titled metrics across: for the terminal's last table.
 
-    Bounds are of the 95% Student t interval over seeds, nan with one seed. Units: `eval.glossary.METRICS`.
+    Bounds are of the 95% Student t interval over finished seeds. Units: `eval.glossary.METRICS`.
     """
-    import pandas
-
-    view = evaluations(comparison)
-    rows = [
-        (arm, metric, estimate.mean, estimate.low, estimate.high, estimate.n)
-        for metric in view.metrics
-        for arm in (BASE, *view.arms)
-        if (estimate := at_end(view, arm, metric)).n
-    ]
-    return pandas.DataFrame(rows, columns=["arm", "metric", "mean", "low", "high", "n"])
-
-
-def summary_text(comparison: ReportInput, metrics: tuple[str, ...] = FINAL) -> DataFrame:
-    """The summary as strings ("0.787 ± 0.012"), arms down, titled metrics across: for the terminal's last table."""
     import pandas
 
     view = evaluations(comparison)

@@ -8,16 +8,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from algos import Policy, Sampling, sample
+from algos import Policy, Sampling, UserError, sample
 from algos.engine.budget import Meter
-from algos.engine.prompts import encode_prompts, texts
+from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.rewards import Reward, call_reward
 from algos.engine.seeding import derive
+from algos.engine.template import Text
 from eval.tasks.materials import StageCost
 from eval.workshop import Artefact, Workshop
 
@@ -33,12 +34,13 @@ def sampled_pairs(
     reward: Reward,
     scale: float,
     identity: Mapping[str, Any],
+    truncate_prompts: Literal["drop", "left"] = "drop",
 ) -> tuple[list[dict[str, Any]], StageCost, Artefact]:
     """`count` pairs of base responses at most, labelled by P(a preferred) = σ(scale·(r_a − r_b)).
 
     With scale 1 DPO's optimum on them is that of the KL-regularised reward (Rafailov et al. 2023, eq. 5);
     identical responses are dropped. `identity` names the model and the reward for the cache. The cost has both responses
-    of each of the `count` as calls of `reward`.
+    of each of the `count` as calls of `reward`. Raises UserError where no prompt fits the model.
     """
     key = {
         **identity,
@@ -52,11 +54,11 @@ def sampled_pairs(
             "device": base.device.type,
             "threads": torch.get_num_threads(),
         },
+        "truncate_prompts": truncate_prompts,
     }
 
     def make(folder: Path) -> None:
-        encoded, _ = encode_prompts(base, prompts, sampling.max_new_tokens)
-        repeated = [encoded[i % len(encoded)] for i in range(count)]
+        repeated = _in_turn(base, prompts, sampling.max_new_tokens, count, truncate_prompts)
         rollouts = sample(
             base, [prompt.ids for prompt in repeated], sampling, derive(seed, "pairs"), group_size=2
         )
@@ -100,16 +102,37 @@ def label(
             continue
         gap = scale * (scores[2 * i] - scores[2 * i + 1])
         a_wins = draws[i] < 1 / (1 + math.exp(-max(min(gap, 700), -700)))
-        pairs.append({"prompt": row["prompt"], "chosen": a if a_wins else b, "rejected": b if a_wins else a})
+        pairs.append(_pair(row["prompt"], *((a, b) if a_wins else (b, a))))
     return pairs
 
 
+def _pair(prompt: Text, chosen: str, rejected: str) -> dict[str, Any]:
+    """In TRL's formats: responses to a conversation are messages of the assistant. One that the prompt leaves open is
+    theirs as a whole: what both begin with leaves their difference as it is."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    *before, last = prompt
+    begun = last["content"] if before and last["role"] == "assistant" else ""
+    return {
+        "prompt": before if begun else list(prompt),
+        "chosen": [{"role": "assistant", "content": begun + chosen}],
+        "rejected": [{"role": "assistant", "content": begun + rejected}],
+    }
+
+
 def base_responses(
-    base: Policy, prompts: Sequence[Mapping[str, Any]], max_new_tokens: int, count: int, seed: int
+    base: Policy,
+    prompts: Sequence[Mapping[str, Any]],
+    max_new_tokens: int,
+    count: int,
+    seed: int,
+    truncate_prompts: Literal["drop", "left"] = "drop",
 ) -> list[dict[str, Any]]:
-    """Rows with the base's own `completion` at temperature 1: what a reward model is centred on."""
-    encoded, _ = encode_prompts(base, prompts, max_new_tokens)
-    chosen = [encoded[i % len(encoded)] for i in range(count)]
+    """Rows with the base's own `completion` at temperature 1: what a reward model is centred on.
+
+    Raises UserError where no prompt fits the model.
+    """
+    chosen = _in_turn(base, prompts, max_new_tokens, count, truncate_prompts)
     rollouts = sample(
         base,
         [p.ids for p in chosen],
@@ -120,6 +143,24 @@ def base_responses(
     return [
         {"prompt": p.row["prompt"], "completion": text} for p, text in zip(chosen, completions, strict=True)
     ]
+
+
+def _in_turn(
+    base: Policy,
+    prompts: Sequence[Mapping[str, Any]],
+    max_new_tokens: int,
+    count: int,
+    truncate_prompts: Literal["drop", "left"],
+) -> list[EncodedPrompt]:
+    """`count` of the prompts that fit the model, one after the other and again from the first."""
+    encoded, counts = encode_prompts(base, prompts, max_new_tokens, truncate_prompts)
+    if not encoded:
+        reasons = ", ".join(f"{rows} × {reason}" for reason, rows in counts.items())
+        raise UserError(
+            f"the model cannot answer any of {len(prompts)} prompts with {max_new_tokens} tokens; got {reasons}. Give "
+            "shorter prompts, lower --max-new-tokens, or pass --truncate-prompts left."
+        )
+    return [encoded[i % len(encoded)] for i in range(count)]
 
 
 def digest_rows(rows: Sequence[Mapping[str, Any]]) -> str:

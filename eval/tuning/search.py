@@ -63,12 +63,13 @@ class Around:
 
     factor: float
 
-    def of(self, value: Any) -> Range | None:
-        """A setting that is 0 has no surroundings on a log scale: it stays 0."""
+    def of(self, value: Any, whole: bool) -> Range | None:
+        """Of whole numbers where the setting takes no others. A setting that is 0 has no surroundings on a log scale: it
+        stays 0."""
         if value == 0:
             return None
         low, high = value / self.factor, value * self.factor
-        if isinstance(value, int):
+        if whole:
             return Range(max(1, round(low)), max(2, round(high)), log=True)
         return Range(three_digits(low), three_digits(high), log=True)
 
@@ -132,6 +133,7 @@ def corners(arm: Algorithm, found: Space, where: str) -> Iterator[Algorithm]:
 
 
 def is_integer(arm: Algorithm, name: str) -> bool:
+    """Whether a setting takes whole numbers alone; its value may be one where others could stand, too."""
     return get_type_hints(type(arm))[name] is int
 
 
@@ -146,7 +148,7 @@ def _declared(arm: Algorithm) -> Space:
         current = getattr(arm, name)
         if isinstance(rule, Choices):
             found[name] = Choices(tuple(dict.fromkeys((current, *rule.choices))))
-        elif around := rule.of(current):
+        elif around := rule.of(current, is_integer(arm, name)):
             found[name] = around
     return found
 
@@ -162,7 +164,7 @@ def _read(arm: Algorithm, name: str, asked: Mapping[str, Any], where: str) -> Ra
         hint = get_type_hints(type(arm))[name]
         if hint is not int and hint is not float and float not in get_args(hint):
             raise UserError(f"{place} is not a number, so it has no range. Write {{choices: […]}}.")
-        if hint is int:
+        if is_integer(arm, name):
             require(
                 all(end == int(end) for end in found.ends),
                 f"{place} low and high",

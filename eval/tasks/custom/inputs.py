@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,22 @@ def read_inputs(experiment: Experiment, base: Policy) -> Inputs:
         accounts=reader.accounts,
         notes=reader.notes,
     )
+
+
+def halves(pairs: Rows) -> tuple[Rows, Rows]:
+    """Training pairs in two disjoint parts by the prompt, so that the training reward and a judge that is learned, too,
+    share no comparison: the reward's, from which DPO learns, and the judge's. Raises UserError for too few."""
+    halves: tuple[list[Any], list[Any]] = ([], [])
+    for pair in pairs:
+        digest = hashlib.blake2b(
+            b"judge" + normalised_prompt(pair["prompt"]).encode(), digest_size=1
+        ).digest()
+        halves[digest[0] % 2].append(pair)
+    if min(map(len, halves)) < 2:
+        raise UserError(
+            f"{len(pairs)} training pairs are too few to train a reward model and a separate judge. Give more pairs, or name a judge with --judge."
+        )
+    return halves
 
 
 @dataclass(frozen=True)
@@ -170,7 +187,8 @@ class _Reader:
         return bool(kept), list(counts)
 
     def _check_pair(self, row: Row) -> tuple[bool, list[str]]:
-        pair, reasons = encode_pair(self.base, row.values, self.experiment.sampling.max_new_tokens)
+        length = self.experiment.sampling.max_new_tokens
+        pair, reasons = encode_pair(self.base, row.values, length, self.experiment.truncate_prompts)
         return pair is not None, reasons
 
 

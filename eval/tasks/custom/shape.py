@@ -6,16 +6,18 @@ from algos import UserError
 from algos.engine.errors import one_line
 from algos.engine.loading import read_config, read_tokenizer
 from algos.engine.text import encode_prompt
-from eval.data import load_pairs, load_prompts, split_rows
+from eval.data import Row, load_pairs, load_prompts, split_rows
 from eval.experiment import Experiment
 from eval.plan import Shape
-from eval.tasks.custom.inputs import require_inputs
+from eval.tasks.custom.identity import names_function
+from eval.tasks.custom.inputs import halves, require_inputs
 
 SAMPLED = 256  # rows whose prompts are counted
 
 
 def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:
-    """Parameters from the configurations, tokens a prompt from the data's first rows; the number of pairs, if known.
+    """Parameters from the configurations, tokens a prompt from the data's first rows; the number of pairs that DPO
+    learns from, if known: those that do not fit the model are among them.
 
     `quick`: from these rows alone, bad ones left out, and without the number of pairs in a file.
     """
@@ -28,13 +30,8 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
         source, experiment.columns, "skip" if quick else experiment.on_bad_row, SAMPLED if quick else None
     )
     some = [len(encode_prompt(tokenizer, row.values["prompt"])) for row in rows[:SAMPLED]]
-    pairs = (
-        len(split_rows(rows, needed=("train",)).train)
-        if experiment.pairs and not experiment.prompts and not quick
-        else None
-    )
-    reward = _scorer(experiment.reward) if experiment.reward else parameters
-    judge = _scorer(experiment.judge) if experiment.judge else reward
+    reward = _scorer(experiment.reward, "reward") if experiment.reward else parameters
+    judge = _scorer(experiment.judge, "judge") if experiment.judge else reward
     return Shape(
         parameters=parameters,
         trunk_parameters=trunk,
@@ -43,7 +40,25 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
         prompt_tokens=sum(some) / len(some),
         longest_prompt=max(some),
         response_tokens=float(experiment.sampling.max_new_tokens),
-    ), pairs or experiment.sampled_pairs
+    ), None if quick else _pairs(experiment, rows)
+
+
+def _pairs(experiment: Experiment, rows: list[Row]) -> int:
+    """Recorded pairs of training prompts, less those that a judge is learned from; or what is sampled without any.
+
+    `rows`: of the file of prompts, or of pairs without one.
+    """
+    if not experiment.pairs:
+        return experiment.sampled_pairs
+    columns, on_bad_row = experiment.columns, experiment.on_bad_row
+    if experiment.prompts:
+        rows, _ = load_pairs(experiment.pairs, columns, on_bad_row)
+    test = None
+    if experiment.test_prompts:
+        given, _ = load_prompts(experiment.test_prompts, columns, on_bad_row)
+        test = [row.values["prompt"] for row in given]
+    pairs = [row.values for row in split_rows(rows, test, needed=("train",)).train]
+    return len(pairs if experiment.reward or experiment.judge else halves(pairs)[0])
 
 
 def _parameters(name: str, trusted: bool) -> tuple[int, int]:
@@ -61,12 +76,12 @@ def _parameters(name: str, trusted: bool) -> tuple[int, int]:
     return whole, trunk
 
 
-def _scorer(spec: str) -> int:
+def _scorer(spec: str, what: str) -> int:
     """Parameters of a reward or judge that is a model; 0 for a function."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    if ".py:" in spec or spec.endswith(".py"):
+    if names_function(spec, what):
         return 0
     config = read_config(spec, trust_remote_code=False)
     try:

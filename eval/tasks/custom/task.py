@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from algos import Policy, RewardModel, UserError
+from algos import Policy, RewardModel
 from algos.engine.template import render_pair
 from eval.data import Accounting
-from eval.data.split import normalised_prompt
 from eval.experiment import Experiment
 from eval.functions import load_function
 from eval.stages import require_classifier, train_reward_model
-from eval.tasks.custom.identity import function_identity, model_identity
-from eval.tasks.custom.inputs import read_inputs, require_inputs
+from eval.tasks.custom.identity import model_identity, names_function, reward_identity
+from eval.tasks.custom.inputs import halves, read_inputs, require_inputs
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
 from eval.tasks.sampled import base_responses, digest_rows, sampled_pairs
 from eval.workshop import FACTS, Artefact, Workshop
@@ -59,7 +56,7 @@ class _Builder:
         train_pairs: Rows = inputs.train_pairs
         judge_pairs: Rows = ()
         if not experiment.reward and not experiment.judge:
-            train_pairs, judge_pairs = _halves(train_pairs)
+            train_pairs, judge_pairs = halves(train_pairs)
         reward, learned = self._reward(train_pairs)
         judge, learned_judge = self._judge(judge_pairs, reward)
         pairs_cost = StageCost(labels=len(train_pairs))
@@ -103,12 +100,8 @@ class _Builder:
         return reward, None
 
     def _named(self, spec: str, what: str) -> Scorer:
-        if ".py:" in spec or spec.endswith(".py"):
+        if names_function(spec, what):
             return Scorer("function", load_function(spec, what).spec, spec)
-        if ":" in spec and not os.path.exists(spec):  # not Path's, which raises for what no path can be
-            raise UserError(
-                f"there is no model {spec!a} for the {what}. A function is named file.py:function; add the .py."
-            )
         model = RewardModel(spec, self.base.device)
         if model.pooling == "model":
             self.notes.append(
@@ -124,11 +117,14 @@ class _Builder:
             "model": self.model_key, "pairs": digest_rows(rendered), "settings": asdict(settings), "seed": seed,
             "threads": experiment.threads_per_run, "max_new_tokens": experiment.sampling.max_new_tokens,
             "dtype": str(self.base.dtype), "device": self.base.device.type,
+            "truncate_prompts": experiment.truncate_prompts,
         }  # fmt: skip
 
         def make(folder: Path) -> None:
             prompts = [{"prompt": row["prompt"]} for row in rendered]
-            own = base_responses(self.base, prompts, experiment.sampling.max_new_tokens, 256, seed)
+            own = base_responses(
+                self.base, prompts, experiment.sampling.max_new_tokens, 256, seed, experiment.truncate_prompts
+            )
             centre = [row["prompt"] + row["completion"] for row in own]
             train_reward_model(
                 Path(self.model), rendered, folder, centre_on=centre, **asdict(settings),
@@ -161,7 +157,8 @@ class _Builder:
         pairs, cost, built = sampled_pairs(
             self.workshop, self.base, prompts, experiment.sampling, count=experiment.sampled_pairs, seed=self.data_seed,
             reward=reward.open(self.base.device, experiment.reward_calls), scale=experiment.label_scale,
-            identity={"model": self.model_key, "reward": function_identity(experiment.reward)},
+            identity={"model": self.model_key, "reward": reward_identity(experiment.reward)},
+            truncate_prompts=experiment.truncate_prompts,
         )  # fmt: skip
         self._stage("sampled pairs", built, cost.flops)
         account = Accounting("pairs sampled from the model", experiment.sampled_pairs)
@@ -193,21 +190,6 @@ class _Builder:
         }
         models = {"reward_model": learned, "judge_model": learned_judge}
         return facts | {name: model.facts for name, model in models.items() if model}
-
-
-def _halves(pairs: Rows) -> tuple[Rows, Rows]:
-    """Two disjoint parts by the prompt, so that judge and training reward share no comparison."""
-    halves: tuple[list[Any], list[Any]] = ([], [])
-    for pair in pairs:
-        digest = hashlib.blake2b(
-            b"judge" + normalised_prompt(pair["prompt"]).encode(), digest_size=1
-        ).digest()
-        halves[digest[0] % 2].append(pair)
-    if min(map(len, halves)) < 2:
-        raise UserError(
-            f"{len(pairs)} training pairs are too few to train a reward model and a separate judge. Give more pairs, or name a judge with --judge."
-        )
-    return halves
 
 
 def _rendered(base: Policy, pairs: Rows) -> list[dict[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from algos import Policy, Sampling
@@ -29,7 +28,7 @@ def materials(experiment: Experiment, workshop: Workshop, data_seed: int) -> Mat
     prompts = _rows(world.pair_prompts(data_seed))
     pairs, pairs_cost, sampled = sampled_pairs(
         workshop, base, prompts, Sampling(max_new_tokens=world.max_new_tokens), count=len(prompts), seed=data_seed,
-        reward=gold, scale=LABEL_SCALE, identity={"model": content_hash(built.path), "gold": _code()},
+        reward=gold, scale=LABEL_SCALE, identity={"model": content_hash(built.path), "reward": "gold"},
     )  # fmt: skip
     own = base_responses(base, prompts, world.max_new_tokens, CENTRED_ON, data_seed)
     centre = [row["prompt"] + row["completion"] for row in own]
@@ -83,12 +82,6 @@ def _rows(prompts: Sequence[str]) -> list[dict[str, Any]]:
 def _tokens(base: Policy, pairs: Sequence[Mapping[str, str]]) -> int:
     texts = [pair["prompt"] + pair[side] for pair in pairs for side in ("chosen", "rejected")]
     return sum(map(len, base.tokenizer(texts).input_ids))
-
-
-def _code() -> str:
-    """The judge by its source: another judge makes other labels."""
-    here = Path(__file__).parent
-    return content_hash(here / "gold.py") + content_hash(here / "grammar.py")
 
 
 def _facts(stages: Sequence[tuple[str, Artefact, float]], reward_model: dict[str, Any]) -> dict[str, Any]:

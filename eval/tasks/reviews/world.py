@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval import stages
 from eval.data.split import SplitName, split_of
 from eval.stages import train_base, train_reward_model
 from eval.tasks.reviews.grammar import corpus, prompts
@@ -86,7 +85,7 @@ class Reviews:
         settings = {**asdict(self.base), "seed": seed, "threads": threads}
         key = {
             "config": config.to_dict(), "vocabulary": tokenizer.get_vocab(), "texts": json_hash(texts),
-            "settings": settings, "code": content_hash(Path(stages.__file__)),
+            "settings": settings,
         }  # fmt: skip
         return workshop.build("base", key, lambda out: train_base(config, tokenizer, texts, out, **settings))
 
@@ -110,7 +109,7 @@ class Reviews:
         rows = [[pair["prompt"], pair["chosen"], pair["rejected"]] for pair in pairs]
         key = {
             "base": content_hash(base), "pairs": json_hash(rows), "centre_on": json_hash(list(centre_on)),
-            "settings": settings, "code": content_hash(Path(stages.__file__)),
+            "settings": settings,
         }  # fmt: skip
 
         def make(out: Path) -> None:
