@@ -13,6 +13,7 @@ Defaults shown are those of the embedded task; add --task custom (or --model) to
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import shlex
@@ -32,7 +33,7 @@ from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
 from eval.recording.trackers import require_trackers  # noqa: E402
 from eval.report.escape import for_terminal  # noqa: E402
 from eval.settings.arguments import Options, parse  # noqa: E402
-from eval.store import Store, next_folder  # noqa: E402
+from eval.store import Store, next_folder, nobody_reads  # noqa: E402
 
 if TYPE_CHECKING:
     from eval.experiment import Experiment
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        if not nobody_reads():
+            raise
         # Python writes what is left in its buffer as it ends, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -72,13 +75,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _redraw(args: Sequence[str]) -> int:
     from eval.drawing import draw
 
-    folders = [arg for arg in args if not arg.startswith("-")]
-    if len(folders) != 1:
-        raise UserError(
-            f"report takes one folder; got {len(folders)}. Write: rlhf-compare report reports/mine"
-        )
-    print(for_terminal(str(draw(Store.reading(Path(folders[0]))))))
+    print(for_terminal(str(draw(Store.reading(_folder_to_redraw(args))))))
     return 0
+
+
+def _folder_to_redraw(args: Sequence[str]) -> Path:
+    """What follows `report`: a folder and options."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf-compare report", usage="%(prog)s [-h] [--debug] FOLDER", allow_abbrev=False, exit_on_error=False,
+        description="Draws the report of a comparison again, from the files in its folder.",
+    )  # fmt: skip
+    # Any number, so that a wrong one is said here, as other mistakes are.
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="the comparison's folder")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    write = "Write: rlhf-compare report reports/mine"
+    try:
+        found, unknown = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}. {write}") from None
+    options = [arg for arg in unknown if arg.startswith("-")]
+    if options:
+        raise UserError(f"report has no option {options[0]}; it has --debug and --help. {write}")
+    folders = [*found.folders, *unknown]
+    if len(folders) != 1:
+        raise UserError(f"report takes one folder; got {len(folders)}. {write}")
+    return Path(folders[0])
 
 
 def _compare(args: list[str]) -> int:
@@ -139,9 +160,9 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
             f"stopped; what is finished or saved is kept. Go on with: {for_terminal(again)}", file=sys.stderr
         )
         return 130
-    except UserError:
+    except Exception:
         if options.resume is None:
-            store.discard()  # nothing has run: the mended command may use the same folder
+            store.discard()  # where nothing has run, the same command, mended if need be, may use the folder
         raise
     _summarise(Store.open(store.path), console)
     failed = [run.folder.name for run in store.all_runs if run.status["status"] != "done"]

@@ -13,7 +13,7 @@ from algos.engine.storage import write_json
 from eval import sessions
 from eval.console import Console
 from eval.data.accounting import summary
-from eval.directory.integrity import check_sources, refuse_other_data
+from eval.directory.integrity import check_sources, gone, refuse_other_data
 from eval.drawing import draw
 from eval.frontier.sampling import forget_pool, update_pool
 from eval.launch import Job, Update, Workers, run_jobs
@@ -93,8 +93,8 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
     for seed in seeds:
         folder = store.path / "materials" / str(seed)
         found = Materials.load(folder)
-        # An arm that was added may need pairs that the arms before it did not.
-        if found is None or (wants_pairs and not found.pairs):
+        # An arm that was added may need pairs that the arms before it did not; what was built lies in the cache.
+        if found is None or (wants_pairs and not found.pairs) or gone(found):
             with console.stage(
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):

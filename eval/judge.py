@@ -37,8 +37,10 @@ class Judge:
         """P(a better than b) for each prompt, asked in both orders and averaged: judges favour a position. Of two that are
         the same it is 0.5 by that, and nobody is asked."""
         unlike = [i for i, (one, other) in enumerate(zip(a, b, strict=True)) if one != other]
-        asked = [[side[i] for i in unlike] for side in (rows, a, b)]
-        found = dict(zip(unlike, self._compared(*asked), strict=True)) if unlike else {}
+        if not unlike:
+            return [0.5] * len(rows)
+        asked = self._compared([rows[i] for i in unlike], [a[i] for i in unlike], [b[i] for i in unlike])
+        found = dict(zip(unlike, asked, strict=True))
         return [found.get(i, 0.5) for i in range(len(rows))]
 
     def _compared(self, rows: Sequence[Mapping[str, Any]], a: Sequence[str], b: Sequence[str]) -> list[float]:

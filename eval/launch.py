@@ -190,10 +190,16 @@ class _Shift:
                 worker.pipe.send(STOP)
 
     def _assign(self, worker: _Worker) -> None:
-        """The next job, to a worker that has none."""
+        """The next job, to a worker that has none, or to another where that one died between two jobs."""
         worker.job = self.waiting.pop(0)
         self.busy.append(worker)
-        worker.pipe.send(worker.job.work)
+        try:
+            worker.pipe.send(worker.job.work)
+        except OSError:  # the job has not begun, so it does not fail
+            self.busy.remove(worker)
+            self.waiting.insert(0, worker.job)
+            _end(worker.process)
+            self._assign(self.staff.take())
 
     def _hear(self, worker: _Worker) -> None:
         assert worker.job is not None

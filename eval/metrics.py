@@ -87,7 +87,7 @@ class Evaluator:
         samples = _records(self.prompts, rollouts, completions, judged, proxy, token_stats["kl"])
         metrics = {
             "reward/judge": _mean(judged),
-            "reward/proxy": _mean([score for score in proxy if not math.isnan(score)]),
+            "reward/proxy": _scored_mean(proxy),
             # A pairwise judge has said it already, and may say otherwise when it is asked again.
             "win_rate": _mean(judged)
             if self.judge.pairwise
@@ -105,6 +105,13 @@ class Evaluator:
             **self._heldout(),
         }
         return Evaluated(metrics, samples)
+
+    def proxy_of(self, samples: Sequence[Mapping[str, Any]]) -> float:
+        """The mean training reward of stored samples, which another reward may have scored when they were drawn."""
+        rows = [self.prompts[record["prompt_id"]].row for record in samples]
+        completions = [record["completion"] for record in samples]
+        ids = self.policy.tokenizer(completions, add_special_tokens=False).input_ids
+        return _scored_mean(call_reward(self.reward, rows, completions, ids, unscored=True))
 
     def _heldout(self) -> dict[str, float]:
         """Forgetting, and the order of held-out pairs under the implicit reward."""
@@ -222,6 +229,11 @@ def as_text(prompt: Any) -> str:
         if isinstance(prompt, str)
         else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
     )
+
+
+def _scored_mean(scores: Sequence[float]) -> float:
+    """Of those that there are: NaN is a response that the reward left unscored."""
+    return _mean([score for score in scores if not math.isnan(score)])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -114,7 +114,7 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
     evaluator = Evaluator(policy, materials, experiment, store.base_samples)
     recorded = algorithm.needs.source == "pairs"
     with Trackers(experiment.log_with, store.path, run.folder.name) as trackers:
-        extra = costs_before(algorithm, materials)
+        base, extra = _base_under(store, evaluator, materials), costs_before(algorithm, materials)
         history = train(
             algorithm,
             policy,
@@ -128,13 +128,23 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
             checkpoint=run.checkpoints,
             reference_cache=store.path / "materials",
             micro_batch=experiment.micro_batch or None,
-            hook=Recorder(store, run, evaluator, extra, report, standing, trackers),
+            hook=Recorder(store, run, evaluator, base, extra, report, standing, trackers),
         )
     standing.effective |= {"left out": history.counts, "portions": policy.portions.limits}
     with atomic_directory(run.folder / "policy") as temporary:
         with saving(temporary):
             policy.save(temporary)
         write_card(store, run, temporary)
+
+
+def _base_under(store: Store, evaluator: Evaluator, materials: Materials) -> dict[str, float]:
+    """The base's metrics, with the training reward that this run's reward gives it: with --replicate-data every data seed
+    has a reward model of its own, and the base was evaluated under the first."""
+    experiment = store.asked
+    first = store.materials(experiment.data_seed_of(experiment.training_seeds[0]))
+    if materials.reward == first.reward:
+        return store.base_metrics
+    return {**store.base_metrics, "reward/proxy": evaluator.proxy_of(store.base_samples)}
 
 
 def _effective(experiment: Experiment, algorithm: Algorithm, policy: Policy) -> dict[str, Any]:

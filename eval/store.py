@@ -13,7 +13,9 @@ results.parquet  results.csv  figures/  report.md  report.html
 from __future__ import annotations
 
 import logging
+import select
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -248,13 +250,24 @@ def _disk_told(path: Path) -> Iterator[None]:
     """What the system refuses is the user's to mend; what is there stays as it is."""
     try:
         yield
-    except BrokenPipeError:  # nobody reads what is printed
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            raise
         what = "be written" if refused(error, path) else "go on"
-        raise UserError(
-            f"{path} cannot {what}: {one_line(error)}. Mend that, and go on with --resume {path}."
-        ) from error
+        # A comparison in which nothing has run was removed.
+        again = f"go on with --resume {path}" if (path / "experiment.yaml").exists() else "repeat the command"
+        raise UserError(f"{path} cannot {what}: {one_line(error)}. Mend that, and {again}.") from error
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has left (`| head`). A BrokenPipeError alone does not say so: workers
+    and what a reward or judge asks are at the other end of pipes and sockets, too."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors are told whatever is asked for
+    except (OSError, ValueError):  # a notebook's output has no descriptor
+        return False
+    return bool(poll.poll(0))
 
 
 def next_folder(reports: Path, task: str, date: str) -> Path:

@@ -69,12 +69,15 @@ def world(
 ) -> World:
     """A comparison of `arms` over `seeds`; runs in `failed` stop in the middle; `text` replaces every completion."""
     arms = ARMS if arms is None else arms
-    rows, events, samples = _base_rows(), [], _samples("base", "base", 0, 0, text)
+    rows = [row | {"status": "done"} for row in _base_rows()]
+    events, samples = [], _samples("base", "base", 0, 0, text)
     for index, (arm, algorithm) in enumerate(arms.items()):
         for seed in range(seeds):
             last = POINTS // 2 if (arm, seed) in failed else POINTS
             generator = np.random.default_rng([index, seed])
-            rows += _run_rows(arm, algorithm, seed, last, index, list(arms), generator)
+            status = "failed" if (arm, seed) in failed else "done"
+            run_rows = _run_rows(arm, algorithm, seed, last, index, list(arms), generator)
+            rows += [row | {"status": status} for row in run_rows]
             events += _events(arm, algorithm, seed, last, generator)
             samples += _samples(arm, algorithm, seed, last, text)
     return World(

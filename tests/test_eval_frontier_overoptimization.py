@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+from report_world import with_paths
 from scipy.optimize import curve_fit, minimize_scalar
 
 from eval.frontier.overoptimization import Fit, fit
+from eval.report import overoptimized, theme
+from eval.report.document import Cell, Table
+from eval.report.frames import evaluations
 
 KL = np.array([0.3, 1.0, 2.5, 6.0, 12.0])
 
@@ -77,9 +83,56 @@ def test_whether_the_peak_was_seen(form: str, alpha: float, beta: float, peak: s
     assert math.isnan(found.peak_kl) == (peak == "none")
 
 
+@pytest.mark.parametrize(
+    ("form", "alpha", "beta", "trend"),
+    [
+        ("rl", 0.9, 0.3, "rising"),  # to a peak at 54.6 nats
+        ("rl", 0.5, -0.1, "rising"),
+        ("rl", 0.3, 0.3, "falling"),  # from a peak at 1
+        ("rl", -0.5, -0.1, "falling"),  # to a lowest point at d = e^4
+        ("rl", -0.25, -0.12, "neither"),  # from a lowest point at d = 2.95 on up, and below the base until 8
+        ("rl", -0.1, -0.2, "rising"),  # above the base from d = 1.6 on
+        ("best_of_n", 0.8, 0.1, "rising"),
+        ("best_of_n", 0.8, 0.2, "falling"),
+        ("best_of_n", -0.8, 0.1, "falling"),
+        ("best_of_n", -0.8, -0.1, "falling"),  # to a lowest point at d = 4
+        ("best_of_n", -0.8, -0.2, "neither"),  # at d = 2
+        ("best_of_n", -0.6, -0.2, "rising"),  # above the base from d = 3 on
+    ],
+)
+def test_where_the_fit_goes_at_its_end(form: str, alpha: float, beta: float, trend: str) -> None:
+    """At d = √12 = 3.46; as a small step along the curve and its height say."""
+    found = fitted(form, KL, path(form, alpha, beta))
+    before, end = found.gain([12 - 1e-4, 12.0])
+    assert found.trend == trend
+    assert trend == ("falling" if end < before else "rising" if end > 0 else "neither")
+
+
+def test_a_judge_that_only_fell_is_not_still_rising() -> None:
+    """Three seeds of an arm, in the report's table."""
+    gains_SN = [
+        [-0.2, -0.3, -0.32, -0.33, -0.33],  # the fit turns up at its end, below the base
+        [-0.1, -0.2, -0.3, -0.39, -0.45],
+        [0.1, 0.2, 0.3, 0.39, 0.45],
+    ]
+    kl_N = [0.5, 2.0, 5.0, 9.0, 12.0]
+    base = 0.44  # of both rewards
+    runs = [
+        [(0.0, 0.0, base), *((1.0, kl, base + gain) for kl, gain in zip(kl_N, gain_N, strict=True))]
+        for gain_N in gains_SN
+    ]
+    made = with_paths({"ppo": runs})
+    judged = made.results[made.results["metric"] == "reward/judge"]
+    results = pd.concat([made.results, judged.assign(metric="reward/proxy")])
+    view = evaluations(dataclasses.replace(made, results=results))
+    section = overoptimized.section(view, theme.styles(view.arms))
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert table.rows[0][-1] == Cell("1 still rising; 1 falling; 1 no peak")
+
+
 def test_a_peak_too_far_for_a_float_is_beyond() -> None:
     found = Fit("rl", alpha=1.0, beta=1e-4, r_squared=1.0, nearest=0.3, furthest=12.0)
-    assert (found.peak_kl, found.peak) == (math.inf, "beyond")
+    assert (found.peak_kl, found.peak, found.trend) == (math.inf, "beyond", "rising")
 
 
 def test_the_base_and_what_is_not_known_are_left_out() -> None:
@@ -97,7 +150,7 @@ def test_two_distances_are_too_few(kl_N: list[float]) -> None:
 def test_a_flat_path_has_no_variance_to_explain() -> None:
     found = fitted("rl", KL, np.zeros(len(KL)))
     assert math.isnan(found.r_squared)
-    assert found.peak == "none"
+    assert (found.peak, found.trend) == ("none", "neither")
 
 
 def test_a_path_has_one_gain_for_each_kl() -> None:

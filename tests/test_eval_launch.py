@@ -26,6 +26,10 @@ def who(report: Report) -> str:
     return str(os.getpid())
 
 
+def at_once(report: Report) -> str:
+    return str(os.getpid())
+
+
 def fails(report: Report) -> str:
     raise RunError("as a job does")
 
@@ -110,6 +114,25 @@ def test_one_that_dies_takes_its_own_job_alone() -> None:
             worker.process.kill()
             worker.process.join()
         assert len(set(done(workers, A, B))) == 2
+
+
+def test_one_that_dies_between_two_jobs_takes_none() -> None:
+    """Noting that a run has ended takes its time, in which the worker that did it may be killed."""
+    workers, told = Workers(2), Told()
+    workers.context = multiprocessing.get_context("fork")  # type: ignore[assignment]  # nothing is to be loaded
+
+    def killing(job: Job, fraction: float, words: str) -> None:
+        told(job, fraction, words)
+        if len(told.ends) == 1:
+            (process,) = (process for process in workers.processes if str(process.pid) == words)
+            process.kill()
+            process.join()
+
+    jobs = [Job(name, at_once, lost) for name in "abcd"]
+    with workers:
+        workers.do(jobs, killing)
+    assert told.ends.keys() == set("abcd")
+    assert all(end.isdecimal() for end in told.ends.values())
 
 
 def test_what_a_job_raises_ends_the_others_and_the_next_call_has_workers() -> None:

@@ -35,7 +35,10 @@ def with_settings(made: World, arm: str, **settings: Any) -> World:
 
 @pytest.fixture
 def clean() -> World:
-    return with_facts(world(Path("x"), seeds=5), notes=[])
+    made = with_facts(world(Path("x"), seeds=5), notes=[])
+    # 8 prompts are few, 16 are not.
+    again = made.samples.assign(prompt_id=made.samples["prompt_id"] + " again")
+    return dataclasses.replace(made, samples=pd.concat([made.samples, again], ignore_index=True))
 
 
 def test_nothing_is_said_where_nothing_is_amiss(clean: World) -> None:
@@ -107,6 +110,8 @@ def test_identical_seeds() -> None:
     text = said(caveats.identical, with_ends({"reinforce": [0.7, 0.7, 0.7], "ppo": [0.6, 0.62, 0.61]}))
     assert "All seeds of reinforce gave the same judge reward" in text
     assert "ppo" not in text
+    assert "A bounded score may have reached its end" in text
+    assert "independent" not in text, "runs on different seeds are"
     assert said(caveats.identical, with_ends({"reinforce": [0.7], "ppo": [0.7]})) == ""
 
 
@@ -172,7 +177,51 @@ def test_a_gain_that_length_does_not_explain(slope: float, quality: float, longe
     assert said(validity.length, by_length(slope, quality, longer)) == ""
 
 
-def test_too_few_responses_say_nothing_of_length() -> None:
+def test_a_small_slope_is_shown_with_its_digits() -> None:
+    """A judge in [0, 1] over responses of 300 tokens: less than a thousandth a token."""
+    made = by_length(slope=0.01, quality=0.0, longer=5, prompts=512)
+    samples = made.samples.assign(length=25 * made.samples["length"])
+    base = samples[samples["arm"] == "base"]
+    slope = float(np.polyfit(base["length"], base["judge"], 1)[0])
+    assert round(slope, 3) == 0
+    text = said(validity.length, dataclasses.replace(made, samples=samples))
+    assert f"gives +{slope:.6f} a token, which alone would account for" in text
+
+
+def test_responses_to_one_prompt_are_not_independent() -> None:
+    """Length and judge are unrelated, four fifths of the variance of each between prompts: a slope is called real in one
+    draw of twenty, half of them upwards."""
+    generator = np.random.default_rng(0)
+    draws, prompts, responses = 60, 32, 8
+    made = world(Path("x"), {"ppo": "ppo"})
+    view = evaluations(made)
+    prompt_ids = np.repeat(np.arange(prompts), responses)
+    fired = 0
+    for _ in range(draws):
+        lengths, judged = (
+            np.sqrt(0.8) * np.repeat(generator.normal(size=prompts), responses)
+            + np.sqrt(0.2) * generator.normal(size=prompts * responses)
+            for _ in range(2)
+        )
+        base = pd.DataFrame(
+            {"arm": "base", "prompt_id": prompt_ids, "length": 20 + 3 * lengths, "judge": judged}
+        )
+        better = base.assign(arm="ppo", length=base["length"] + 10, judge=judged + 1e-3)
+        found = dataclasses.replace(made, samples=pd.concat([base, better], ignore_index=True))
+        fired += bool(validity.length(found, view))
+    assert fired <= 5
+
+
+def test_a_slope_that_stands_on_one_prompt_is_none() -> None:
+    made = by_length(slope=0.03, quality=0.0, longer=5)
+    samples = made.samples.copy()
+    base = samples["arm"] == "base"
+    samples.loc[base, "length"] = 12.0
+    samples.loc[base & (samples["prompt_id"] == 0), ["length", "judge"]] = 9.0, 0.0
+    assert said(validity.length, dataclasses.replace(made, samples=samples)) == ""
+
+
+def test_too_few_prompts_say_nothing_of_length() -> None:
     assert said(validity.length, by_length(0.03, 0.0, 5, prompts=15)) == ""
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
 import hashlib
 import itertools
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from report_world import World, world
 
+from eval.report import theme
 from eval.report.page import write_report
 
 PAYLOAD = (
@@ -233,6 +236,39 @@ def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
     write_report(world(Path("x"), {"reinforce": "reinforce"}, 1), tmp_path)
     assert not (tmp_path / "figures" / "diagnostics-9.svg").exists()
     assert (tmp_path / "figures" / "notes.txt").exists()
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_report_that_cannot_be_finished_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(world(Path("x"), TWO, 2), tmp_path)
+    (tmp_path / "figures" / "diagnostics-9.svg").write_text("of the report before")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    save, count = theme.save, itertools.count()
+
+    def full(figure: Figure, folder: Path, stem: str) -> None:
+        save(figure, folder, stem)
+        if next(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(theme, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(world(Path("x"), TWO, 3), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.rglob(".*")] == []
+
+
+@pytest.mark.usefixtures("sketched")
+def test_what_a_killed_report_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed:  # nothing is cleaned up
+        killed.setattr("shutil.rmtree", lambda folder: None)
+        killed.setattr("os.replace", lambda file, target: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            write_report(world(Path("x"), TWO, 2), tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".report.drawing"]
+    write_report(world(Path("x"), {"ppo": "ppo"}, 1), tmp_path)
+    assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
 def test_importing_the_report_is_light() -> None:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_world import World, with_ends, with_paths, world
 
-from eval.report.frames import evaluations
-from eval.report.readings import at_cost, at_kl
+from eval.report.frames import Evaluations, evaluations
+from eval.report.inputs import JUDGE, KL
 from eval.report.standings import Pair, Standing, equal_cost, matched_kl, own_end
 from eval.stats import holm, paired_difference
 
@@ -26,33 +28,6 @@ def without(made: World, arm: str, seed: int) -> World:
     runs = made.runs.copy()
     runs.loc[(runs["arm"] == arm) & (runs["seed"] == seed), "status"] = "failed"
     return dataclasses.replace(made, runs=runs)
-
-
-# Between evaluations -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("cost", "value"), [(10, 0), (15, 0.5), (30, 1.5), (40, 2), (9, NAN), (41, NAN)])
-def test_reading_at_a_cost(cost: float, value: float) -> None:
-    read = at_cost(np.array([10.0, 20.0, 40.0]), np.array([0.0, 1.0, 2.0]), cost)
-    assert read == pytest.approx(value, nan_ok=True)
-
-
-@pytest.mark.parametrize(
-    ("kl", "value"),
-    [
-        (0.5, 0.25),  # passed once, on the way out
-        (1.5, 5.25),  # passed on the way out (0.75), back (3) and out again: the last
-        (3.0, 6.0),
-        (3.5, NAN),  # never reached
-    ],
-)
-def test_a_path_that_turns_back_is_read_at_its_last_passage(kl: float, value: float) -> None:
-    read = at_kl(np.array([0.0, 2.0, 1.0, 3.0]), np.array([0.0, 1.0, 5.0, 6.0]), kl)
-    assert read == pytest.approx(value, nan_ok=True)
-
-
-def test_standing_still_at_a_kl_reads_the_latest() -> None:
-    assert at_kl(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.3, 0.4]), 1.0) == 0.4
 
 
 # Own end -----------------------------------------------------------------------------------------------
@@ -171,31 +146,68 @@ def at_kls(*path: tuple[float, float]) -> list[tuple[float, float, float]]:
     return [(float(i), kl, judge) for i, (kl, judge) in enumerate(path)]
 
 
-def test_every_pair_is_read_at_the_largest_kl_that_its_runs_reached() -> None:
-    near = at_kls((0, 0.4), (1, 0.6), (2, 0.7))
-    far = at_kls((0, 0.4), (1.5, 0.5), (3.5, 0.9))
-    farther = at_kls((0, 0.4), (3, 0.8), (5, 1.0))
+def test_every_pair_is_read_at_the_smallest_kl_at_which_a_run_of_theirs_ended() -> None:
+    near = at_kls((0, 0.4), (1, 0.6), (4, 0.7))
+    far = at_kls((0, 0.4), (2.25, 0.5), (12.25, 0.9))
+    farther = at_kls((0, 0.4), (9, 0.8), (25, 1.0))
     standing = matched_kl(evaluations(with_paths({"near": [near], "far": [far], "farther": [farther]})))
-    first = pair_of(standing, "near", "far")  # both reached 2: near 0.7, far 0.5 + 0.4/4
-    assert (first.kl, first.first) == (2, "near")
+    first = pair_of(standing, "near", "far")  # √KL 2: near 0.7, far, between 1.5 and 3.5, 0.5 + 0.4/4
+    assert (first.kl, first.first) == (4, "near")
     assert first.difference.mean == pytest.approx(0.1)
-    second = pair_of(standing, "far", "farther")  # both reached 3.5: far 0.9, farther 0.8 + 0.2/4
-    assert (second.kl, second.first) == (3.5, "far")
+    second = pair_of(standing, "far", "farther")  # √KL 3.5: far 0.9, farther, between 3 and 5, 0.8 + 0.2/4
+    assert (second.kl, second.first) == (12.25, "far")
     assert second.difference.mean == pytest.approx(0.05)
-    third = pair_of(standing, "near", "farther")  # farther was at 2 before its first evaluation
-    assert (third.kl, third.rough) == (2, ("farther",))
+    third = pair_of(standing, "near", "farther")  # farther was there before its first evaluation
+    assert (third.kl, third.rough) == (4, ("farther",))
     assert standing.ranking == ["near", "far", "farther"]
     assert standing.values == {}
 
 
 def test_one_seed_that_stayed_near_sets_the_kl_of_its_pair() -> None:
-    far = at_kls((0, 0.4), (1, 0.6), (4, 0.9))
-    near = at_kls((0, 0.4), (0.5, 0.5), (2, 0.7))
+    far = at_kls((0, 0.4), (1, 0.6), (9, 0.9))
+    near = at_kls((0, 0.4), (0.5, 0.5), (4, 0.7))
     standing = matched_kl(evaluations(with_paths({"a": [far, near], "b": [far, far]})))
     (pair,) = standing.pairs
-    assert pair.kl == 2
-    assert pair_values(pair, "a") == {0: pytest.approx(0.7), 1: pytest.approx(0.7)}
-    assert pair_values(pair, "b") == {0: pytest.approx(0.7), 1: pytest.approx(0.7)}
+    assert pair.kl == 4
+    assert pair_values(pair, "a") == {0: pytest.approx(0.75), 1: pytest.approx(0.7)}
+    assert pair_values(pair, "b") == {0: pytest.approx(0.75), 1: pytest.approx(0.75)}
+
+
+def test_a_run_that_turned_back_is_read_where_it_ended() -> None:
+    """Its largest KL, 9, all runs reached too, but there it was half trained."""
+    back = at_kls((0, 0.4), (1, 0.5), (9, 0.6), (4, 0.8))
+    on = at_kls((0, 0.4), (4, 0.7), (9, 0.9), (16, 1.0))
+    (pair,) = matched_kl(evaluations(with_paths({"back": [back], "on": [on]}))).pairs
+    assert (pair.kl, pair.first, pair.rough) == (4, "back", ())
+    assert pair.difference.mean == pytest.approx(0.1)
+
+
+def test_a_run_that_came_back_to_the_base_is_not_compared() -> None:
+    back = at_kls((0, 0.4), (1, 0.5), (0.01, 0.4))
+    moved = at_kls((0, 0.4), (1, 0.6), (4, 0.9))
+    standing = matched_kl(evaluations(with_paths({"back": [back], "moved": [moved]})))
+    assert (standing.pairs, standing.unmoved) == ((), ("back",))
+
+
+@pytest.mark.parametrize(
+    ("slow", "ahead", "rough"),
+    [
+        (0.50, None, ("fast",)),  # straight in √KL fast has 0.5 there, straight in KL 0.4375
+        (0.47, None, ("fast",)),  # told apart either way, but not the same way round
+        (0.70, "slow", ()),
+        (0.30, "fast", ()),
+    ],
+)
+def test_what_depends_on_how_a_path_bends_is_rough(
+    slow: float, ahead: str | None, rough: tuple[str, ...]
+) -> None:
+    noises = (0.0, 0.001, -0.002, 0.004, -0.003)
+    paths = {
+        "slow": [at_kls((0, 0.0), (1, 0.2), (4, slow + noise)) for noise in noises],
+        "fast": [at_kls((0, 0.0), (1, 0.25), (9, 0.75)) for _ in noises],
+    }
+    (pair,) = matched_kl(evaluations(with_paths(paths))).pairs
+    assert (pair.ahead, pair.rough) == (ahead, rough)
 
 
 def pair_values(pair: Pair, arm: str) -> dict[int, float]:
@@ -251,3 +263,75 @@ def test_a_policy_without_a_path_is_in_the_first_comparison_only() -> None:
     assert own_end(view).ranking[0] == "elsewhere"
     for standing in (equal_cost(view), matched_kl(view)):
         assert [{pair.first, pair.second} for pair in standing.known] == [{"a", "b"}]
+
+
+# Claims where nothing differs --------------------------------------------------------------------------
+
+Curve = Callable[[np.ndarray], np.ndarray]
+
+
+def simulated(
+    kls: Mapping[str, Curve],
+    judge: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    points: int,
+    rng: np.random.Generator,
+    ahead: float = 0.0,
+) -> Evaluations:
+    """Five seeds an arm: arm → its KL at each share of training; KL × share → judge reward, the first arm's `ahead`
+    more; seeds differ by 5% in KL and 0.01 in reward."""
+    share_N = (np.arange(points + 1) / points) ** 2
+    rows = []
+    for place, (arm, kl_of) in enumerate(kls.items()):
+        for seed in range(5):
+            kl_N = kl_of(share_N) * math.exp(0.05 * rng.normal())
+            judge_N = judge(kl_N, share_N) + 0.01 * rng.normal() + ahead * (place == 0)
+            judge_N[0] = 0.0
+            rows += [
+                (arm, seed, point, True, *both) for point, both in enumerate(zip(kl_N, judge_N, strict=True))
+            ]
+    paths = pd.DataFrame(rows, columns=["arm", "seed", "point", "finished", KL, JUDGE])
+    return Evaluations({arm: arm for arm in kls}, paths, paths[paths["point"] == points], {}, pd.DataFrame())
+
+
+def overshoot(peak: float) -> Curve:
+    """Out to about `peak` nats at a tenth of training, and back to 2.1."""
+
+    def kl(share_N: np.ndarray) -> np.ndarray:
+        settled_N = 2.1 * (1 - np.exp(-share_N / 0.03))
+        return settled_N + (peak - 2.1) * math.e * (share_N / 0.1) * np.exp(-share_N / 0.1)
+
+    return kl
+
+
+def half_trained(kl_N: np.ndarray, share_N: np.ndarray) -> np.ndarray:
+    """What KL buys grows with training."""
+    return 0.24 * np.sqrt(kl_N) * (1 - 0.25 * np.exp(-share_N / 0.25))
+
+
+def test_arms_that_overshoot_unlike_and_end_alike_are_not_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    arms = {"far": overshoot(3.6), "near": overshoot(2.6)}
+    found = [matched_kl(simulated(arms, half_trained, 8, rng)) for _ in range(60)]
+    assert sum(len(standing.firm) for standing in found) > 50
+    assert sum(pair.told_apart for standing in found for pair in standing.pairs) <= 8  # 99% of 5% of 60
+
+
+SPEEDS: Mapping[str, Curve] = {
+    "slow": lambda share_N: 1.2 * np.sqrt(share_N),
+    "fast": lambda share_N: 12 * share_N,
+}
+
+
+def test_arms_of_unlike_speed_on_one_concave_curve_are_not_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    found = [matched_kl(simulated(SPEEDS, lambda kl_N, _: 0.25 * np.sqrt(kl_N), 5, rng)) for _ in range(60)]
+    assert sum(pair.told_apart for standing in found for pair in standing.pairs) <= 8
+
+
+def test_arms_of_unlike_speed_that_differ_are_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    found = [
+        matched_kl(simulated(SPEEDS, lambda kl_N, _: 0.25 * np.sqrt(kl_N), 5, rng, ahead=0.05))
+        for _ in range(20)
+    ]
+    assert sum(pair.ahead == "slow" for standing in found for pair in standing.pairs) > 15

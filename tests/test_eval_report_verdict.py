@@ -30,6 +30,32 @@ def with_facts(made: World, **facts: Any) -> World:
     return dataclasses.replace(made, facts={**made.facts, **facts})
 
 
+def with_betas(made: World, *betas: float) -> World:
+    """The arms, in their order, with these β."""
+    arms = {
+        arm: about | {"settings": about["settings"] | {"beta": beta}}
+        for (arm, about), beta in zip(made.facts["arms"].items(), betas, strict=True)
+    }
+    return with_facts(made, arms=arms)
+
+
+def answered(
+    gain: float, seeds: int = 5, prompts: int = 64, noise: float = 0.2, draw: int = 0, arm: str = "ppo"
+) -> World:
+    """Arm and base differ by `gain`, and each evaluation of a prompt by `noise` besides."""
+    generator = np.random.default_rng(draw)
+    base_P = 0.5 + noise * generator.normal(size=prompts)
+    judged_NP = 0.5 + gain + noise * generator.normal(size=(seeds, prompts))
+    runs = [("base", 0, base_P), *((arm, seed, judged_P) for seed, judged_P in enumerate(judged_NP))]
+    rows = [
+        {"arm": who, "seed": seed, "prompt_id": i, "length": 10, "judge": judged}
+        for who, seed, judged_P in runs
+        for i, judged in enumerate(judged_P)
+    ]
+    made = with_ends({arm: list(judged_NP.mean(axis=1))}, base=float(base_P.mean()))
+    return dataclasses.replace(made, samples=pd.DataFrame(rows))
+
+
 def twelve(seeds: int) -> World:
     generator = np.random.default_rng(0)
     names = [f"{arm}-b{beta}" for beta in (0.02, 0.05, 0.1, 0.3) for arm in ARMS]
@@ -50,6 +76,13 @@ WORLDS: dict[str, Callable[[], World]] = {
     "twelve arms": lambda: twelve(3),
     "twelve arms, ten seeds": lambda: twelve(10),
     "twelve arms, one seed": lambda: twelve(1),
+    "three arms, each its own β": lambda: with_betas(world(Path("reports/x")), 0.01, 0.1, 1.0),
+    "three arms, β apart and each its own": lambda: with_betas(
+        with_facts(world(Path("reports/x")), **OWN), 0.01, 1.0, 0.1
+    ),
+    "twelve arms, a sweep of β": lambda: with_betas(twelve(3), *(0.02 * i for i in range(1, 13))),
+    "twelve arms, a sweep of β, one seed": lambda: with_betas(twelve(1), *(0.02 * i for i in range(1, 13))),
+    "all at the end of the scale": lambda: with_ends({arm: [1.0] * 5 for arm in ARMS}),
     "some failed": lambda: world(Path("x"), failed=[("ppo", 1), ("dpo", 0), ("dpo", 2)]),
     "no common seed": lambda: world(Path("x"), {"ppo": "ppo", "dpo": "dpo"}, 2, failed=[("ppo", 1), ("dpo", 0)]),
     "all failed": lambda: world(Path("x"), seeds=1, failed=[(arm, 0) for arm in ARMS]),
@@ -116,107 +149,6 @@ def test_falling_below_the_base_is_said() -> None:
     assert "1 ends below it" in text
 
 
-# The base, which was evaluated once ---------------------------------------------------------------------
-
-
-def answered(
-    gain: float, seeds: int = 5, prompts: int = 64, noise: float = 0.2, draw: int = 0, arm: str = "ppo"
-) -> World:
-    """Arm and base differ by `gain`, and each evaluation of a prompt by `noise` besides."""
-    generator = np.random.default_rng(draw)
-    base_P = 0.5 + noise * generator.normal(size=prompts)
-    judged_NP = 0.5 + gain + noise * generator.normal(size=(seeds, prompts))
-    runs = [("base", 0, base_P), *((arm, seed, judged_P) for seed, judged_P in enumerate(judged_NP))]
-    rows = [
-        {"arm": who, "seed": seed, "prompt_id": i, "length": 10, "judge": judged}
-        for who, seed, judged_P in runs
-        for i, judged in enumerate(judged_P)
-    ]
-    made = with_ends({arm: list(judged_NP.mean(axis=1))}, base=float(base_P.mean()))
-    return dataclasses.replace(made, samples=pd.DataFrame(rows))
-
-
-def gained(made: World, arm: str = "ppo") -> conditions.Gain:
-    return conditions.gain(made, evaluations(made), arm)
-
-
-def test_the_noise_of_the_one_evaluation_of_the_base_is_no_gain() -> None:
-    found = [gained(answered(0.0, seeds=10, draw=draw)) for draw in range(40)]
-    assert sum(gain.seeds.excludes_zero for gain in found) > 10
-    assert sum(gain.estimate.excludes_zero for gain in found) <= 4
-
-
-def test_what_seeds_alone_would_claim_is_left_open() -> None:
-    worlds = [answered(0.0, seeds=10, draw=draw) for draw in range(10)]
-    text = said(next(made for made in worlds if gained(made).left_open))
-    assert "The one arm cannot be told apart from the untouched base" in text
-    assert "(the seeds alone would tell ppo from it, the prompts do not settle it)." in text
-    assert "More seeds alone would hardly tell it from the base" in text
-    assert not any(word in text for word in ("above", "below", "--seeds"))
-
-
-def test_a_clear_gain_is_claimed_over_seeds_and_prompts() -> None:
-    made = answered(0.2)
-    gain = gained(made)
-    seeds, prompts, both = gain.seeds, gain.prompts, gain.estimate
-    assert prompts.mean == pytest.approx(seeds.mean)
-    assert both.half_width == pytest.approx(np.hypot(seeds.half_width, prompts.half_width), rel=0.05)
-    shown = f"ppo +{both.mean:.3f} [{both.low:.3f}, {both.high:.3f}]."
-    assert "The one arm ends above the untouched base" in said(made)
-    assert shown in said(made)
-    assert "prompts" not in said(made)
-    assert "The one arm ends below" in said(answered(-0.2))
-
-
-@pytest.mark.parametrize("without", [pd.DataFrame(), answered(0.2, arm="dpo").samples])
-def test_without_scores_by_prompt_the_claim_is_by_seeds_and_says_so(without: pd.DataFrame) -> None:
-    made = dataclasses.replace(answered(0.2), samples=without)
-    assert gained(made).estimate == gained(made).seeds
-    assert "The one arm ends above the untouched base" in said(made)
-    assert "Without scores by prompt the intervals leave out the noise of the prompts." in said(made)
-    assert "evaluated once" not in held(made)
-    assert "Against the base, which was evaluated once, they are over seeds and test prompts" in held(
-        answered(0.2)
-    )
-
-
-def test_arms_without_scores_by_prompt_are_named_beside_those_with_them() -> None:
-    alone = answered(0.2)
-    made = with_ends({"ppo": [0.7, 0.71, 0.72, 0.7, 0.71], "dpo": [0.8, 0.81, 0.82, 0.8, 0.81]})
-    text = said(dataclasses.replace(made, samples=alone.samples))
-    assert "Without scores by prompt the intervals of dpo leave out the noise of the prompts." in text
-
-
-def test_few_prompts_settle_no_small_gain() -> None:
-    worlds = [answered(0.0, seeds=10, prompts=4, draw=draw) for draw in range(40)]
-    assert sum(gained(made).seeds.excludes_zero for made in worlds) > 10
-    assert sum(gained(made).estimate.excludes_zero for made in worlds) <= 4
-
-
-def test_seeds_of_which_the_end_is_not_known_are_in_no_gain() -> None:
-    made = answered(0.2)
-    runs = made.runs.assign(status=["failed", *["done"] * 4])
-    samples = made.samples.copy()
-    samples.loc[(samples["arm"] == "ppo") & (samples["seed"] == 0), "judge"] = 99.0
-    gain = gained(dataclasses.replace(made, runs=runs, samples=samples))
-    assert gain.prompts.mean == pytest.approx(gain.seeds.mean)
-
-
-def test_the_forecast_against_the_base_leaves_room_for_the_prompts() -> None:
-    made = answered(0.06, seeds=3, noise=0.08)
-    uneven = {0: -0.06, 1: 0.0, 2: 0.06}  # what training did to each seed
-    lifts = made.samples["seed"].map(uneven).where(made.samples["arm"] == "ppo", 0.0)
-    samples = made.samples.assign(judge=made.samples["judge"] + lifts)
-    ends = samples[samples["arm"] == "ppo"].groupby("seed")["judge"].mean()
-    base = float(samples.loc[samples["arm"] == "base", "judge"].mean())
-    spread = dataclasses.replace(with_ends({"ppo": list(ends)}, base=base), samples=samples)
-    needed = re.search(r"About (\d+) seeds would likely tell it from the base", said(spread))
-    by_seeds = stats.seeds_needed(list(ends - base), most=100)
-    assert needed is not None
-    assert by_seeds is not None
-    assert int(needed[1]) > by_seeds
-
-
 def test_nothing_finished() -> None:
     assert "No run has reached its end" in said(WORLDS["all failed"]())
     made = world(Path("x"))
@@ -229,6 +161,70 @@ def test_no_pair_finished_the_same_seed() -> None:
         Path("x"), {"ppo": "ppo", "dpo": "dpo"}, 4, failed=[("ppo", 1), ("ppo", 0), ("dpo", 2), ("dpo", 3)]
     )
     assert "No two arms finished the same seed" in said(made)
+
+
+# Without a spread between seeds ------------------------------------------------------------------------
+
+
+def first_of(scores: dict[str, list[float]]) -> str:
+    return verdict.sentences(with_ends(scores))[0]
+
+
+def test_of_a_difference_without_spread_nothing_is_claimed() -> None:
+    assert first_of({"ppo": [1.0] * 5, "dpo": [0.0] * 5}) == (
+        "At the end of training ppo has the highest judge reward, 1.000; nothing is claimed of ppo's difference from dpo "
+        "(+1.000), as there is no spread between seeds."
+    )
+
+
+def test_of_one_common_seed_nothing_is_claimed() -> None:
+    assert first_of({"a": [0.65, 0.61, 0.7], "b": [0.6, 0.6, 0.6], "c": [0.5]}).endswith(
+        "with 3 seeds; nothing is claimed of a's difference from c (+0.150), as there is one common seed."
+    )
+
+
+def test_equal_arms_are_called_equal_and_neither_highest() -> None:
+    words = "At the end of training ppo and dpo are equal in every seed, with a judge reward of"
+    assert first_of({"ppo": [1.0] * 5, "dpo": [1.0] * 5}) == f"{words} 1.000."
+    assert first_of({"ppo": [0.7, 0.8, 0.9], "dpo": [0.7, 0.8, 0.9]}) == f"{words} 0.800."
+
+
+def test_equal_arms_share_the_first_place() -> None:
+    text = first_of({"ppo": [1.0] * 5, "dpo": [1.0] * 5, "reinforce": [0.5, 0.6, 0.55, 0.52, 0.58]})
+    assert (
+        "ppo and dpo, equal in every seed, have the highest judge reward, 1.000; ppo is ahead of reinforce"
+        in text
+    )
+
+
+def test_equal_means_with_a_spread_keep_their_interval() -> None:
+    scores = {"ppo": [0.9, 0.8, 0.7], "dpo": [0.8, 0.9, 0.7]}
+    estimate = stats.paired_difference(scores["ppo"], scores["dpo"]).estimate
+    shown = f"equal in the mean (+0.000 [−{-estimate.low:.3f}, {estimate.high:.3f}])"
+    assert (
+        first_of(scores) == f"At the end of training ppo and dpo are {shown}, with a judge reward of 0.800."
+    )
+    assert f"ppo and dpo, {shown}, have the highest judge reward, 0.800; ppo is ahead of x" in first_of(
+        scores | {"x": [0.3, 0.2, 0.12]}
+    )
+
+
+def test_equal_on_common_seeds_alone_is_not_equal() -> None:
+    """The one has a seed more, and another mean for it."""
+    text = first_of({"a": [0.5, 0.5, 0.8], "b": [0.5, 0.5]})
+    assert (
+        "a has the highest judge reward, 0.600; nothing is claimed of a's difference from b (+0.000)" in text
+    )
+
+
+def test_comparisons_that_find_the_same_without_spread_are_said_together() -> None:
+    found = standings(evaluations(with_ends({"ppo": [1.0] * 5, "dpo": [0.0] * 5}))).end
+    other = dataclasses.replace(found, kind="cost", cost=5.0)
+    assert claims.others(found, [other]) == [
+        "The same holds at equal total cost (5 FLOPs, the most that all arms reached)."
+    ]
+    (level,) = claims.others(standings(evaluations(with_ends(UNCLEAR))).end, [other])
+    assert "nothing is claimed of ppo's difference from dpo, as there is no spread between seeds." in level
 
 
 # The three comparisons ---------------------------------------------------------------------------------
@@ -263,6 +259,45 @@ def test_matched_kl_leads_where_beta_is_not_the_objectives() -> None:
     assert "β" not in " ".join(plain)
 
 
+def test_matched_kl_leads_where_the_arms_have_different_betas() -> None:
+    first, second, *_ = verdict.sentences(with_betas(three_paths(), 0.01, 1.0))
+    assert first.startswith("At matched KL")
+    assert first.endswith(
+        "It comes first because the arms' β differ (reinforce 0.01 and dpo 1), so they do not maximise one objective."
+    )
+    assert second.endswith("The ends lie at different KL: dpo 2.0 and reinforce 3.0 nats.")
+    assert "β" not in said(with_betas(three_paths(), 0.3, 0.3))
+
+
+def test_own_ends_at_different_betas_carry_a_warning_where_matched_kl_cannot_be_read() -> None:
+    first = verdict.sentences(with_betas(one_pair_unread(), 0.01, 1.0, 0.1))[0]
+    assert first.startswith("At the end of training dpo")
+    assert "But the arms' β differ (reinforce 0.01, dpo 0.1 and ppo 1), so they do not maximise one" in first
+    assert first.endswith("and the ends lie at different KL: dpo 2.0, ppo 2.5 and reinforce 3.0 nats.")
+
+
+def test_a_sweep_of_beta_is_said_by_its_range() -> None:
+    first = verdict.sentences(with_betas(twelve(3), *(0.02 * i for i in range(1, 13))))[0]
+    assert "the arms' β differ (0.02 to 0.24), so they" in first
+
+
+def test_different_betas_are_said_of_one_seed_too() -> None:
+    text = said(with_betas(world(Path("x"), seeds=1), 0.01, 0.1, 1.0))
+    assert "But the arms' β differ (reinforce 0.01, ppo 0.1 and dpo 1)" in text
+    assert "β" not in said(with_betas(world(Path("x"), seeds=1), 0.1, 0.1, 0.1))
+
+
+def test_a_beta_of_its_own_and_different_ones_are_both_said() -> None:
+    first = verdict.sentences(with_betas(with_facts(world(Path("x")), **OWN), 0.01, 1.0, 0.3))[0]
+    assert "the β of dpo is not the coefficient of an objective and those of the others differ" in first
+    assert "(reinforce 0.01 and ppo 1)." in first
+
+
+def test_the_beta_of_an_arm_that_did_not_finish_is_no_difference() -> None:
+    made = world(Path("x"), failed=[("dpo", seed) for seed in range(3)])
+    assert "β" not in said(with_betas(made, 0.1, 0.1, 1.0))
+
+
 def test_own_ends_lead_with_a_warning_where_matched_kl_cannot_be_read() -> None:
     start, near = (0.0, 0.0, 0.4), [(1.0, 0.5, 0.55), (2.0, 1.0, 0.6)]
     jumps = [(1.0, 2.5, 0.6), (2.0, 3.0, 0.7)]
@@ -276,7 +311,7 @@ def test_own_ends_lead_with_a_warning_where_matched_kl_cannot_be_read() -> None:
     assert first.startswith("At the end of training ppo")
     assert "the ends lie at different KL: dpo 1.0 and ppo 3.0 nats" in first
     (silent,) = [text for text in rest if text.startswith("At matched KL")]
-    assert "nothing can be claimed: ppo passed that point before the first evaluation" in silent
+    assert "nothing can be claimed: ppo passed that point too far from any evaluation" in silent
 
 
 def one_pair_unread() -> World:
@@ -415,7 +450,10 @@ def test_nothing_is_forecast_of_pairs_whose_spread_is_not_known() -> None:
     assert "would likely tell a from b" in text
     assert "more than 100 seeds" not in text
     constant = said(with_ends({"a": [0.9] * 5, "b": [0.4] * 5}))
-    assert "a has the highest judge reward, 0.900, but cannot be told apart from b" in constant
+    assert (
+        "a has the highest judge reward, 0.900; nothing is claimed of a's difference from b (+0.500)"
+        in constant
+    )
     assert "more than 100 seeds" not in constant
 
 
@@ -462,8 +500,9 @@ def test_other_prompts_are_mentioned_where_they_matter() -> None:
     assert held(loud) == held(loud)
 
 
-def test_few_prompts_say_nothing_of_other_prompts() -> None:
-    assert "Other prompts" not in held(with_samples(with_ends(CLEAR), 0.5, prompts=15))
+def test_few_prompts_speak_of_other_prompts_too() -> None:
+    assert "Other prompts would move" in held(with_samples(with_ends(CLEAR), 0.5, prompts=15))
+    assert "Other prompts" not in held(with_samples(with_ends(CLEAR), 0.5, prompts=1))
 
 
 def test_holms_pairs_are_those_of_the_leading_comparison_that_have_a_p_value() -> None:

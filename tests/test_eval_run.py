@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ from faults import first, start
 from outcomes import outcome
 from small_world import SmallWorld
 
-from algos import UserError
+from algos import Policy, Sampling, UserError
 from algos.engine.storage import read_json
-from eval.run import execute
+from eval.experiment import Experiment
+from eval.metrics import Evaluator
+from eval.run import _base_under, evaluate_base, execute
+from eval.settings.parts import Evaluation
 from eval.store import Store
+from eval.tasks import materials_of
+from eval.workshop import Workshop
 
 # A run's own faults --------------------------------------------------------------------------------------
 
@@ -114,3 +120,26 @@ def test_what_the_system_refuses_elsewhere_costs_its_run_alone(
     monkeypatch.setattr("eval.run.train", raising(error))
     assert execute(out, "ppo", 0, lambda fraction, words: True) == "failed"
     assert str(error) in Store.open(out).run("ppo", 0).status["error"]
+
+
+def test_a_run_begins_where_its_own_reward_puts_the_base(small: SmallWorld, tmp_path: Path) -> None:
+    """With --replicate-data every data seed may have a reward model of its own; the base is evaluated under the first."""
+    experiment = Experiment(
+        task="custom", model=small.model, prompts=small.prompts, reward=small.reward(), algos=("reinforce",), seeds=2,
+        replicate_data=True, device="cpu", sampling=Sampling(max_new_tokens=6), eval=Evaluation(responses=2),
+    )  # fmt: skip
+    store = Store.create(tmp_path / "out", experiment)
+    first = materials_of(experiment, Workshop(Path(small.cache)), 0)
+    second = replace(first, reward=replace(first.reward, where=small.reward("strict")))
+    for seed, made in enumerate((first, second)):
+        made.save(store.path / "materials" / str(seed))
+    evaluate_base(store, first)
+    policy = Policy.load(small.model, device="cpu")
+    under_first, under_second = (
+        _base_under(store, Evaluator(policy, made, experiment, store.base_samples), made)
+        for made in (first, second)
+    )
+    assert under_first == store.base_metrics
+    expected = Evaluator(policy, second, experiment)().metrics["reward/proxy"]
+    assert under_second == {**store.base_metrics, "reward/proxy": expected}
+    assert expected != store.base_metrics["reward/proxy"]

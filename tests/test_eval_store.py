@@ -90,6 +90,40 @@ def test_a_run_without_a_whole_checkpoint_starts_again(tmp_path: Path) -> None:
     assert list(run.folder.iterdir()) == []
 
 
+def test_a_run_that_goes_on_keeps_no_traceback_of_how_it_failed(tmp_path: Path) -> None:
+    run = Run("ppo", 0, tmp_path / "runs" / "ppo-s0")
+    run.begin()
+    run.append("events", SPENT)
+    saved(run, 1)
+    (run.folder / "traceback.txt").write_text("Traceback", encoding="utf-8")
+    run.begin()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["checkpoint", "events.jsonl"]
+
+
+def test_every_row_of_the_results_says_whether_its_run_reached_its_end(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "one", Experiment())
+    store.write_base({"length": 2.0}, [])
+    spent = {name: value for name, value in SPENT.items() if name not in ("iteration", "fraction")}
+    for seed, status in enumerate(("done", "failed", "missing")):
+        run = store.run("ppo", seed)
+        run.begin()
+        for point in range(2):
+            run.append("rows", spent | {"point": point, "metrics": {"length": 3.0, "kl/sequence": 0.1}})
+        if status != "missing":
+            run.finish(status=status, error="", fraction=1.0, updates=1, seconds=1.0, policy="")
+    found = store.results
+    assert list(found.columns) == [
+        "arm", "algorithm", "seed", "status", "point", "updates", "completions", "tokens", "flops", "seconds", "metric",
+        "value",
+    ]  # fmt: skip
+    assert found[["arm", "seed", "status"]].value_counts().to_dict() == {
+        ("base", 0, "done"): 1,
+        ("ppo", 0, "done"): 4,
+        ("ppo", 1, "failed"): 4,
+        ("ppo", 2, "missing"): 4,
+    }
+
+
 def test_the_first_folder_that_is_free(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         folder = next_folder(tmp_path, "reviews", "2026-01-02")
@@ -124,6 +158,21 @@ def test_what_the_system_refuses_is_said_with_how_to_go_on(
     expected = pytest.raises(UserError, match=f"^{out} {message}.*--resume {out}")
     with expected, Store.creating(out, Experiment()):
         raise OSError(number, os.strerror(number), file and str(tmp_path / file))
+
+
+@pytest.mark.parametrize(("read", "expected"), [(True, UserError), (False, BrokenPipeError)])
+def test_a_broken_pipe_is_a_reader_that_left_where_nobody_reads_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: bool, expected: type[Exception]
+) -> None:
+    reading, writing = os.pipe()
+    if not read:
+        os.close(reading)
+    with open(writing, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        with pytest.raises(expected), Store.creating(tmp_path / "one", Experiment()):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    if read:
+        os.close(reading)
 
 
 def test_an_experiment_that_cannot_be_is_named_with_its_file(tmp_path: Path) -> None:

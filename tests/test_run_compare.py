@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -184,6 +185,12 @@ def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
     assert runs.loc["reinforce", "status"] == "failed"
     assert "returned nan for completion" in runs.loc["reinforce", "error"]
     assert runs.loc["dpo", "status"] == "done"
+    rows = pd.read_csv(out / "results.csv")
+    assert rows.groupby("arm")["status"].unique().map(list).to_dict() == {
+        "base": ["done"],
+        "reinforce": ["failed"],
+        "dpo": ["done"],
+    }
     assert "returned nan" in (out / "report.md").read_text(encoding="utf-8")
     assert "1 of 2 runs failed" in capsys.readouterr().err
 
@@ -216,6 +223,81 @@ def test_the_report_is_drawn_again(finished: Path, capsys: pytest.CaptureFixture
     assert main(["report", str(finished)]) == 0
     assert (finished / "report.html").read_bytes() == before
     assert str(finished / "report.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "report takes one folder; got 0. Write: rlhf-compare report reports/mine"),
+        (["{one}", "{one}"], "report takes one folder; got 2"),
+        (["{one}", "--debug", "{one}"], "report takes one folder; got 2"),
+        (["{one}", "--frobnicate"], "report has no option --frobnicate; it has --debug and --help."),
+        (["--frobnicate", "{one}"], "report has no option --frobnicate"),
+        (["{one}", "--debug=yes"], "argument --debug: ignored explicit argument 'yes'. Write:"),
+    ],
+)
+def test_what_report_does_not_take_is_one_line_and_nothing_is_drawn(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:  # fmt: skip
+    monkeypatch.setattr("eval.drawing.draw", lambda store: pytest.fail("drawn"))
+    asked = [argument.format(one=finished) for argument in arguments]
+    if "--debug" in asked:
+        with pytest.raises(UserError, match=message):
+            main(["report", *asked])
+        asked.remove("--debug")
+    assert main(["report", *asked]) == 2
+    assert refusal(capsys.readouterr().err).startswith(f"error: {message}")
+
+
+def test_report_has_a_help_of_its_own(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("eval.drawing.draw", lambda store: pytest.fail("drawn"))
+    for arguments in (["--help"], [str(finished), "--frobnicate", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["report", *arguments])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out.startswith("usage: rlhf-compare report [-h] [--debug] FOLDER\n")
+
+
+def failing_before_the_runs(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("eval.comparison.materials_of", fails)
+
+
+def test_a_defect_before_the_first_run_leaves_nothing_in_the_way_of_the_same_command(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_before_the_runs(monkeypatch, TypeError("a defect"))
+    monkeypatch.setattr("run_compare._require_room", lambda options, console: None)  # takes seconds
+    for _ in range(2):
+        with pytest.raises(TypeError, match="a defect"):
+            main(small.arguments(tmp_path / "never"))
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE], ids=errno.errorcode.get)
+def test_what_the_system_refuses_before_the_first_run_is_told_with_the_way_back(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:  # fmt: skip
+    """A pipe that breaks is not always the one that what is printed goes to."""
+    failing_before_the_runs(monkeypatch, OSError(number, os.strerror(number)))
+    assert main(small.arguments(tmp_path / "never")) == 2
+    line = refusal(capsys.readouterr().err)
+    assert os.strerror(number) in line
+    assert line.endswith("Mend that, and repeat the command.")
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_no_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("run_compare.parse", broken)
+    with pytest.raises(BrokenPipeError):
+        main([])
 
 
 @pytest.mark.parametrize(

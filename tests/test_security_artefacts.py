@@ -92,8 +92,8 @@ commands = pytest.mark.parametrize("command", [reporting, resuming])
     [
         ("figures", "."),
         ("figures/reward-kl.svg", "precious.svg"),
-        (".report.html.tmp", "precious.txt"),
-        (".results.csv.tmp", "precious.txt"),
+        (".report.drawing", "precious.txt"),
+        ("figures/.x.svg", "precious.txt"),
         ("report.md", "precious.txt"),
         ("facts.json", "precious.txt"),
         ("runs/reinforce-s0/samples.jsonl", "data.jsonl"),

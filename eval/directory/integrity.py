@@ -198,10 +198,20 @@ def check_sources(path: Path, data_seed: int, materials: Materials) -> None:
             )
 
 
+def gone(materials: Materials) -> bool:
+    """Whether a directory with the model, the reward or the judge is no longer there, as when the cache was cleared in
+    which they were built."""
+    places = [
+        materials.model,
+        *(one.where for one in (materials.reward, materials.judge) if one.kind == "model"),
+    ]
+    return any(Path(place).is_absolute() and not Path(place).exists() for place in places)
+
+
 def refuse_other_data(before: Materials | None, now: Materials) -> None:
-    """Raises UserError where materials that are made again, for an arm that needs more, are not those that
-    the runs so far were made with."""
-    names = ("model", "train_prompts", "test_prompts", "heldout_texts", "reward", "judge")
+    """Raises UserError where materials that are made again, for an arm that needs more or because they were `gone`, are not
+    of the data that the runs so far were made with; of the models `check_sources` tells."""
+    names = ("train_prompts", "test_prompts", "heldout_texts")
     differing = [name for name in names if before and getattr(before, name) != getattr(now, name)]
     if differing:
         raise UserError(

@@ -61,6 +61,7 @@ class Run:
         """Back to the newest whole checkpoint, with the rows written until then; an empty folder where there is none."""
         disk.remove(self.folder / "status.json")
         disk.remove(self.folder / "policy")
+        disk.remove(self.folder / "traceback.txt")
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
         for saved in reversed(versions(self.checkpoints)):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COUNTS = ("updates", "completions", "tokens", "flops", "seconds")
 _BASE = {"arm": "base", "algorithm": "base", "seed": 0, "point": 0}
+_COLUMNS = ["arm", "algorithm", "seed", "status", "point", *COUNTS, "metric", "value"]
 _STATUS = {
     "status": "missing",
     "error": "",
@@ -25,13 +26,16 @@ _STATUS = {
 
 
 def results(store: Store, base: dict[str, float], matches: dict[str, Any]) -> pd.DataFrame:
-    """One value a row: arm, algorithm, seed, point, counts, metric, value."""
+    """One value a row: arm, algorithm, seed, status (done, failed, missing; the base's is done), point, counts, metric,
+    value."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = [
-        {**_BASE, **dict.fromkeys(COUNTS, 0), "metric": name, "value": value} for name, value in base.items()
+        {**_BASE, "status": "done", **dict.fromkeys(COUNTS, 0), "metric": name, "value": value}
+        for name, value in base.items()
     ]
-    for run, key in _keyed(store):
+    for run, known in _keyed(store):
+        key = {**known, "status": run.status["status"]}
         points = run.read("rows")
         for row in points:
             counts = {"point": row["point"], **{name: row[name] for name in COUNTS}}
@@ -39,7 +43,7 @@ def results(store: Store, base: dict[str, float], matches: dict[str, Any]) -> pd
         for other, value in matches.get(run.folder.name, {}).items() if points else ():
             last = {"point": points[-1]["point"], **{name: points[-1][name] for name in COUNTS}}
             rows.append({**key, **last, "metric": f"win_rate/{other}", "value": value})
-    frame = pd.DataFrame(rows, columns=["arm", "algorithm", "seed", "point", *COUNTS, "metric", "value"])
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
     return frame.astype({"value": float, "seed": int, "point": int, **dict.fromkeys(COUNTS, float)})
 
 

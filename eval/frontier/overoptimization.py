@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 Form = Literal["rl", "best_of_n"]
 Peak = Literal["observed", "before", "beyond", "none"]
+Trend = Literal["rising", "falling", "neither"]
 MIN_POINTS = 3  # two parameters pass through any two points
 
 
@@ -49,12 +50,26 @@ class Fit:
     @property
     def peak(self) -> Peak:
         """Whether the peak was "observed" on the path, lies "before" its first evaluation or "beyond" its end, where a
-        curve is a guess, or there is "none": still rising."""
+        curve is a guess, or there is "none"."""
         if math.isnan(self.peak_kl):
             return "none"
         if self.peak_kl > self.furthest:
             return "beyond"
         return "observed" if self.peak_kl >= self.nearest else "before"
+
+    @property
+    def trend(self) -> Trend:
+        """Where the fit goes at the path's furthest KL: "rising" only above the base, "falling", or "neither".
+
+        Without a peak it need not rise: RL with β < 0 falls from the base to a lowest point at d = e^{α/β − 1}, and what
+        turns up after it may still be below the base. Slope of RL: α − β·log d − β; of best-of-N: α − 2·β·d.
+        """
+        d = np.sqrt(self.furthest)
+        basis = _basis(d, self.form)
+        slope = self.alpha - self.beta * (basis + 1 if self.form == "rl" else 2 * basis)
+        if slope > 0 and self.gain(self.furthest) > 0:
+            return "rising"
+        return "falling" if slope < 0 else "neither"
 
 
 def fit(kl_N: ArrayLike, gain_N: ArrayLike, form: Form = "rl") -> Fit | None:

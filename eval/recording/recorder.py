@@ -41,7 +41,7 @@ class Standing:
 
 
 class Recorder:
-    """The hook of a run's training.
+    """The hook of a run's training; `base` are the untouched model's metrics, the run's point 0.
 
     Point i of n is at the fraction (i/n)²: a policy moves fastest at first, and KL rises about as the square of
     the way it has come, so that the points spread along the axis √KL.
@@ -52,6 +52,7 @@ class Recorder:
         store: Store,
         run: Run,
         evaluator: Evaluator,
+        base: dict[str, float],
         extra: dict[str, float],
         report: Report,
         standing: Standing,
@@ -59,7 +60,7 @@ class Recorder:
     ) -> None:
         self.trackers = trackers
         self.run, self.evaluator, self.report, self.standing = run, evaluator, report, standing
-        self.base = store.base_metrics
+        self.base = base
         self.points = store.asked.eval.points
         self.budget = Budget.parse(store.asked.budget)
         self.point = 0

@@ -30,7 +30,8 @@ def section(comparison: ReportInput, view: Evaluations) -> Section:
     blocks: list[Block] = [
         Text(
             f"{len(ids)} held-out prompts, evenly spaced through all of them and so not chosen by how they were answered. "
-            "Each arm's lowest finished seed at its last evaluation; the same random numbers for all. "
+            "Each arm's lowest finished seed (where none finished, its lowest) at its last evaluation; the same random numbers "
+            "for all. "
             "The highest judge score is bold. What models write is shown as it is, control characters spelled out."
         )
     ]

@@ -106,7 +106,7 @@ def legend(
     failed: bool = False,
     further: Mapping[str, Any] | None = None,
 ) -> None:
-    """One legend below the panels: every arm, the base (as "line" or "point"), the mark of failed runs, and
+    """One legend below the panels: every arm, the base (as "line" or "point"), the mark of runs that did not finish, and
     `further` handles by label."""
     from matplotlib.lines import Line2D
 
@@ -119,7 +119,7 @@ def legend(
         labels.append("base")
     if failed:
         handles.append(Line2D([], [], linestyle="none", marker="x", color=theme.MUTED, markersize=6))
-        labels.append("failed run, last evaluation")
+        labels.append("run that did not finish, last evaluation")
     for label, handle in (further or {}).items():
         handles.append(handle)
         labels.append(label)

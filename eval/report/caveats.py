@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval import stats
-from eval.directory import sessions
+from eval import sessions, stats
+from eval.report import conditions, tables, validity
 from eval.report import format as fmt
-from eval.report import tables, validity
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, ReportInput
 from eval.report.standings import standings
@@ -92,8 +91,8 @@ def identical(comparison: ReportInput, view: Evaluations) -> list[str]:
     if not same:
         return []
     return [
-        f"All seeds of {fmt.listing(same)} gave the same {fmt.label(JUDGE)}: they are no independent repetitions, so no "
-        "interval is shown."
+        f"All seeds of {fmt.listing(same)} gave the same {fmt.label(JUDGE)}, so how much seeds differ is not known and no "
+        "interval is shown. A bounded score may have reached its end, or training have changed nothing: read the responses."
     ]
 
 
@@ -107,6 +106,17 @@ def few_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
     return [
         f"With {shown} seeds an arm the intervals are wide, and a way to fail that shows in less than {unseen} of runs may not "
         "have been seen: treat close calls as open."
+    ]
+
+
+def few_prompts(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Fewer test prompts than can be resampled: seeds share them, so no interval over seeds holds what they favour."""
+    count = conditions.evaluated_prompts(comparison)
+    if not 0 < count < conditions.MIN_PROMPTS:
+        return []
+    return [
+        f"With {count} test prompt{'s' * (count != 1)} much depends on which were taken, and more seeds do not change that: another "
+        "choice could give another verdict. Give more (--eval.prompts)."
     ]
 
 
@@ -171,7 +181,7 @@ def unused_budget(comparison: ReportInput, view: Evaluations) -> list[str]:
 
 
 def rough_readings(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Values at equal cost or matched KL that lie between the base and an arm's first evaluation."""
+    """Values at equal cost or matched KL that lie too far from any evaluation (`standings`)."""
     found = standings(view)
     places = {"at equal total cost": found.cost.rough, "at matched KL": found.kl.rough}
     shown = [f"{place} {fmt.listing(arms)}" for place, arms in places.items() if arms]
@@ -180,7 +190,8 @@ def rough_readings(comparison: ReportInput, view: Evaluations) -> list[str]:
     remedy = ", or at matched KL values of β that end at like KL" if found.kl.rough else ""
     return [
         "Nothing is claimed of readings between the base and an arm's first evaluation, where training moves fastest and a "
-        f"straight line is a guess: {'; '.join(shown)}. More evaluations (--eval.points) would give firm ones{remedy}."
+        "straight line is a guess, nor at matched KL where lines straight in KL and in √KL decide differently: "
+        f"{'; '.join(shown)}. More evaluations (--eval.points) would give firm ones{remedy}."
     ]
 
 
@@ -212,6 +223,7 @@ CAVEATS: tuple[Caveat, ...] = (
     outlying,
     identical,
     few_seeds,
+    few_prompts,
     middle_half,
     validity.length,
     validity.learned_models,

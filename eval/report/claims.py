@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from eval.report.standings import MIN_KL, Pair, Standing
 from eval.stats import Estimate
 
 NAMED = 3  # arms that a sentence names with their numbers; of more it gives the range
+ROUNDING = 1e-12  # means that differ by no more are equal
+
+Kind = Literal["told apart", "equal", "level", "no spread", "one seed"]
 
 
 def claim(standing: Standing, detailed: bool) -> str:
@@ -31,15 +36,45 @@ def claim(standing: Standing, detailed: bool) -> str:
 
 def _led(standing: Standing, leader: str, detailed: bool) -> str:
     pairs = standing.of(leader)
-    ahead = [pair for pair in pairs if pair.told_apart]
-    level = [pair for pair in pairs if pair not in ahead]
-    text = _best(standing, leader)
+    of: dict[Kind, list[Pair]] = {}
+    for pair in pairs:
+        of.setdefault(_kind(standing, pair), []).append(pair)
+    equal, ahead, level = of.get("equal", []), of.get("told apart", []), of.get("level", [])
+    text = _best(standing, leader, equal, detailed)
     if ahead:
-        text += f", ahead of {_behind(leader, ahead, len(pairs), detailed)}"
+        # Of equal means the spreads may differ, so what follows is said of the one arm.
+        text += f"; {leader} is ahead of " if equal else ", ahead of "
+        text += _behind(leader, ahead, len(pairs), detailed)
     if level:
-        text += f"{'; it' if ahead else ', but'} cannot be told apart from {_level(leader, level, detailed)}"
+        who = "; it" if ahead else f"; {leader}" if equal else ", but"
+        text += f"{who} cannot be told apart from {_rivals(leader, level, detailed, 'or')}"
         text += f" with {seeds([pair.difference.n for pair in level])}" if detailed else ""
+    for silent, why in (
+        (of.get("no spread", []), "as there is no spread between seeds"),
+        (of.get("one seed", []), "as there is one common seed"),
+    ):
+        if silent:
+            text += f"; nothing is claimed of {leader}'s difference from {_rivals(leader, silent, detailed, 'and')}, {why}"
     return text + _further(standing, leader)
+
+
+def _kind(standing: Standing, pair: Pair) -> Kind:
+    """What may be said of a pair: told apart, of equal means over all their seeds, not told apart ("level"), or why
+    there is no interval to judge the difference by."""
+    if pair.told_apart:
+        return "told apart"
+    count = pair.difference.n
+    whole = all(len(standing.values.get(arm, pair.of_first)) == count for arm in (pair.first, pair.second))
+    if whole and count > 1 and _same_mean(pair):
+        return "equal"
+    if pair.difference.has_interval:
+        return "level"
+    return "no spread" if count > 1 else "one seed"
+
+
+def _same_mean(pair: Pair) -> bool:
+    first, second = (float(np.mean(list(own.values()))) for own in (pair.of_first, pair.of_second))
+    return math.isclose(first, second, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 def _leaderless(standing: Standing, detailed: bool) -> str:
@@ -48,7 +83,11 @@ def _leaderless(standing: Standing, detailed: bool) -> str:
     if not told:
         text = "no two arms can be told apart"
         if detailed and len(standing.firm) <= NAMED:
-            shown = [f"{pair.first} and {pair.second} {_size(pair, pair.first)}" for pair in standing.firm]
+            shown = [
+                f"{pair.first} and {pair.second} {_size(pair, pair.first)}"
+                f"{'' if pair.difference.has_interval else ', no interval'}"
+                for pair in standing.firm
+            ]
             text += f" ({fmt.listing(shown)}) with {seeds([pair.difference.n for pair in standing.firm])}"
     elif len(told) > NAMED:
         text = f"no arm is above all others; {len(told)} of {len(standing.firm)} pairs are told apart"
@@ -67,10 +106,10 @@ def others(lead: Standing, rest: Sequence[Standing]) -> list[str]:
     found = []
     if same:
         places = [_lower(_where(standing)) for standing in same]
-        told = any(pair.told_apart for pair in lead.firm)
+        said = any(_kind(lead, pair) != "level" for pair in lead.firm)
         found.append(
             f"The same holds {_joined(places, 'and')}."
-            if told
+            if said
             else f"Nor can any two arms be told apart {_joined(places, 'or')}."
         )
     silent: dict[str, list[str]] = {}
@@ -97,9 +136,9 @@ def gains(arms: Sequence[tuple[str, Estimate]]) -> str:
 
 
 def signed(estimate: Estimate) -> str:
-    """+0.300 [0.281, 0.319]"""
+    """+0.300 [0.281, 0.319]; without an interval the mean alone."""
     shown = fmt.number(estimate.mean, 3, signed=True)
-    return f"{shown} {fmt.interval(estimate, 3)}" if estimate.has_interval else f"{shown}, no interval"
+    return f"{shown} {fmt.interval(estimate, 3)}" if estimate.has_interval else shown
 
 
 def seeds(counts: Sequence[int]) -> str:
@@ -117,18 +156,31 @@ def _where(standing: Standing) -> str:
     }[standing.kind]
 
 
-def _best(standing: Standing, leader: str) -> str:
-    if standing.kind == "kl":
-        return f"{leader} is highest"
-    value = float(np.mean(list(standing.values[leader].values())))
-    return f"{leader} has the highest {fmt.label(JUDGE)}, {fmt.number(value, 3)}"
+def _best(standing: Standing, leader: str, equal: Sequence[Pair], detailed: bool) -> str:
+    """The best arm with its value, or those that share the place; where all arms do, none is the best."""
+    at_kl, reward = standing.kind == "kl", fmt.label(JUDGE)
+    value = "" if at_kl else fmt.number(float(np.mean(list(standing.values[leader].values()))), 3)
+    if not equal:
+        return f"{leader} is highest" if at_kl else f"{leader} has the highest {reward}, {value}"
+    names = fmt.listing([leader, *(pair.rival(leader) for pair in equal)])
+    spread = [_size(pair, leader) for pair in equal if pair.difference.has_interval]
+    how = f"equal in {'the mean' if spread else 'every seed'}"
+    how += f" ({fmt.listing(spread)})" if spread and detailed and len(spread) <= NAMED else ""
+    if len(equal) == len(standing.ranking) - 1:
+        return f"{names} are {how}" + ("" if at_kl else f", with a {reward} of {value}")
+    return f"{names}, {how}, {'are highest' if at_kl else f'have the highest {reward}, {value}'}"
 
 
 def _outcome(standing: Standing) -> tuple[object, ...]:
-    """What two comparisons must share to say the same: the pairs, which of them are told apart, and then the best arm."""
+    """What two comparisons must share to say the same: the pairs, which of them are told apart, equal or without an
+    interval, and then the best arm."""
     pairs = {frozenset((pair.first, pair.second)) for pair in standing.firm}
-    told = {(pair.first, pair.second) for pair in standing.firm if pair.told_apart}
-    return pairs, told, standing.leader if told else ""
+    kinds = {
+        (pair.first, pair.second, kind)
+        for pair in standing.firm
+        if (kind := _kind(standing, pair)) != "level"
+    }
+    return pairs, kinds, standing.leader if kinds else ""
 
 
 def _behind(leader: str, pairs: Sequence[Pair], count: int, detailed: bool) -> str:
@@ -140,10 +192,10 @@ def _behind(leader: str, pairs: Sequence[Pair], count: int, detailed: bool) -> s
     return _joined([f"{pair.rival(leader)} by {_size(pair, leader)}" for pair in pairs], "and of")
 
 
-def _level(leader: str, pairs: Sequence[Pair], detailed: bool) -> str:
+def _rivals(leader: str, pairs: Sequence[Pair], detailed: bool, link: str) -> str:
     named = detailed and len(pairs) <= NAMED
     return _joined(
-        [f"{pair.rival(leader)}{f' ({_size(pair, leader)})' if named else ''}" for pair in pairs], "or"
+        [f"{pair.rival(leader)}{f' ({_size(pair, leader)})' if named else ''}" for pair in pairs], link
     )
 
 
@@ -172,7 +224,7 @@ def _left_out(standing: Standing) -> str:
     if standing.unprepared:
         text += f"; the preparation of {fmt.listing(standing.unprepared)} alone costs more"
     if early := [arm for arm in standing.rough if arm not in standing.ranking]:
-        text += f"; {fmt.listing(early)} passed it before the first evaluation and cannot be placed"
+        text += f"; {fmt.listing(early)} passed it too far from any evaluation and cannot be placed"
     if still := [arm for arm in standing.unmoved if arm not in standing.ranking]:
         text += f"; {fmt.listing(still)} hardly left the base and cannot be placed"
     if unread := [f"{a} against {b}" for a, b in standing.unread]:
@@ -184,7 +236,7 @@ def _left_out(standing: Standing) -> str:
 def _silence(standing: Standing) -> str:
     """Why a comparison says nothing of any pair; empty where it was simply not measured."""
     if standing.rough:
-        return f"{fmt.listing(standing.rough)} passed that point before the first evaluation"
+        return f"{fmt.listing(standing.rough)} passed that point too far from any evaluation"
     if standing.unprepared:
         return f"the preparation of {fmt.listing(standing.unprepared)} alone costs more"
     if standing.unmoved:

@@ -19,7 +19,7 @@ from eval.report.standings import Pair, Standing
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-MIN_PROMPTS = 16  # fewer cannot say how much other prompts would change
+MIN_PROMPTS = 16  # fewer are too few to resample
 NOTICEABLE = 0.5  # of the seeds' own half width
 
 
@@ -48,8 +48,9 @@ class Gain:
 
 
 def sentence(comparison: ReportInput, end: Standing, lead: Standing) -> str:
-    """What is held fixed, how many pairs the claims of the leading comparison are corrected for, and by how much other
-    prompts would move the first difference at the end; empty without an interval there."""
+    """What is held fixed, how many pairs the claims of the leading comparison are corrected for, by how much other
+    prompts would move the first difference at the end, and which claims there they could undo; empty without an interval
+    there."""
     if not any(pair.difference.has_interval for pair in end.known) and not _single(end):
         return ""
     text = (
@@ -59,7 +60,7 @@ def sentence(comparison: ReportInput, end: Standing, lead: Standing) -> str:
     family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
     if family > 1:
         text += f" “Ahead” and “told apart” are judged at 5% after Holm's correction for {family} pairs."
-    return text + _against_base(comparison, end) + _other_prompts(comparison, end)
+    return text + _against_base(comparison, end) + _other_prompts(comparison, end) + _undone(comparison, end)
 
 
 def gain(comparison: ReportInput, view: Evaluations, arm: str) -> Gain:
@@ -69,14 +70,19 @@ def gain(comparison: ReportInput, view: Evaluations, arm: str) -> Gain:
 
 
 def prompt_effect(comparison: ReportInput, pair: Pair) -> stats.Estimate:
-    """The pair's difference at the end of training, averaged over seeds, as a mean over prompts with its interval.
+    """The pair's difference at the end of training, averaged over seeds, as a mean over prompts with its interval."""
+    return _over_prompts(_by_prompt(comparison.samples, pair.first, pair.second, pair.of_first))
 
-    A bootstrap over prompts with a fixed generator; nan bounds where fewer than MIN_PROMPTS were answered by both.
-    """
-    differences_P = _by_prompt(comparison.samples, pair.first, pair.second, pair.of_first)
-    if len(differences_P) < MIN_PROMPTS:
-        return stats.Estimate(math.nan, math.nan, math.nan, len(differences_P))
-    return stats.bootstrap_interval(differences_P, np.random.default_rng(0))
+
+def unsettled(comparison: ReportInput, end: Standing) -> list[Pair]:
+    """The pairs that their seeds tell apart at the end of training, but not seeds and prompts together. Two arms of the
+    same seed answer the same prompts, and what those happen to favour no seed varies."""
+    told = [(pair, prompt_effect(comparison, pair)) for pair in end.firm if pair.told_apart]
+    return [
+        pair
+        for pair, effect in told
+        if effect.has_interval and not stats.combined(pair.difference, effect).excludes_zero
+    ]
 
 
 def evaluated_prompts(comparison: ReportInput) -> int:
@@ -86,8 +92,12 @@ def evaluated_prompts(comparison: ReportInput) -> int:
 
 
 def _gain_over_prompts(samples: DataFrame, arm: str, seeds: Iterable[int]) -> stats.Estimate:
-    """Arm minus base as a mean over prompts with its interval: Student's t where prompts are too few to resample."""
-    differences_P = _by_prompt(samples, arm, BASE, seeds)
+    """Arm minus base as a mean over prompts with its interval."""
+    return _over_prompts(_by_prompt(samples, arm, BASE, seeds))
+
+
+def _over_prompts(differences_P: np.ndarray) -> stats.Estimate:
+    """A bootstrap with a fixed generator; Student's t where prompts are too few to resample."""
     if len(differences_P) < MIN_PROMPTS:
         return stats.mean_interval(differences_P)
     return stats.bootstrap_interval(differences_P, np.random.default_rng(0))
@@ -133,9 +143,23 @@ def _other_prompts(comparison: ReportInput, end: Standing) -> str:
     return ""
 
 
+def _undone(comparison: ReportInput, end: Standing) -> str:
+    """The claims at the end of training that hold for these prompts alone."""
+    pairs = unsettled(comparison, end)
+    if not pairs:
+        return ""
+    named = fmt.listing([f"{pair.first} from {pair.second}" for pair in pairs])
+    return (
+        f" At the end of training the seeds tell {named}, but the prompts do not settle it: over seeds and test prompts "
+        f"together the interval{'s include' if len(pairs) > 1 else ' includes'} 0."
+    )
+
+
 def _single(end: Standing) -> bool:
     """One arm with several seeds, whose gain over the base has an interval."""
-    return len(end.ranking) == 1 and len(end.values[end.ranking[0]]) > 1
+    return (
+        len(end.ranking) == 1 and stats.mean_interval(list(end.values[end.ranking[0]].values())).has_interval
+    )
 
 
 def _data(comparison: ReportInput) -> str:

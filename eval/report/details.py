@@ -124,7 +124,7 @@ def runs(view: Evaluations) -> Section:
     ]
     heads: Heads = ["arm", Column("seed"), "status", Column("budget used"), "last evaluation", "why"]
     caption = (
-        "Runs that did not reach their end are in no mean. Where one was evaluated before it failed, figures show it up "
+        "Runs that did not reach their end are in no mean. Where one was evaluated before it ended, figures show it up "
         "to there. A run that diverged went on to its end and counts."
     )
     return Section("failed", "Failed runs", (table(heads, rows, caption),))

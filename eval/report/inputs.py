@@ -32,7 +32,7 @@ class ReportInput(Protocol):
 
     @property
     def results(self) -> DataFrame:
-        """One value a row: arm, algorithm, seed, point, updates, completions, tokens, flops, seconds, metric, value."""
+        """One value a row: arm, algorithm, seed, status, point, updates, completions, tokens, flops, seconds, metric, value."""
 
     @property
     def events(self) -> DataFrame:

@@ -53,7 +53,7 @@ def _seeds(view: Evaluations, look: Look) -> list[Block]:
     metrics = [m for m in (JUDGE, PROXY, KL) if m in view.metrics]
     caption = (
         "Each small marker is one run at its end, seeds from top to bottom; the upright bar is their mean, the level line its 95% "
-        "Student t interval (cut off where it is far wider than the seeds). × is a failed run's last evaluation, not in the mean."
+        "Student t interval (cut off where it is far wider than the seeds). × is the last evaluation of a run that did not finish, not in the mean."
     )
     figure = figures.every_seed(view.ends, look, view.base, metrics)
     return [Picture("seeds", figure, caption, "Every run's end by arm")]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from eval.frontier.overoptimization import Fit, fit
+from eval.frontier.overoptimization import Fit, Trend, fit
 from eval.report import axes, figures, kl_figures
 from eval.report import format as fmt
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Look = dict[str, Style]
 Fits = dict[str, dict[int, Fit]]
 """Arm → seed → fit; seeds whose path has too few points are left out."""
+TRENDS: dict[Trend, str] = {"rising": "still rising", "falling": "falling", "neither": "no peak"}
 
 
 def section(view: Evaluations, look: Look) -> Section:
@@ -91,9 +93,10 @@ def _table(found: Fits, arms: list[str]) -> Table:
         Column("KL where the judge peaks", "nats, by seed", numeric=False),
     ]  # fmt: skip
     caption = (
-        "Fits of the judge's gain, seed by seed; means and Student's t intervals over seeds. With a negative β, or a peak beyond "
-        "the path, the judge was still rising when training ended. A peak before the first evaluation cannot be placed. Where R² "
-        "is low, the curve says little."
+        "Fits of the judge's gain, seed by seed; means and Student's t intervals over seeds. A peak before the first evaluation "
+        "cannot be placed. Where there is none up to the path's largest KL, the table says what the fitted curve, not the last "
+        "evaluation, does there: “still rising” and above the base; “falling”, as from the base on; or “no peak”, no longer "
+        "falling and not above the base. Where R² is low, the curve says little."
     )
     return table(heads, rows, caption, "Where the judge peaks")
 
@@ -101,8 +104,8 @@ def _table(found: Fits, arms: list[str]) -> Table:
 def _peaks(own: list[Fit]) -> str:
     observed = sorted(each.peak_kl for each in own if each.peak == "observed")
     early = sum(each.peak == "before" for each in own)
-    rising = len(own) - len(observed) - early
+    trends = Counter(each.trend for each in own if each.peak in ("beyond", "none"))
     parts = [", ".join(fmt.number(kl, 2) for kl in observed)] if observed else []
     parts += [f"{early} before the first evaluation"] if early else []
-    parts += [f"{rising} still rising"] if rising else []
+    parts += [f"{trends[trend]} {shown}" for trend, shown in TRENDS.items() if trends[trend]]
     return "; ".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 TEMPLATES = Path(__file__).parent
+_DRAWING = ".report.drawing"
+"""Where a report is drawn. A report that is killed leaves it behind, the next one removes it."""
 
 
 class Markdown(str):
@@ -29,26 +32,17 @@ class Markdown(str):
 def write_report(comparison: ReportInput, directory: Path) -> Path:
     """Write results.csv, results.parquet, figures/, report.md and report.html; returns the last one's path.
 
-    The same comparison gives the same bytes. Files are replaced whole, so a reader never sees half of one.
+    The same comparison gives the same bytes. Files are drawn beside and renamed once all are there: a reader never sees half
+    of one, and a report that fails leaves the one before. They are not synced, as they can be drawn again.
     """
-    figures = directory / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    _write_results(comparison.results, directory)
-    view = evaluations(comparison)
-    look = theme.styles(view.arms)
-    with theme.drawing():
-        document = compose(comparison, view, look)
-        drawn = [picture for section in document.sections for picture in section.pictures]
-        for old in (
-            path for path in figures.iterdir() if path.stem not in {picture.stem for picture in drawn}
-        ):
-            if old.suffix in (".svg", ".png"):  # of an earlier report of this comparison
-                old.unlink()
-        for picture in drawn:
-            theme.save(picture.figure, figures, picture.stem)
-    _replace(directory / "report.md", lambda path: path.write_text(markdown(document), encoding="utf-8"))
-    page = html(document, look, figures)
-    _replace(directory / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    made = directory / _DRAWING
+    _remove(made)
+    try:
+        (made / "figures").mkdir(parents=True)
+        _draw(comparison, made)
+        _take_over(made, directory)
+    finally:
+        _remove(made)
     return directory / "report.html"
 
 
@@ -91,6 +85,37 @@ def markdown(document: Document) -> str:
     environment.filters["fenced"] = lambda text, language="": Markdown(escape.fenced(text, language))
     environment.filters["rule"] = lambda column: Markdown("---:" if column.numeric else ":---")
     return environment.get_template("report.md.jinja").render(document=document)
+
+
+def _draw(comparison: ReportInput, directory: Path) -> None:
+    """All files, into a directory that has an empty figures/."""
+    figures = directory / "figures"
+    _write_results(comparison.results, directory)
+    view = evaluations(comparison)
+    look = theme.styles(view.arms)
+    with theme.drawing():
+        document = compose(comparison, view, look)
+        for picture in (picture for section in document.sections for picture in section.pictures):
+            theme.save(picture.figure, figures, picture.stem)
+    (directory / "report.md").write_text(markdown(document), encoding="utf-8")
+    (directory / "report.html").write_text(html(document, look, figures), encoding="utf-8")
+
+
+def _take_over(made: Path, directory: Path) -> None:
+    """Every file of `made` in place of the one before; figures of an earlier report go last, as no file shows them then."""
+    figures = directory / "figures"
+    figures.mkdir(exist_ok=True)
+    drawn = {file.name for file in (made / "figures").iterdir()}
+    for file in sorted(file for file in made.rglob("*") if file.is_file()):
+        os.replace(file, directory / file.relative_to(made))
+    for old in figures.iterdir():
+        if old.suffix in (".svg", ".png") and old.name not in drawn:
+            old.unlink()
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _title(comparison: ReportInput, view: Evaluations) -> str:
@@ -149,12 +174,5 @@ def _write_results(results: DataFrame, directory: Path) -> None:
     safe = results.assign(
         **{column: results[column].map(escape.for_csv, na_action="ignore") for column in texts}
     ).rename(columns=escape.for_csv)
-    _replace(directory / "results.csv", lambda path: safe.to_csv(path, index=False, lineterminator="\n"))
-    _replace(directory / "results.parquet", lambda path: results.to_parquet(path, index=False))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then rename over: an interrupted report leaves the old one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
+    safe.to_csv(directory / "results.csv", index=False, lineterminator="\n")
+    results.to_parquet(directory / "results.parquet", index=False)

@@ -40,17 +40,21 @@ def at_cost(costs_N: np.ndarray, values_N: np.ndarray, cost: float) -> float:
     return float(np.interp(cost, costs_N, values_N, left=math.nan, right=math.nan))
 
 
-def at_kl(kls_N: np.ndarray, values_N: np.ndarray, kl: float) -> float:
+def at_kl(kls_N: np.ndarray, values_N: np.ndarray, kl: float, power: float = 0.5) -> float:
     """The value where the path (kls_N, values_N), in the order of training, last passes `kl`; nan where it never does.
 
     A path can turn back: it passes the same KL on its way out, half trained, and again when it has learned to spend
-    its KL better. The last passage is the policy with the most training. The lines are straight in KL and not in √KL,
-    in which the best possible path begins straight: training moves away faster than it learns.
+    its KL better. The last passage is the policy with the most training.
+
+    Lines are straight in KL^power. Rewards bend down in KL: the best possible path begins straight in d = √KL, and the
+    paths of Gao et al. 2023, d·(α − β·d) and d·(α − β·ln d), lie nearer their chords in d than those in KL as far as
+    their peak.
     """
-    for i in range(len(kls_N) - 1, 0, -1):
-        before, after = kls_N[i - 1], kls_N[i]
-        if min(before, after) <= kl <= max(before, after):
-            share = (kl - before) / (after - before) if after != before else 1.0
+    spent_N, spent = np.maximum(kls_N, 0.0) ** power, max(kl, 0.0) ** power
+    for i in range(len(spent_N) - 1, 0, -1):
+        before, after = spent_N[i - 1], spent_N[i]
+        if min(before, after) <= spent <= max(before, after):
+            share = (spent - before) / (after - before) if after != before else 1.0
             return float(values_N[i - 1] + share * (values_N[i] - values_N[i - 1]))
     return math.nan
 

@@ -16,7 +16,7 @@ import numpy as np
 from eval import stats
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL
-from eval.report.readings import at_cost, at_kl, before_first, paths_of
+from eval.report.readings import Path, at_cost, at_kl, before_first, paths_of
 
 TOTAL_COST = "cost/total_flops"
 MIN_KL = (
@@ -31,8 +31,9 @@ class Pair:
 
     difference: first − second, paired by seed, nan where no seed has both. p_holm: adjusted over all pairs of the
     same comparison. kl: where both were read, in nats, in the comparison at matched KL only. rough: those of the two
-    that were read between the base and their first evaluation, where training moves fastest and a straight line is a
-    guess whose error no interval over seeds covers.
+    whose reading is a guess with an error that no interval over seeds covers: between the base and the first evaluation,
+    where training moves fastest, or at matched KL so far from an evaluation that it depends on how the path is taken to
+    bend which arm is told apart.
     """
 
     first: str
@@ -47,6 +48,11 @@ class Pair:
     @property
     def told_apart(self) -> bool:
         return self.p_holm < 0.05 and not self.rough
+
+    @property
+    def ahead(self) -> str | None:
+        """The arm of which it can be claimed."""
+        return self.first if self.told_apart else None
 
     @property
     def differences(self) -> list[float]:
@@ -72,8 +78,8 @@ class Standing:
     """One comparison of all arms: every two of them, and where they share one, each arm's own values.
 
     values: arm → seed → judge reward; empty at matched KL, where they belong to a pair. cost: the total cost at which
-    they were read [FLOPs]. unprepared: arms whose preparation alone costs more. unmoved: arms with a run that never
-    came MIN_KL from the base.
+    they were read [FLOPs]. unprepared: arms whose preparation alone costs more. unmoved: arms with a run that ended
+    within MIN_KL of the base.
     """
 
     kind: Literal["end", "cost", "kl"]
@@ -95,7 +101,7 @@ class Standing:
 
     @property
     def rough(self) -> list[str]:
-        """Arms that were read before their first evaluation in some pair."""
+        """Arms whose reading is rough in some pair."""
         return list(dict.fromkeys(arm for pair in self.known for arm in pair.rough))
 
     @property
@@ -179,24 +185,50 @@ def equal_cost(view: Evaluations) -> Standing:
 
 
 def matched_kl(view: Evaluations) -> Standing:
-    """Every two arms at the largest KL that all runs of both reached on their common seeds."""
+    """Every two arms at the smallest KL at which a run of theirs ended, on their common seeds.
+
+    All of these runs went so far, and the one that sets the KL is read where its training ended: at the largest KL along
+    its path, which it may have left again, it would be read half trained.
+    """
     paths = paths_of(view, KL)
     found: list[Pair] = []
+    straight: list[Pair] = []  # the same, read along lines straight in KL
+    early: list[set[str]] = []
     for a, b in itertools.combinations(paths, 2):
         seeds = sorted(paths[a].keys() & paths[b].keys())
-        runs = {arm: [paths[arm][seed] for seed in seeds] for arm in (a, b)}
-        kl = min((float(path.x_N.max()) for own in runs.values() for path in own), default=math.nan)
+        runs = {arm: {seed: paths[arm][seed] for seed in seeds} for arm in (a, b)}
+        kl = min((float(path.x_N[-1]) for own in runs.values() for path in own.values()), default=math.nan)
         if kl >= MIN_KL:
-            values = {
-                arm: {s: at_kl(path.x_N, path.judge_N, kl) for s, path in zip(seeds, own, strict=True)}
-                for arm, own in runs.items()
-            }
-            early = {arm for arm, own in runs.items() if any(before_first(path, kl) for path in own)}
-            found.append(_roughened(replace(_pair(values, a, b), kl=kl), early))
-    unmoved = tuple(
-        arm for arm, own in paths.items() if any(path.x_N.max() < MIN_KL for path in own.values())
+            found.append(_pair_at_kl(runs, kl, power=0.5))
+            straight.append(_pair_at_kl(runs, kl, power=1.0))
+            early.append(
+                {arm for arm, own in runs.items() if any(before_first(path, kl) for path in own.values())}
+            )
+    pairs = zip(_with_holm(found), _with_holm(straight), early, strict=True)
+    unmoved = tuple(arm for arm, own in paths.items() if any(path.x_N[-1] < MIN_KL for path in own.values()))
+    return Standing(
+        "kl",
+        tuple(_roughened(pair, first | _bent(pair, other)) for pair, other, first in pairs),
+        unmoved=unmoved,
     )
-    return Standing("kl", _with_holm(found), unmoved=unmoved)
+
+
+def _pair_at_kl(runs: Mapping[str, Mapping[int, Path]], kl: float, power: float) -> Pair:
+    values = {
+        arm: {seed: at_kl(path.x_N, path.judge_N, kl, power) for seed, path in own.items()}
+        for arm, own in runs.items()
+    }
+    return replace(_pair(values, *runs), kl=kl)
+
+
+def _bent(pair: Pair, other: Pair) -> set[str]:
+    """Where two ways to read between evaluations decide a pair differently, the arm whose readings they move more."""
+    if pair.ahead == other.ahead:
+        return set()
+    one, two = (
+        {p.first: sum(p.of_first.values()), p.second: sum(p.of_second.values())} for p in (pair, other)
+    )
+    return {max(one, key=lambda arm: abs(one[arm] - two[arm]))}
 
 
 def _roughened(pair: Pair, early: Collection[str]) -> Pair:

@@ -93,7 +93,7 @@ def _judge_by_seed(view: Evaluations) -> Table:
         ])  # fmt: skip
     caption = (
         "One number a run. The interval is Student's t over seeds, one arm at a time (not corrected for the number of arms); "
-        "the base is one fixed number in it. † failed run, its last evaluation, not in the mean."
+        "the base is one fixed number in it. † a run that did not finish: its last evaluation, not in the mean."
     )
     return table(["arm", *heads, *tail], rows, caption, f"{fmt.label(JUDGE).capitalize()}, every seed")
 

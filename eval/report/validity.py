@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from eval.report.inputs import BASE, JUDGE, ReportInput
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MIN_RESPONSES = 16  # of the base, for a slope of the judge on length
+MIN_PROMPTS = 16  # that the base answered, for a slope of the judge on length
 MATERIAL_LENGTH = 0.1  # change of the mean length, of the base's
 EXPLAINED = 0.5  # share of the gain that length would explain
 NEAR_CHANCE = 0.55  # share of pairs ordered right
+MANY_ARMS = 5  # a sentence names no more of them one by one
 
 
 def length(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -27,30 +29,52 @@ def length(comparison: ReportInput, view: Evaluations) -> list[str]:
     mean length, against the gain. Silent where the length changed by less than a tenth, the slope may be 0 (p ≥ 0.05),
     or the gain is less than two standard errors over prompts.
     """
-    from scipy.stats import linregress
-
     samples = comparison.samples
-    if not len(samples):
-        return []
-    base = samples.loc[samples["arm"] == BASE, ["length", "judge"]].astype(float).dropna()
-    if len(base) < MIN_RESPONSES or base["length"].nunique() < 2:
-        return []
-    fit = linregress(base["length"], base["judge"])
-    if not fit.pvalue < 0.05:
+    slope = _judge_on_length(samples) if len(samples) else 0.0
+    if not slope:
         return []
     found = []
     for arm in view.arms:
         before, after, gain = _change(samples, arm)
-        predicted = float(fit.slope) * (after - before)
+        predicted = slope * (after - before)
         if abs(after - before) < MATERIAL_LENGTH * before or not gain > 0 or predicted < EXPLAINED * gain:
             continue
         share = "all" if predicted >= gain else f"{100 * predicted / gain:.0f}%"
         found.append(
             f"{arm}'s responses {'grew' if after > before else 'shrank'} from {before:.1f} to {after:.1f} tokens. Among the base's own "
-            f"responses the judge gives {fmt.number(float(fit.slope), 3, signed=True)} a token, which alone would account for "
+            f"responses the judge gives {fmt.number(slope, fmt.decimals_for([slope]), signed=True)} a token, which alone would account for "
             f"{share} of {arm}'s gain: it may have learned length rather than quality."
         )
     return found
+
+
+def _judge_on_length(samples: DataFrame) -> float:
+    """Slope of the judge on length over the base's responses [judge a token]; 0 where it may be 0 (p ≥ 0.05) or the
+    prompts are too few.
+
+    Responses to one prompt are not independent, for they share what the judge thinks of it: the slope's standard error is
+    that of leaving out one prompt after another (the cluster jackknife, MacKinnon, Nielsen and Webb 2023).
+    """
+    from scipy.stats import t
+
+    base = samples.loc[samples["arm"] == BASE, ["prompt_id", "length", "judge"]].dropna()
+    prompts = base["prompt_id"].nunique()
+    if prompts < MIN_PROMPTS or base["length"].nunique() < 2:
+        return 0.0
+    x, y = (base[column].astype(float) - base[column].astype(float).mean() for column in ("length", "judge"))
+    sums = (
+        base.assign(n=1.0, x=x, y=y, xx=x * x, xy=x * y)
+        .groupby("prompt_id")[["n", "x", "y", "xx", "xy"]]
+        .sum()
+    )
+    n_P, x_P, y_P, xx_P, xy_P = (sums.sum() - sums).to_numpy(dtype=float).T  # of all other prompts
+    slope = float((x * y).sum() / (x * x).sum())
+    spread_P = xx_P - x_P**2 / n_P
+    if (spread_P <= 1e-9 * xx_P).any():  # all lengths but one prompt's are the same
+        return 0.0
+    slopes_P = (xy_P - x_P * y_P / n_P) / spread_P
+    error = math.sqrt((prompts - 1) / prompts * float(np.sum((slopes_P - slope) ** 2)))
+    return slope if abs(slope) > error * t.ppf(0.975, prompts - 1) else 0.0
 
 
 def _change(samples: DataFrame, arm: str) -> tuple[float, float, float]:
@@ -121,14 +145,32 @@ def own_beta(comparison: ReportInput) -> dict[str, str]:
     return found
 
 
-def unlike_beta(comparison: ReportInput) -> str:
-    """Why own ends are not on equal terms, as a clause; empty where every arm's β is the objective's."""
-    own, arms = list(own_beta(comparison)), comparison.facts.get("arms") or {}
-    if not own:
+def unlike_beta(comparison: ReportInput, compared: Collection[str]) -> str:
+    """Why the ends of these arms are not on equal terms, as a clause; empty where they maximise one objective, their β
+    its coefficient. The β are those that the runs had: where they were tuned, the chosen ones."""
+    arms = {arm: about for arm, about in (comparison.facts.get("arms") or {}).items() if arm in compared}
+    if len(arms) < 2:
         return ""
+    own = [arm for arm in own_beta(comparison) if arm in arms]
     if len(own) == len(arms):
         return "no arm's β is the coefficient of a common objective"
-    return f"the β of {fmt.listing(own)} is not the coefficient of the objective that the other arms maximise"
+    betas = {
+        a: float((about.get("settings") or {}).get("beta", 0.0)) for a, about in arms.items() if a not in own
+    }
+    if len(set(betas.values())) == 1:
+        objective = "the coefficient of the objective that the other arms maximise"
+        return f"the β of {fmt.listing(own)} is not {objective}" if own else ""
+    if not own:
+        return f"the arms' β differ ({_shown(betas)}), so they do not maximise one objective"
+    return f"the β of {fmt.listing(own)} is not the coefficient of an objective and those of the others differ ({_shown(betas)})"
+
+
+def _shown(betas: Mapping[str, float]) -> str:
+    """Each arm's β, the smallest first; of many arms the range."""
+    ordered = sorted(betas, key=betas.__getitem__)
+    if len(ordered) > MANY_ARMS:
+        return f"{fmt.compact(betas[ordered[0]])} to {fmt.compact(betas[ordered[-1]])}"
+    return fmt.listing([f"{arm} {fmt.compact(betas[arm])}" for arm in ordered])
 
 
 def _own_beta(facts: Any, about: Any) -> str:

@@ -39,10 +39,10 @@ def section(
 
 
 def leading(comparison: ReportInput, found: Standings) -> Standing:
-    """The comparison that the verdict begins with: own ends; where some arm's β is not the objective's, matched KL,
-    if every two arms can be read there."""
+    """The comparison that the verdict begins with: own ends; where the arms' β are not that of one objective, matched
+    KL, if every two arms can be read there."""
     complete = not found.kl.unread and set(found.kl.ranking) == set(found.end.ranking)
-    return found.kl if complete and validity.own_beta(comparison) else found.end
+    return found.kl if complete and validity.unlike_beta(comparison, found.end.ranking) else found.end
 
 
 def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> list[str]:
@@ -51,7 +51,7 @@ def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> li
         what = "No finished run was judged" if len(view.done) else "No run has reached its end"
         return [f"{what}, so there is nothing to compare yet."]
     if max(len(values) for values in found.end.values.values()) == 1:
-        return [*_one_seed(view, ranked), *_cost(view, ranked), *_first_seeds(comparison, view)]
+        return [*_one_seed(comparison, view, ranked), *_cost(view, ranked), *_first_seeds(comparison, view)]
     lead = leading(comparison, found)
     return [
         *(_arms(comparison, view, found, lead) if len(ranked) > 1 else []),
@@ -70,29 +70,41 @@ def _arms(comparison: ReportInput, view: Evaluations, found: Standings, lead: St
     first = claims.claim(lead, detailed=True)
     if not first:
         return ["No two arms finished the same seed, so no pair of arms can be compared."]
-    if reason := validity.unlike_beta(comparison):
-        first += (
-            f" It comes first because {reason}." if lead is found.kl else f" But {reason}{_end_kls(view)}."
-        )
     others = [standing for standing in (found.kl, found.cost, found.end) if standing is not lead]
-    return [first, *claims.others(lead, others)]
+    rest = claims.others(lead, others)
+    reason, ends = validity.unlike_beta(comparison, found.end.ranking), _end_kls(view)
+    if lead is found.end:
+        return [first + _warning(reason, ends), *rest]
+    if ends and rest:
+        rest[-1] += f" The {ends}."
+    return [f"{first} It comes first because {reason}.", *rest]
+
+
+def _warning(reason: str, ends: str) -> str:
+    """Own ends that are not on equal terms, and where they lie; empty without a reason."""
+    return f" But {reason}{f', and the {ends}' if ends else ''}." if reason else ""
 
 
 def _end_kls(view: Evaluations) -> str:
-    """ ", and the ends lie at different KL: dpo 1.5, ppo 2.1 and reinforce 2.3 nats", where it was measured."""
+    """ "ends lie at different KL: dpo 1.5, ppo 2.1 and reinforce 2.3 nats", where it was measured and they do; of many
+    arms the least and the greatest."""
     kls = {arm: estimate.mean for arm in view.arms if (estimate := tables.at_end(view, arm, KL)).n}
     decimals = 1 if max(kls.values(), default=1) >= 1 else 3
     shown = [f"{arm} {fmt.number(kls[arm], decimals)}" for arm in sorted(kls, key=kls.__getitem__)]
-    return f", and the ends lie at different KL: {fmt.listing(shown)} nats" if shown else ""
+    if len({fmt.number(kl, decimals) for kl in kls.values()}) < 2:
+        return ""
+    told = f"{shown[0]} to {shown[-1]}" if len(shown) > validity.MANY_ARMS else fmt.listing(shown)
+    return f"ends lie at different KL: {told} nats"
 
 
-def _one_seed(view: Evaluations, ranked: Sequence[str]) -> list[str]:
+def _one_seed(comparison: ReportInput, view: Evaluations, ranked: Sequence[str]) -> list[str]:
     ends = fmt.listing([f"{arm} {claims.mean(view, arm)}" for arm in ranked])
     base = f", the base {fmt.number(view.base[JUDGE], 3)}" if JUDGE in view.base else ""
+    warning = _warning(validity.unlike_beta(comparison, ranked), _end_kls(view))
     return [
         "Each arm has one finished run, so how much a repetition would differ is not known and nothing is claimed about "
         "the algorithms.",
-        f"In these runs {fmt.label(JUDGE)} ended at: {ends}{base}.",
+        f"In these runs {fmt.label(JUDGE)} ended at: {ends}{base}.{warning}",
     ]
 
 
@@ -103,19 +115,22 @@ def _against_base(comparison: ReportInput, view: Evaluations, ranked: Sequence[s
     gains = {arm: gain.estimate for arm, gain in found.items()}
     above = [arm for arm in ranked if gains[arm].excludes_zero and gains[arm].mean > 0]
     below = [arm for arm in ranked if gains[arm].excludes_zero and gains[arm].mean < 0]
-    unclear = [arm for arm in ranked if arm not in above and arm not in below]
+    unclear = [arm for arm in ranked if gains[arm].has_interval and not gains[arm].excludes_zero]
+    once = [arm for arm in ranked if gains[arm].n == 1]
+    constant = [arm for arm in ranked if gains[arm].n > 1 and not gains[arm].has_interval]
     base = f"the untouched base ({fmt.label(JUDGE)} {fmt.number(view.base[JUDGE], 3)})"
     parts: list[str] = []
     for group, says in (
-        (above, "end{s} above"),
-        (below, "end{s} below"),
-        (unclear, "cannot be told apart from"),
+        (above, "end{s} above {base}"),
+        (below, "end{s} below {base}"),
+        (unclear, "cannot be told apart from {base}"),
+        (constant, "show{s} no spread between seeds, so no difference from {base} is claimed"),
+        (once, "finished one seed, so no difference from {base} is claimed"),
     ):
         if group:
             who = str(len(group)) if parts else _count(len(group), len(ranked))
-            verb = says.format(s="s" * (len(group) == 1))
-            shown = claims.gains([(arm, gains[arm]) for arm in group])
-            parts.append(f"{who} {verb} {'it' if parts else base}: {shown}")
+            what = says.format(s="s" * (len(group) == 1), base="it" if parts else base)
+            parts.append(f"{who} {what}: {claims.gains([(arm, gains[arm]) for arm in group])}")
     return ["; ".join(parts) + _of_prompts(found)]
 
 
@@ -205,7 +220,7 @@ def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> list[
     mean = gain.estimate.mean
     if gain.estimate.excludes_zero or gain.seeds.n == 0:
         return []
-    if gain.seeds.n < MIN_SEEDS_TO_FORECAST:
+    if gain.seeds.n < MIN_SEEDS_TO_FORECAST or not gain.seeds.has_interval:
         return _first_seeds(comparison, view)
     if gain.prompts.has_interval and not gain.prompts.excludes_zero:
         return [

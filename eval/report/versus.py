@@ -153,9 +153,10 @@ def _caption(kind: Literal["end", "cost", "kl"]) -> str:
         columns += " Rough: read between the base and the arm's first evaluation, where a straight line is a guess, so nothing is claimed."
     if kind == "kl":
         return (
-            "Each pair at the largest KL that all their common runs reached; a path that passes it more than once is read at the last "
-            "time. An arm on its way to a larger KL passes a small one half trained, so arms whose β lets them end at like KL tell "
-            f"more. {columns}"
+            "Each pair at the smallest KL at which one of their common runs ended; a path that passes it more than once is read at the "
+            "last time, on a line straight in √KL between evaluations. An arm that ends farther from the base passes this KL half "
+            f"trained, so arms whose β lets them end at like KL tell more. {columns} Rough too: what is told apart is not the same on "
+            "lines straight in KL."
         )
     return columns
 
@@ -165,8 +166,8 @@ def _why_empty(standing: Standing) -> str:
         return f"Nothing to compare.{_unprepared(standing)}"
     if standing.unmoved:
         return (
-            f"Nothing to compare: {fmt.listing(standing.unmoved)} stayed within {MIN_KL} nats of the base in some run, where no "
-            "two policies can differ by much."
+            f"Nothing to compare: {fmt.listing(standing.unmoved)} stayed within {MIN_KL} nats of the base in some run, or came back there, "
+            "where no two policies can differ by much."
         )
     what = "total cost" if standing.kind == "cost" else "KL"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class _Learned:
 class _Builder:
     def __init__(self, experiment: Experiment, workshop: Workshop, data_seed: int) -> None:
         self.experiment, self.workshop, self.data_seed = experiment, workshop, data_seed
-        self.model = require_inputs(experiment)
+        self.model = _place(require_inputs(experiment))
         self.stages: list[dict[str, Any]] = []
         self.base = Policy.load(
             self.model,
@@ -107,7 +108,7 @@ class _Builder:
             self.notes.append(
                 f"The {what} model {spec} keeps the pooling it was trained with (transformers' own: the last token that is not padding)."
             )
-        return Scorer("model", spec, spec)
+        return Scorer("model", _place(spec), spec)
 
     def _learn(self, name: str, pairs: Rows, seed: int) -> _Learned:
         """A reward model initialised from the base and trained on the pairs, centred on the base's responses."""
@@ -190,6 +191,11 @@ class _Builder:
         }
         models = {"reward_model": learned, "judge_model": learned_judge}
         return facts | {name: model.facts for name, model in models.items() if model}
+
+
+def _place(model: str) -> str:
+    """A directory wherever the comparison is gone on with; a name on the hub as it is."""
+    return str(Path(model).resolve()) if os.path.isdir(model) else model
 
 
 def _rendered(base: Policy, pairs: Rows) -> list[dict[str, str]]:
