@@ -13,7 +13,6 @@ from algos.engine.storage import write_json
 from eval import sessions
 from eval.console import Console
 from eval.data.accounting import summary
-from eval.directory.integrity import check_sources, gone, refuse_other_data
 from eval.drawing import draw
 from eval.frontier.sampling import forget_pool, update_pool
 from eval.launch import Job, Update, Workers, run_jobs
@@ -23,6 +22,7 @@ from eval.run import evaluate_base
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
+from eval.tasks.sources import check_sources, gone, refuse_other_data
 from eval.tuning.tune import tune
 from eval.workshop import Workshop
 

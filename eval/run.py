@@ -17,8 +17,9 @@ from algos.engine.storage import DamagedFile, atomic_directory, refused, saving
 from eval.experiment import Experiment
 from eval.launch import Report
 from eval.metrics import Evaluator
+from eval.process.stopping import Stopped
 from eval.recording.card import write_card
-from eval.recording.recorder import Recorder, Standing, Stopped, costs_before
+from eval.recording.recorder import Recorder, Standing, costs_before
 from eval.recording.trackers import Trackers
 from eval.store import Run, Store
 from eval.tasks.materials import Materials

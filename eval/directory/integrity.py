@@ -1,4 +1,4 @@
-"""Whether a comparison's directory holds what was written to it, and its sources are what they were.
+"""Whether a comparison's directory holds what was written to it.
 
 Every file tells by a checksum whether it was changed (algos/engine/storage.py, eval/directory/runs.py). That one is gone is
 told by `index.json`, which names what has been written. Corruption is noticed, forgery is not: who can write
@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algos import UserError
-from algos.engine.errors import one_line
-from algos.engine.storage import MAKING, DamagedFile, file_hash, read_tensors, write_json
+from algos.engine.storage import MAKING, DamagedFile, read_tensors, write_json
 from eval.directory.lock import LOCKS
 from eval.directory.reading import Shape, read_shaped, whole
 from eval.directory.runs import Run
 from eval.directory.shapes import Choice, Environment, Facts, Index, Matches, Sources
-from eval.workshop import content_hash
 
 if TYPE_CHECKING:
-    from eval.tasks.materials import Materials, Scorer
+    pass
 
 INDEX = "index.json"
 FILES: dict[str, Shape] = {
@@ -35,8 +33,6 @@ FILES: dict[str, Shape] = {
 }
 _DIRECTORIES = ("base", "frontier")
 _UNIT = re.compile(r"materials/[a-z0-9][\w.-]*|runs/[a-z0-9][\w.-]*-s[0-9]+", re.ASCII | re.IGNORECASE)
-_LOADED = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
-"""What models and tokenizers are made of; a README beside them may change."""
 _AGAIN = "Remove {unit} and go on with --resume {path}: it is made again."
 _LOST = (
     "Put it back from a copy: without it the comparison cannot go on, and has to be started again with --out."
@@ -172,69 +168,3 @@ def check_sealed(file: Path) -> None:
             f"{file} is not what was written: its SHA-256 differs. Undo the change, or start another comparison "
             "from it with --config and --out: runs made with other settings do not belong together."
         )
-
-
-def check_sources(path: Path, data_seed: int, materials: Materials) -> None:
-    """Raises UserError where model, reward or judge are no longer what the comparison began with.
-
-    They lie outside its directory, where they may be changed or removed while it is stopped.
-    """
-    file = path / "sources.json"
-    known = read_shaped(file, Sources) if file.is_file() else {}
-    now = {
-        "model": _identity("model", materials.model),
-        "reward": _identity("reward", materials.reward),
-        "judge": _identity("judge", materials.judge),
-    }
-    before = known.get(str(data_seed))
-    if before is None:
-        write_json(file, known | {str(data_seed): now})
-        return
-    for name, (where, content) in before.items():
-        if content != now[name][1]:
-            raise UserError(
-                f"the {name} {where} is not what this comparison began with: its content differs. "
-                "Put it back as it was, or start another comparison with --out."
-            )
-
-
-def gone(materials: Materials) -> bool:
-    """Whether a directory with the model, the reward or the judge is no longer there, as when the cache was cleared in
-    which they were built."""
-    places = [
-        materials.model,
-        *(one.where for one in (materials.reward, materials.judge) if one.kind == "model"),
-    ]
-    return any(Path(place).is_absolute() and not Path(place).exists() for place in places)
-
-
-def refuse_other_data(before: Materials | None, now: Materials) -> None:
-    """Raises UserError where materials that are made again, for an arm that needs more or because they were `gone`, are not
-    of the data that the runs so far were made with; of the models `check_sources` tells."""
-    names = ("train_prompts", "test_prompts", "heldout_texts")
-    differing = [name for name in names if before and getattr(before, name) != getattr(now, name)]
-    if differing:
-        raise UserError(
-            f"the data are not what this comparison began with: {', '.join(differing)} differ. Put them back as they "
-            "were, or start another comparison with --out."
-        )
-
-
-def _identity(name: str, source: str | Scorer) -> list[str]:
-    """Where a source is, and a hash of what is there. Raises UserError where nothing is."""
-    # Not above: they import transformers, which takes seconds.
-    from eval.tasks.custom.identity import model_identity
-    from eval.tasks.materials import Scorer
-
-    if isinstance(source, Scorer) and source.kind == "gold":
-        return [source.where, "part of this program"]
-    where = source.where if isinstance(source, Scorer) else source
-    file, is_function, _ = where.rpartition(":") if ".py:" in where else (where, "", "")
-    try:
-        if is_function:
-            return [where, file_hash(Path(file))]
-        return [where, content_hash(Path(where), _LOADED) if Path(where).is_dir() else model_identity(where)]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the {name} {where} cannot be found: {one_line(error)} Put it back, or start another comparison."
-        ) from error

@@ -14,6 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAVED = "the step in progress is finished and saved"
 
 
+class Stopped(Exception):
+    """The user asked to stop; what is to be kept is saved."""
+
+
 @dataclass
 class Stopping:
     """Whether the user, or who ends this machine's work politely, asked to stop."""

@@ -15,15 +15,12 @@ from eval.directory.tidy import COUNTS
 from eval.launch import Report
 from eval.metrics import Evaluator
 from eval.process.measure import PeakMemory
+from eval.process.stopping import Stopped
 from eval.recording.checkpoints import Checkpoints
 from eval.recording.divergence import EVALUATION, TRAINING, divergence
 from eval.recording.trackers import Trackers
 from eval.store import Store
 from eval.tasks.materials import Materials
-
-
-class Stopped(Exception):
-    """The user asked to stop; what is to be kept is saved."""
 
 
 @dataclass
