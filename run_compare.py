@@ -29,9 +29,9 @@ quiet()
 
 from algos import ALGORITHMS, UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
 from eval.console import Console  # noqa: E402
+from eval.escape import for_terminal  # noqa: E402
 from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
 from eval.recording.trackers import require_trackers  # noqa: E402
-from eval.report.escape import for_terminal  # noqa: E402
 from eval.settings.arguments import Options, parse  # noqa: E402
 from eval.store import Store, next_folder, nobody_reads  # noqa: E402
 

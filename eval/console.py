@@ -24,8 +24,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from eval.escape import for_terminal
 from eval.launch import Job
-from eval.report.escape import for_terminal
 
 
 class Console:

@@ -17,7 +17,7 @@ from wicked_files import TEXTS, WICKED, Wicked
 from algos.engine.errors import UserError
 from eval.data import Accounting, Row, load_pairs, load_prompts, split_rows
 from eval.data.accounting import summary
-from eval.report.escape import for_terminal
+from eval.escape import for_terminal
 from eval.tasks.sampled import digest_rows
 
 Loader = Callable[..., tuple[list[Row], Accounting]]

@@ -24,11 +24,11 @@ from rich.console import Console as RichConsole
 import run_compare
 from algos import UserError
 from eval.console import Console
+from eval.escape import visible
 from eval.launch import Job
 from eval.process.quiet import quiet
 from eval.report import document as parts
 from eval.report import page
-from eval.report.escape import visible
 
 
 def active(is_harmless: Callable[[str], bool]) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 
-from eval.report.escape import for_terminal
+from eval.escape import for_terminal
 
 
 class _ForTerminal(logging.Formatter):

@@ -9,9 +9,9 @@ from typing import Any
 
 from eval.data.accounting import summary
 from eval.data.read import hub_name
+from eval.escape import fenced, for_markdown
 from eval.glossary import METRICS
 from eval.report import format as fmt
-from eval.report.escape import fenced, for_markdown
 from eval.sessions import sessions
 from eval.store import Run, Store
 

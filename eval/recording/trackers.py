@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from algos import UserError
 from algos.engine.errors import one_line
-from eval.report.escape import for_terminal
+from eval.escape import for_terminal
 
 TrackerName: TypeAlias = Literal["tensorboard", "wandb"]
 PROJECT = "rlhf-compare"  # in Weights & Biases, unless WANDB_PROJECT names another

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.report import answers, details, escape, outcomes, theme, tuning
+from eval import escape
+from eval.report import answers, details, outcomes, theme, tuning
 from eval.report import format as fmt
 from eval.report.document import Document, Section
 from eval.report.frames import Evaluations, evaluations

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import tyro
 
 from algos import UserError
+from eval.escape import for_terminal
 from eval.experiment import Experiment, extended
-from eval.report.escape import for_terminal
 from eval.settings.layers import layered, load_yaml
 from eval.settings.limits import WORKERS, at_most
 from eval.settings.sweep import expanded, read_sweeps

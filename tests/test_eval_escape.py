@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from eval.report import escape
+from eval import escape
 
 HOSTILE = [
     "<script>alert(1)</script>",
