@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import word_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from algos import Policy, UserError
+from algos import Policy, RewardModel, UserError
 from algos.engine.loading import read_tokenizer
 
 
@@ -79,6 +79,14 @@ def test_a_model_saved_without_its_tokenizer_is_refused(
         assert "\n" not in str(caught.value)
     word_tokenizer("b").save_pretrained(tmp_path)  # all of one word and the unknown one
     assert len(read_tokenizer(str(tmp_path), False)) == 3
+
+
+def test_a_reward_model_saved_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    """One that is made up would read every text as nothing and score them all alike."""
+    config = AutoConfig.for_model("gpt2", vocab_size=8, n_embd=16, n_layer=1, n_head=2, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer in"):
+        RewardModel(tmp_path)
 
 
 def test_a_tokenizer_that_cannot_be_made_up_is_asked_for(tmp_path: Path) -> None:

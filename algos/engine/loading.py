@@ -86,10 +86,10 @@ def read_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
     """The tokenizer alone, which `load_causal_lm` gives too. Raises UserError where there is none to read."""
     source = _tokenizer_of(path)
     with cached_where_unreachable(source), _readable(source):
-        return _tokenizer_in(source, trust_remote_code)
+        return tokenizer_in(source, trust_remote_code)
 
 
-def _tokenizer_in(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def tokenizer_in(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer saved there. Raises UserError for one that transformers made up from the model's configuration
     because there is none: it knows special tokens, and no text."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -177,7 +177,7 @@ def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-        tokenizer = _tokenizer_in(tokenizer_path, trust_remote_code)
+        tokenizer = tokenizer_in(tokenizer_path, trust_remote_code)
     tokenizer.padding_side = "left"
     return model, tokenizer
 

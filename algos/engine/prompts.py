@@ -20,8 +20,7 @@ from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import sample
 from algos.engine.seeding import derive, digest, generator
 from algos.engine.settings import Sampling
-from algos.engine.template import render_prompt
-from algos.engine.text import decode_completion, encode, end_of
+from algos.engine.text import decode_completion, encode_prompt, end_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _encode(
         raise UserError(
             f"{where or 'a row'} has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
         )
-    ids = encode(policy.tokenizer, render_prompt(policy.tokenizer, row["prompt"], where))
+    ids = encode_prompt(policy.tokenizer, row["prompt"], where)
     policy.require_embedded(ids)
     if not ids:
         return None, "prompt has no tokens"

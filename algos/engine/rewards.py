@@ -16,7 +16,7 @@ from algos.engine.calls import GuardedReward, RewardError, guarded
 from algos.engine.errors import UserError, one_line
 from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
 from algos.engine.kernels import quicken
-from algos.engine.loading import cached_where_unreachable
+from algos.engine.loading import cached_where_unreachable, tokenizer_in
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.rollouts import pad_right
 from algos.engine.template import Text, render_prompt
@@ -146,14 +146,14 @@ class RewardModel:
         pooling: Literal["auto", "mask", "model"] = "auto",
         batch_size: int = 64,
     ) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         try:
             with cached_where_unreachable(str(path)), safetensors_only(path):
                 self.model: Any = AutoModelForSequenceClassification.from_pretrained(
                     path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
                 )
-                self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+                self.tokenizer = tokenizer_in(str(path), trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
                 f"cannot load a reward model from {str(path)!r}: {one_line(error)} Give a sequence classifier's directory or hub id."

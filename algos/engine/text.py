@@ -48,9 +48,10 @@ def end_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], room: int) -> lis
     return [*kept, *ids[len(ids) - room + len(kept) :]]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    """Token ids of a prompt, chat messages rendered through the template with one generation prompt."""
-    return encode(tokenizer, render_prompt(tokenizer, prompt))
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text, where: str = "") -> list[int]:
+    """Token ids of a prompt, chat messages rendered through the template with one generation prompt. Raises as
+    `render_prompt`."""
+    return encode(tokenizer, render_prompt(tokenizer, prompt, where))
 
 
 def decode_completion(
