@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from algos.engine.rollouts import Totals
-
 Aggregation = Literal["sequence_sum", "token_mean", "sequence_mean", "constant"]
 DPOLoss = Literal["sigmoid", "sigmoid_normalised", "robust", "hinge", "ipo", "ipo_average"]
 KLEstimator = Literal["k1", "k2", "k3"]
 
 MAX_LOG_RATIO = 20.0  # e^20 is finite in fp32; beyond it one token would decide the whole update
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What one optimizer step averages over, so that no result depends on the micro-batch size.
+
+    A mean of micro-batch means is wrong where lengths differ: every micro-batch divides its sums by
+    these totals of the whole step instead, and the parts add up.
+    """
+
+    sequences: int
+    tokens: int
+    max_tokens: int
 
 
 def aggregate(x_PGT: Tensor, mask_PGT: Tensor, how: Aggregation, totals: Totals | None = None) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from algos.advantages import gae, token_rewards, whiten
 from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require
-from algos.engine.rollouts import Rollouts, Totals
-from algos.losses import Aggregation, aggregate, kl_estimate, log_ratio, ppo_loss, value_loss
+from algos.engine.rollouts import Rollouts
+from algos.losses import Aggregation, Totals, aggregate, kl_estimate, log_ratio, ppo_loss, value_loss
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algos.engine.rollouts import Totals
 from algos.losses import (
+    Totals,
     aggregate,
     dpo_loss,
     kl_estimate,

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import rollouts_of
 
-from algos.engine.rollouts import Rollouts, Totals, join_right, pad_left, pad_right
+from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
+from algos.losses import Totals
 
 tokens = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 

@@ -91,6 +91,8 @@ def test_imports_go_down_only() -> None:
             assert not [other for other in names if within(other, "eval", "run_compare")], name
         if within(name, "algos.engine"):
             assert not names & set(leaves), name
+        if name == "algos.losses":
+            assert not [other for other in names if within(other, "algos", "eval")], name
         if within(name, "eval"):
             assert "run_compare" not in names, name
 

@@ -15,18 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Totals:
-    """What one optimizer step averages over, so that no result depends on the micro-batch size.
-
-    A mean of micro-batch means is wrong where lengths differ: every micro-batch divides its sums by
-    these totals of the whole step instead, and the parts add up.
-    """
-
-    sequences: int
-    tokens: int
-    max_tokens: int
+from algos.losses import Totals
 
 
 @dataclass(frozen=True)
