@@ -233,10 +233,16 @@ def _dry_run(options: Options, console: Console) -> None:
 
     experiment = options.experiment
     shape, pairs = _shape(experiment)
+    runs = _missing(experiment, options.resume)
+    asked_for = len(experiment.algos) * experiment.seeds
     columns = ["arm", "algorithm", "runs", "iterations a run", "completions a run", "FLOPs a run"]
     console.table(
-        f"What would run (budget {experiment.budget} each)", columns, plan.rows(experiment, shape, pairs)
+        f"What would run (budget {experiment.budget} each)",
+        columns,
+        plan.rows(experiment, shape, pairs, runs),
     )
+    if options.resume is not None:
+        print(f"{asked_for - sum(runs.values())} of {asked_for} runs are there already")
     print(
         *filter(None, [plan.tuning(experiment, shape, pairs)]),
         f"model: {shape.parameters:,} parameters; counted with {shape.prompt_tokens:.0f} tokens a prompt and {shape.response_tokens:.0f} a response",
@@ -244,9 +250,23 @@ def _dry_run(options: Options, console: Console) -> None:
     )
     asked = experiment, shape.longest_prompt, shape.scorer_parameters
     with room.where_known(console.say):
-        console.table("Memory a run needs", list(room.COLUMNS), room.rows(room.needs(*asked)))
+        found = room.needs(*asked)
+        console.table(
+            "Memory a run needs", list(room.COLUMNS), room.rows(found, room.libraries(experiment.device))
+        )
         if options.resume is None:
             room.require_room(*asked, room.at_once(experiment, _workers(options)))
+
+
+def _missing(experiment: Experiment, begun: Path | None) -> dict[str, int]:
+    """How many runs each arm still has to make: all of them, or those that a comparison which was begun has not done."""
+    runs = dict.fromkeys(experiment.algos, experiment.seeds)
+    if begun is not None:
+        store = Store.open(begun)
+        store.asked = experiment  # with the arms and seeds that it grows by
+        for run in store.all_runs:
+            runs[run.arm] -= run.status["status"] == "done"
+    return runs
 
 
 def _shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:

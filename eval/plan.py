@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from algos import Budget
@@ -66,8 +67,9 @@ def _reference(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> fl
     return 2 * shape.parameters * texts * (shape.prompt_tokens + shape.response_tokens)
 
 
-def iterations(algorithm: Algorithm, experiment: Experiment, shape: Shape, pairs: int | None) -> float | None:
-    """About how many iterations a run has: what the budget buys, or less where recorded pairs end before.
+def iterations(algorithm: Algorithm, experiment: Experiment, shape: Shape, pairs: int | None) -> int | None:
+    """About how many iterations a run has: those until the budget is reached, which a run ends above rather than below, or
+    less where recorded pairs end before.
 
     None for a budget of time, or where one iteration costs none of it.
     """
@@ -80,7 +82,8 @@ def iterations(algorithm: Algorithm, experiment: Experiment, shape: Shape, pairs
             later = each - _reference(algorithm, experiment, shape)
             count = an_epoch + (budget.amount - an_epoch * each) / later
         count = min(count, an_epoch * algorithm.needs.pair_epochs)
-    return count if math.isfinite(count) else None
+    # Rounding of the quotient must not buy another iteration.
+    return max(1, math.ceil(count - 1e-9)) if math.isfinite(count) else None
 
 
 def _an_epoch(algorithm: Algorithm, pairs: int) -> int:
@@ -98,8 +101,8 @@ def flops(
     return total
 
 
-def rows(experiment: Experiment, shape: Shape, pairs: int | None) -> list[list[str]]:
-    """A row an arm: name, algorithm, runs, iterations, completions, FLOPs a run."""
+def rows(experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int]) -> list[list[str]]:
+    """A row an arm: name, algorithm, its `runs` to be made, and iterations, completions, FLOPs of one of them."""
     table = []
     for name, arm in experiment.arms.items():
         count = iterations(arm, experiment, shape, pairs)
@@ -107,8 +110,8 @@ def rows(experiment: Experiment, shape: Shape, pairs: int | None) -> list[list[s
         if count is not None:
             completions = count * iteration(arm, experiment, shape)["completions"]
             cost = flops(arm, experiment, shape, pairs, count)
-            figures = [f"{count:,.0f}", f"{completions:,.0f}", f"{cost:.2e}"]
-        table.append([name, arm.name, str(experiment.seeds), *figures])
+            figures = [f"{count:,}", f"{completions:,.0f}", f"{cost:.2e}"]
+        table.append([name, arm.name, str(runs[name]), *figures])
     return table
 
 

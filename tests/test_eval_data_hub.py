@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from algos.engine import loading
 from algos.engine.errors import UserError
 from algos.engine.loading import read_config, read_tokenizer
 from eval.data import read_rows
+from eval.experiment import Experiment
+from eval.memory.footprint import Need
+from eval.process.offline import refuse_hub_ids
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b\u2028c", "n": 2}]
 
@@ -90,10 +94,9 @@ def test_what_cannot_be_on_a_hub_is_not_asked_for(name: str, monkeypatch: pytest
     assert str(caught.value).isprintable()
 
 
-def test_without_a_hub_a_cached_model_is_loaded(
-    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Laid out as the hub's own client lays it out; asked for it, the hub refuses the connection."""
+@pytest.fixture
+def cached_model(small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Laid out as the hub's own client lays it out."""
     from huggingface_hub import constants
 
     kept = tmp_path / "models--nobody--something"
@@ -101,10 +104,19 @@ def test_without_a_hub_a_cached_model_is_loaded(
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return "nobody/something"
+
+
+def test_without_a_hub_a_cached_model_is_loaded(
+    small: SmallWorld, cached_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for it, the hub refuses the connection."""
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
-    assert same_weights(Policy.load("nobody/something"), Policy.load(small.model))
+    assert same_weights(Policy.load(cached_model), Policy.load(small.model))
     assert time.monotonic() - start < 10
     assert constants.HF_HUB_OFFLINE is False
 
@@ -120,7 +132,9 @@ def test_a_slow_hub_is_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert loading.why_unreachable() == ""
 
 
-def test_without_a_hub_its_cached_datasets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cached_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As the library leaves one that it has loaded, with the configuration `default`."""
     import datasets
 
     source = tmp_path / "f.jsonl"
@@ -132,4 +146,76 @@ def test_without_a_hub_its_cached_datasets_are_read(tmp_path: Path, monkeypatch:
     for file in cached.rglob("*.arrow"):
         file.rename(file.with_name(file.name.replace("json-", "name-")))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    assert [row.values for row in read_rows("owner/name").rows] == ROWS
+    return "owner/name"
+
+
+def test_without_a_hub_its_cached_datasets_are_read(cached_dataset: str) -> None:
+    assert [row.values for row in read_rows(cached_dataset).rows] == ROWS
+
+
+# --offline
+
+
+@pytest.fixture
+def cached(cached_model: str, cached_dataset: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """A model and a dataset that are cached. The libraries' own switches are off: what asks nobody does so by itself."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, lambda *_, **__: pytest.fail("a network was asked"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a network was asked"))
+    return cached_model, cached_dataset
+
+
+@pytest.mark.parametrize("name", ["model", "reward", "judge"])
+def test_offline_takes_a_model_that_is_cached(name: str, cached: tuple[str, str]) -> None:
+    cached_model, _ = cached
+    refuse_hub_ids(Experiment(task="custom", **{name: cached_model}))
+    for other in ("nobody/other", "something", f"{cached_model}:score", "a/b/c", "x" * 5000, "no.py:score"):
+        with pytest.raises(UserError, match=f"^--offline: {name} '{other}' is not on this machine"):
+            refuse_hub_ids(Experiment(task="custom", **{name: other}))
+
+
+@pytest.mark.parametrize("name", ["prompts", "pairs", "test_prompts"])
+def test_offline_takes_a_dataset_that_is_cached(name: str, cached: tuple[str, str]) -> None:
+    import datasets
+
+    _, cached_dataset = cached
+    for here in (cached_dataset, f"{cached_dataset}:test", f"{cached_dataset}/default:train"):
+        refuse_hub_ids(Experiment(task="custom", **{name: here}))
+    for other in ("owner/other", f"{cached_dataset}/other", "name", f"{cached_dataset}.jsonl", "x" * 5000, "a/b/c/d"):  # fmt: skip
+        with pytest.raises(UserError, match=f"^--offline: {name} '{other}' is not on this machine"):
+            refuse_hub_ids(Experiment(task="custom", **{name: other}))
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
+def test_offline_a_model_is_no_dataset(cached: tuple[str, str]) -> None:
+    cached_model, cached_dataset = cached
+    for source in ({"pairs": cached_model}, {"model": cached_dataset}):
+        with pytest.raises(UserError, match="is not on this machine"):
+            refuse_hub_ids(Experiment(task="custom", **source))
+
+
+def test_offline_imports_no_library_for_what_lies_here(
+    small: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("datasets", "huggingface_hub", "eval.data.hub"):
+        monkeypatch.setitem(sys.modules, library, None)  # importing it fails
+    refuse_hub_ids(Experiment(task="custom", model=small.model, prompts=small.prompts, reward=small.reward()))
+
+
+def test_a_comparison_of_what_is_cached_is_planned_offline(
+    small: SmallWorld, cached: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eval.memory import room
+    from run_compare import main
+
+    cached_model, _ = cached
+    monkeypatch.setattr(room, "need_of", lambda *_: Need({}, {"training": 0}))  # takes seconds
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE"):
+        monkeypatch.setenv(name, "")  # what going offline changes is put back
+    arguments = small.arguments(tmp_path / "out", "--offline", "--dry-run")
+    assert main([arg if arg != small.model else cached_model for arg in arguments]) == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from families import FAMILIES, VOCABULARY, Family
@@ -26,6 +27,7 @@ from eval.memory import room as memory
 from eval.memory.footprint import Load, Need, need_of, reward_model_need
 from eval.memory.room import GIB, available, needs, require_room, rows
 from eval.memory.standins import Peak, has_linear_head, stand_ins
+from eval.store import Store
 
 SHAPE = config(hidden=64, layers=3, vocabulary=512)
 SAMPLING = Sampling(max_new_tokens=24, group_size=2, prompts_per_iteration=8)
@@ -199,9 +201,17 @@ def test_what_cannot_fit_is_refused_with_what_would(
 def test_what_fits_is_told(small: SmallWorld) -> None:
     found = require_room(asked(small), 8)
     assert list(found) == ["reinforce", "ppo", "dpo"]
-    table = rows(found)
+    table = rows(found, 3 * GIB)
     assert [row[0] for row in table] == list(found)
     assert all(len(row) == len(memory.COLUMNS) for row in table)
+    assert [row[-1] for row in table] == [f"{3 + need.peak / GIB:.2f}" for need in found.values()]
+
+
+def test_a_process_holds_its_libraries_and_a_gpu_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.libraries("cpu") == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
+    assert memory.libraries("cpu") > 200 * 2**20  # torch alone
+    monkeypatch.setattr(memory, "pick_device", torch.device)
+    assert memory.libraries("cuda") == 0
 
 
 def test_a_reward_model_that_is_to_be_trained_counts(small: SmallWorld) -> None:
@@ -304,3 +314,26 @@ def test_the_estimate_is_what_a_run_takes(name: str) -> None:
     )  # fmt: skip
     print(f"{name}: measured {measured / 2**20:.0f} MiB, estimated {estimate.peak / 2**20:.0f} MiB")
     assert 1 / 1.5 < estimate.peak / measured < 1.5
+
+
+@pytest.mark.slow
+def test_the_peak_that_is_shown_is_that_of_a_worker(small: SmallWorld, tmp_path: Path) -> None:
+    """Of a model so small that nearly all of it is what the process holds before."""
+    asked = [
+        sys.executable,
+        "run_compare.py",
+        *small.arguments(tmp_path / "out", "--device", "cpu", workers=2),
+    ]
+    how: dict[str, Any] = {
+        "cwd": Path(__file__).parents[1],
+        "capture_output": True,
+        "text": True,
+        "check": True,
+    }
+    shown = subprocess.run([*asked, "--dry-run"], **how).stdout.partition("Memory a run needs")[2]
+    subprocess.run(asked, **how)
+    for run in Store.open(tmp_path / "out").all_runs:
+        measured = run.read("rows")[-1]["metrics"]["cost/peak_memory"]
+        (told,) = (line.split()[-1] for line in shown.splitlines() if line.split()[:1] == [run.arm])
+        print(f"{run.folder.name}: measured {measured:.0f} MiB, shown {told} GiB")
+        assert 1 / 1.5 < 1024 * float(told) / measured < 1.5

@@ -12,7 +12,7 @@ from tiny import llama, word_tokenizer
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, UserError, train
 from eval.experiment import Experiment
-from eval.plan import flops, iteration, iterations
+from eval.plan import flops, iteration, iterations, rows
 from eval.tasks.custom.shape import shape
 
 SAMPLING = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=4)
@@ -114,6 +114,47 @@ def test_the_reference_reads_recorded_pairs_once(model: str) -> None:
     for made in (3, 9):
         bought = replace(experiment, budget=f"{rows[made - 1]['flops']:.0f}flops")
         assert iterations(arm, bought, plan, len(PAIRS)) == pytest.approx(made, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "budget", "made"),
+    [
+        (PPO(ppo_epochs=4, minibatches=2), "3updates", 1),  # of 8 in an iteration
+        (PPO(ppo_epochs=4, minibatches=2), "9updates", 2),
+        (REINFORCE(baseline="batch_mean"), "40", 4),  # of 12 completions each
+        (REINFORCE(baseline="batch_mean"), "36", 3),
+        (REINFORCE(baseline="batch_mean"), "1flops", 1),
+        (REINFORCE(baseline="greedy"), "100generated_tokens", 2),
+        (PPO(ppo_epochs=3, minibatches=1), "150trained_tokens", 2),
+        (DPO(batch_size=5), "25", 3),  # of 10 each
+        (DPO(batch_size=5), "0.5iterations", 1),
+        (DPO(batch_size=5, epochs=2), "1k", 8),  # its epochs end before
+    ],
+    ids=lambda value: value.name if isinstance(value, Algorithm) else str(value),
+)
+def test_a_run_ends_with_the_iteration_that_reaches_the_budget(
+    model: str, algorithm: Algorithm, budget: str, made: int
+) -> None:
+    experiment = planned(model, algos=(algorithm.name,), budget=budget)
+    experiment = replace(
+        experiment, hyperparameters=replace(experiment.hyperparameters, **{algorithm.name: algorithm})
+    )
+    plan, _ = shape(experiment)
+    counts = counted(algorithm, experiment, Scored(0), budget)
+    assert iterations(algorithm, experiment, plan, len(PAIRS)) == len(counts) == made
+    cost = flops(algorithm, experiment, plan, len(PAIRS), made)
+    assert cost == pytest.approx(counts[-1]["flops"], rel=1e-12)
+    shown = [str(made), f"{counts[-1]['completions']:.0f}", f"{cost:.2e}"]
+    named = {algorithm.name: 7}
+    assert rows(experiment, plan, len(PAIRS), named) == [[algorithm.name, algorithm.name, "7", *shown]]
+
+
+def test_rounding_buys_no_iteration(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = 0.1
+    assert 3 * each / each > 3
+    plan, _ = shape(planned(model))
+    monkeypatch.setattr("eval.plan.iteration", lambda *_: {"flops": each})
+    assert iterations(REINFORCE(), planned(model, budget=f"{3 * each!r}flops"), plan, None) == 3
 
 
 def test_a_budget_of_time_buys_what_nobody_knows(model: str) -> None:

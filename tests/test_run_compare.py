@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,9 @@ import pytest
 from small_world import SmallWorld
 
 from algos import UserError
+from algos.engine.storage import read_json, write_json
 from eval.memory import room
+from eval.memory.footprint import Need
 from eval.store import Store
 from run_compare import main, parse
 
@@ -395,6 +398,12 @@ def test_list_and_dry_run(small: SmallWorld, tmp_path: Path, capsys: pytest.Capt
     assert main([*small.arguments(out), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "parameters" in shown
+    assert "there already" not in shown
+    peaks = [
+        line.split()[-1] for line in shown.partition("Memory a run needs")[2].splitlines() if "(" in line
+    ]
+    assert len(peaks) == 3
+    assert all(float(peak) > 0.3 for peak in peaks)  # the process itself
     assert not out.exists()
     assert main([*small.arguments(out), "--dry-run", "--sweep", "clip_range=0.1,0.3", "--tune", "4"]) == 0
     shown = capsys.readouterr()
@@ -446,6 +455,34 @@ def test_a_comparison_that_is_resumed_is_not_refused(
     resumed = ["--resume", str(finished), "--cache", small.cache, "--workers", "1"]
     assert main([*resumed, "--dry-run"]) == 0
     assert main(resumed) == 0
+
+
+def test_what_would_run_of_a_comparison_that_was_begun_is_what_is_missing(
+    finished: Path,
+    small: SmallWorld,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(room, "need_of", lambda *_: Need({}, {"training": 0}))  # takes seconds
+    part = tmp_path / "part"
+    shutil.copytree(finished, part)
+    shutil.rmtree(part / "runs" / "ppo-s1")
+    status = part / "runs" / "dpo-s0" / "status.json"
+    write_json(status, read_json(status) | {"status": "failed"})
+    before = sorted(part.rglob("*"))
+
+    def shown(*more: str) -> tuple[dict[str, int], str]:
+        assert main(["--resume", str(part), "--cache", small.cache, *more, "--dry-run"]) == 0
+        would, _, memory = capsys.readouterr().out.partition("Memory a run needs")
+        lines = [line.split() for line in would.splitlines()]
+        (there,) = (" ".join(line) for line in lines if line[-2:] == ["there", "already"])
+        assert "dpo" in memory
+        return {line[0]: int(line[2]) for line in lines if line and line[:1] == line[1:2]}, there
+
+    assert shown() == ({"reinforce": 0, "ppo": 1, "dpo": 1}, "4 of 6 runs are there already")
+    assert shown("--seeds", "5") == ({"reinforce": 3, "ppo": 4, "dpo": 4}, "4 of 15 runs are there already")
+    assert sorted(part.rglob("*")) == before
 
 
 @pytest.mark.usefixtures("sketched")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from algos.engine.errors import UserError, one_line
@@ -21,18 +22,41 @@ def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
 
     owner, repository, *configuration = name.split("/")
     away = why_unreachable()
-    offline = datasets.config.HF_HUB_OFFLINE
-    # The library's own switch; it reads the environment only when it is first imported.
-    datasets.config.HF_HUB_OFFLINE = offline or bool(away)
     try:
-        dataset: Iterable[dict[str, Any]] = datasets.load_dataset(
-            f"{owner}/{repository}", *configuration, split=split
-        )
+        with _cache_alone(bool(away)):
+            dataset: Iterable[dict[str, Any]] = datasets.load_dataset(
+                f"{owner}/{repository}", *configuration, split=split
+            )
     except ConnectionError as error:
         raise UserError(
             f"there is no file or directory {name!a}, and the Hugging Face hub cannot be asked for it "
             f"({away or one_line(error)}). Check the path or the network; only datasets loaded before are there offline."
         ) from None
+    return dataset
+
+
+def is_cached(name: str) -> bool:
+    """Whether the library has a copy of `owner/name` or `owner/name/configuration`; no hub is asked."""
+    import datasets
+
+    owner, repository, *configuration = name.split("/")
+    try:
+        with _cache_alone(True):
+            datasets.load_dataset_builder(f"{owner}/{repository}", *configuration)
+    except Exception:  # no copy, or none of the configuration: it raises several errors, of no common base
+        return False
+    return True
+
+
+@contextmanager
+def _cache_alone(wanted: bool) -> Iterator[None]:
+    """The block in which the library, where that is wanted, reads what it has cached and asks nobody."""
+    import datasets
+
+    offline = datasets.config.HF_HUB_OFFLINE
+    # The library's own switch; it reads the environment only when it is first imported.
+    datasets.config.HF_HUB_OFFLINE = offline or wanted
+    try:
+        yield
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
-    return dataset

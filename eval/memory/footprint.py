@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 OVERHEAD, GAPS = 100 * 2**20, 1.1
-"""Beside tensors: what libraries load while they work, and what an allocator leaves unused between blocks."""
+"""Beside tensors: what libraries load while they work (what they hold before, `room.libraries` tells), and what an
+allocator leaves unused between blocks."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
-"""--offline: nothing is asked of a hub, and what would have to be fetched from one is refused."""
+"""--offline: no hub is asked for anything; what its caches do not hold, and would have to be fetched, is refused."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from algos import UserError
 from eval.experiment import Experiment
 
-_SOURCES = ("model", "prompts", "pairs", "test_prompts", "reward", "judge")
+_MODELS, _DATA = ("model", "reward", "judge"), ("prompts", "pairs", "test_prompts")
 _SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -22,11 +21,33 @@ def go_offline() -> None:
 
 
 def refuse_hub_ids(experiment: Experiment) -> None:
-    """Raises UserError naming a source that is not on this machine."""
-    for name in _SOURCES:
+    """Raises UserError naming a source that is not on this machine, in the hub's caches neither. Asks no hub, and
+    imports what reads those caches only where there is a source to look for in them."""
+    for name in (*_MODELS, *_DATA):
         source: str | None = getattr(experiment, name)
-        if source and not any(Path(part).exists() for part in (source, source.rpartition(":")[0]) if part):
+        if not source or any(os.path.exists(part) for part in (source, source.rpartition(":")[0])):
+            continue
+        if not (_is_cached_model(source) if name in _MODELS else _is_cached_dataset(source)):
             raise UserError(
                 f"--offline: {name} {source!a} is not on this machine, and no hub is asked for it. "
                 "Give a file or directory, or leave --offline out."
             )
+
+
+def _is_cached_model(name: str) -> bool:
+    """By the file that `algos.engine.loading.cached_where_unreachable` looks for."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:  # no hub has a model of such a name
+        return False
+
+
+def _is_cached_dataset(source: str) -> bool:
+    """A split, after a colon, is not looked for."""
+    from eval.data.hub import is_cached
+    from eval.data.read import hub_name
+
+    return bool(hub_name(source)) and is_cached(source.partition(":")[0])
