@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from algos import RunError, UserError
+from algos.engine.errors import one_line
 from algos.engine.storage import write_json
 from eval import sessions
 from eval.console import Console
@@ -58,7 +59,8 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
             workers.do(run_jobs(waiting, store.path), _noting(store, progress.update))
     with console.stage("matching the arms"):
         match(store, materials, console.say)
-    _draw_pool(store, workers, console)
+    if reason := _draw_pool(store, workers, console):
+        about["no_frontier"] = reason
     write_json(store.path / "environment.json", about | {"finished": _now()})
     store.integrity.note()
     with console.stage("drawing the report"):
@@ -110,16 +112,18 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
     return store.materials(seeds[0])
 
 
-def _draw_pool(store: Store, workers: Workers, console: Console) -> None:
-    """The frontier's samples. They are worth less than the runs: where they fail, the report goes without. Raises OSError
-    where the disk does not take them."""
+def _draw_pool(store: Store, workers: Workers, console: Console) -> str:
+    """The frontier's samples. They are worth less than the runs: where they fail, the report goes without, and says why.
+    Returns the reason, empty where there is none. Raises OSError where the disk does not take them."""
     if store.asked.frontier.samples == 0 or not store.asked.eval.is_plain:
-        return
+        return ""
     with console.stage("sampling for the frontier"):
         try:
             update_pool(store, workers, lambda job, fraction, words: None)
         except (UserError, RunError) as error:
             console.say(f"no frontier: {error}")
+            return one_line(error)
+    return ""
 
 
 def _write_facts(store: Store, materials: Materials) -> None:

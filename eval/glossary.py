@@ -28,8 +28,14 @@ _DEFINITIONS = [
         "reward/proxy",
         "proxy reward",
         "reward",
-        "Training reward of the same responses, before any KL penalty.",
+        "Training reward of the same responses, before any KL penalty; with --allow-unscored the mean over those that it scored.",
         "higher",
+    ),
+    Metric(
+        "unscored",
+        "left unscored",
+        "share",
+        "Share of the same responses that the training reward left unscored, and that reward/proxy is without; only with --allow-unscored.",
     ),
     Metric(
         "kl/sequence",

@@ -50,7 +50,7 @@ class Evaluator:
         base: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.policy, self.settings = policy, experiment.eval
-        calls = experiment.reward_calls
+        calls = self.calls = experiment.reward_calls
         self.reward = materials.reward.open(policy.device, calls)
         self.judge = materials.judge.judge(policy.device, calls)
         self.base = base
@@ -104,6 +104,8 @@ class Evaluator:
             **overlap(rows, completions),
             **self._heldout(),
         }
+        if self.calls.allow_unscored:
+            metrics["unscored"] = _mean([math.isnan(score) for score in proxy])
         return Evaluated(metrics, samples)
 
     def proxy_of(self, samples: Sequence[Mapping[str, Any]]) -> float:

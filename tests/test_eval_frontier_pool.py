@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from small_world import SmallWorld
 
 from algos import Policy, RunError, UserError
+from algos.engine.storage import DamagedFile
 from algos.engine.text import encode
 from eval.comparison import _draw_pool
 from eval.console import Console
@@ -26,6 +28,8 @@ from eval.launch import Job, Workers
 from eval.settings.parts import Frontier
 from eval.store import Store
 from run_compare import main
+
+SHORT = ("--budget", "1iterations", "--eval.points", "1", "--frontier.prompts", "2")
 
 
 def quiet(job: Job, fraction: float, words: str) -> None:
@@ -71,6 +75,25 @@ def test_parts_are_joined_by_prompt() -> None:
     assert joined.logps_KPM.shape == (2, 5, 5)
     np.testing.assert_array_equal(joined.logps_KPM[:, 2:], second.logps_KPM)
     np.testing.assert_array_equal(joined.rewards["proxy"][:2], first.rewards["proxy"])
+
+
+def test_what_the_reward_left_unscored_is_kept_as_such(tmp_path: Path) -> None:
+    """But nothing is missing of a judge, and nothing is infinite."""
+    pool = a_pool()
+
+    def kept(name: str, value: float) -> np.ndarray:
+        damaged = pool.rewards[name].copy()
+        damaged[1, 2] = value
+        folder = tmp_path / f"{name} {value}"
+        replace(pool, rewards={**pool.rewards, name: damaged}).save(folder)
+        found = Pool.load(folder)
+        assert found is not None
+        return np.argwhere(np.isnan(found.rewards[name]))
+
+    assert kept("proxy", np.nan).tolist() == [[1, 2]]
+    for name, value in (("proxy", np.inf), ("judge", np.nan)):
+        with pytest.raises(DamagedFile, match=f"{name} holds what is none"):
+            kept(name, value)
 
 
 def test_a_sampler_has_its_own_places() -> None:
@@ -202,11 +225,50 @@ def test_a_reward_that_fails_leaves_the_report(
     def fails(store: Store, workers: Workers, update: object) -> None:
         raise RunError("the reward gave up")
 
-    monkeypatch.setattr("eval.comparison.update_pool", fails)
     out = tmp_path / "without"
-    assert main(small.arguments(out, "--algos", "reinforce", "--seeds", "1")) == 0
+    with monkeypatch.context() as failing:
+        failing.setattr("eval.comparison.update_pool", fails)
+        assert main(small.arguments(out, "--algos", "reinforce", "--seeds", "1", *SHORT)) == 0
     assert "no frontier: the reward gave up" in capsys.readouterr().err
-    assert (out / "report.html").is_file()
+    assert Store.open(out).environment["no_frontier"] == "the reward gave up"
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "is not known: the reward gave up. To try again: rlhf" in text
+    assert main(["--resume", str(out), "--cache", small.cache, "--workers", "1"]) == 0
+    assert Store.open(out).pool is not None
+    assert "no_frontier" not in json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    assert "gave up" not in (out / "report.md").read_text(encoding="utf-8")
+
+
+SOME_UNSCORED = """
+def some(prompts, completions, **columns):
+    return [None if text.split()[:1] == ["good"] else float(len(text)) for text in completions]
+
+def length(prompts, completions, **columns):
+    return [float(len(text)) for text in completions]
+"""
+
+
+@pytest.mark.usefixtures("sketched")
+def test_unscored_samples_leave_the_judges_frontier(small: SmallWorld, tmp_path: Path) -> None:
+    file, out = tmp_path / "own.py", tmp_path / "some"
+    file.write_text(SOME_UNSCORED, encoding="utf-8")
+    scored = ("--reward", f"{file}:some", "--judge", f"{file}:length", "--allow-unscored")
+    assert main(small.arguments(out, "--algos", "reinforce", "--seeds", "1", *SHORT, *scored)) == 0
+    store = Store.open(out)
+    pool = store.pool
+    assert pool is not None
+    unscored = np.isnan(pool.rewards["proxy"])
+    assert 0 < unscored.mean() < 1
+    np.testing.assert_array_equal(pool.rewards["proxy"][~unscored], pool.rewards["judge"][~unscored])
+    assert "no_frontier" not in store.environment
+    results = store.results
+    shares = results[results["metric"] == "unscored"]
+    assert set(shares["arm"]) == {"base", "reinforce"}
+    assert shares["value"].between(0, 1).all()
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "Against the frontier of judge reward" in text
+    assert "Against the frontier of proxy reward" not in text
+    assert "No frontier of the proxy reward" in text
 
 
 @pytest.mark.parametrize(
@@ -229,7 +291,7 @@ def test_what_fails_is_told_in_a_line(
         raise error
 
     monkeypatch.setattr(Policy, "load", fails)
-    _draw_pool(undrawn, Workers(1), Console())
+    assert _draw_pool(undrawn, Workers(1), Console()) == told
     assert f"no frontier: {told}\n" in capsys.readouterr().err
     assert undrawn.pool is None
     assert not list(undrawn.path.glob("frontier*"))

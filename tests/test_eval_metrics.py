@@ -15,6 +15,7 @@ from tiny import gpt2, rollouts_of
 
 from algos import LoRA, Policy
 from algos.engine import frozen
+from algos.engine.calls import GuardedReward, RewardCalls
 from algos.engine.pairs import encode_pair
 from algos.engine.rewards import RewardError
 from algos.engine.scoring import score_policy, score_reference
@@ -212,6 +213,23 @@ def test_a_pairwise_judge_is_asked_once_for_reward_and_win_rate(
     evaluator.judge = Judge(lambda prompts, a, b: [luck.random() for _ in a], "luck", pairwise=True)
     found = evaluator().metrics
     assert found["win_rate"] == found["reward/judge"] != 0.5
+
+
+def test_unscored_responses_are_in_a_share_of_their_own(small: SmallWorld, experiment: Experiment) -> None:
+    """And not in the proxy; without --allow-unscored there is no such metric."""
+    assert "unscored" not in Evaluator(Policy.load(small.model), materials(small), experiment)().metrics
+    evaluator = Evaluator(
+        Policy.load(small.model), materials(small), replace(experiment, allow_unscored=True)
+    )
+    assert evaluator().metrics["unscored"] == 0
+    evaluator.reward = GuardedReward(
+        lambda prompts, completions, **_: [None if i % 4 == 1 else float(i) for i in range(len(completions))],
+        RewardCalls(allow_unscored=True),
+    )
+    found = evaluator()
+    assert len(found.samples) == 12
+    assert found.metrics["unscored"] == 3 / 12
+    assert found.metrics["reward/proxy"] == pytest.approx((sum(range(12)) - 1 - 5 - 9) / 9)
 
 
 def test_materials_survive_the_disk(small: SmallWorld, tmp_path: object) -> None:

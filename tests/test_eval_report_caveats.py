@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_world import World, with_ends, with_paths, world
+from report_world import ARMS, POINTS, World, with_ends, with_paths, world
 from small_world import small_world
 
 from algos import Sampling
@@ -113,6 +113,35 @@ def test_identical_seeds() -> None:
     assert "A bounded score may have reached its end" in text
     assert "independent" not in text, "runs on different seeds are"
     assert said(caveats.identical, with_ends({"reinforce": [0.7], "ppo": [0.7]})) == ""
+
+
+def alike(made: World, *arms: str, but: tuple[int, str] | None = None) -> World:
+    """`arms` end in every seed as the first of them, to the last bit; one seed and metric excepted."""
+    results = made.results.copy()
+    keyed = results.set_index(["arm", "seed", "point", "metric"])["value"]
+    for place, row in results[results["arm"].isin(arms[1:])].iterrows():
+        if (row["seed"], row["metric"]) != but and not row["metric"].startswith("win_rate/"):
+            results.loc[place, "value"] = keyed[(arms[0], row["seed"], row["point"], row["metric"])]
+    return dataclasses.replace(made, results=results)
+
+
+def test_arms_that_did_the_same_in_every_seed() -> None:
+    made = world(Path("x"))
+    told = said(caveats.same_arms, alike(made, "ppo", "dpo"))
+    assert told == (
+        "ppo and dpo did the same in every seed: what differs in their settings had no effect in these runs."
+    )
+    assert said(caveats.same_arms, alike(made, *ARMS)).startswith("reinforce, ppo and dpo did the same")
+    assert said(caveats.same_arms, made) == ""
+    for metric in ("reward/judge", "kl/sequence"):
+        assert said(caveats.same_arms, alike(made, "ppo", "dpo", but=(1, metric))) == ""
+    assert said(caveats.same_arms, alike(world(Path("x"), seeds=1), "ppo", "dpo")) == "", (
+        "one seed is no evidence"
+    )
+    runs = made.runs.copy()
+    runs.loc[(runs["arm"] == "dpo") & (runs["seed"] == 1), "status"] = "failed"
+    one_failed = dataclasses.replace(alike(made, "ppo", "dpo"), runs=runs)
+    assert "ppo and dpo did the same" in said(caveats.same_arms, one_failed)
 
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, ""), (2, "With 2 seeds"), (4, "With 4 seeds"), (5, "")])
@@ -256,6 +285,31 @@ def test_judge_and_reward_are_the_same(clean: World) -> None:
         validity.same_scorer, with_facts(clean, judge_is_reward=True)
     )
     assert said(validity.same_scorer, clean) == ""
+
+
+def left_unscored(made: World, shares: dict[str, float]) -> World:
+    """These shares of the responses at the arms' ends, those of the base's at its start."""
+    ends = made.results[(made.results["metric"] == "reward/proxy") & made.results["point"].isin([0, POINTS])]
+    ends = ends[(ends["point"] == POINTS) | (ends["arm"] == "base")]
+    rows = ends.assign(metric="unscored", value=ends["arm"].map(shares))
+    return dataclasses.replace(made, results=pd.concat([made.results, rows], ignore_index=True))
+
+
+def test_responses_without_a_training_score(clean: World) -> None:
+    text = said(
+        validity.unscored, left_unscored(clean, {"base": 0.01, "reinforce": 0.0, "ppo": 0.25, "dpo": 0.004})
+    )
+    assert text.startswith(
+        "25% of ppo's, 1% of the base's and less than 1% of dpo's responses had no training score and are not in their proxy reward:"
+    )
+    assert "reinforce" not in text
+    one = said(
+        validity.unscored,
+        left_unscored(clean, dict.fromkeys(["base", "reinforce", "dpo"], 0.0) | {"ppo": 0.5}),
+    )
+    assert one.startswith("50% of ppo's responses had no training score and are not in its proxy reward:")
+    none = left_unscored(clean, dict.fromkeys(["base", *ARMS], 0.0))
+    assert said(validity.unscored, none) == said(validity.unscored, clean) == ""
 
 
 def test_labels_under_which_beta_is_not_the_objectives(clean: World) -> None:

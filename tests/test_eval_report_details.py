@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from report_world import World, world
+import pytest
+from report_world import World, with_ends, world
 
-from eval.report.details import runs
-from eval.report.document import Table, Text
+from eval.report import verdict
+from eval.report.details import MORE_SEEDS, configuration, runs, what_next
+from eval.report.document import Code, Table, Text
 from eval.report.frames import evaluations
 
 
@@ -38,3 +40,36 @@ def test_where_all_is_well_a_sentence_says_so() -> None:
     (block,) = runs(evaluations(world(Path("x"), {"ppo": "ppo"}, 2))).blocks
     assert isinstance(block, Text)
     assert "None: all 2 runs" in block.text
+
+
+@pytest.mark.parametrize(
+    ("scores", "seeds"),
+    [
+        ({"ppo": [0.5], "dpo": [0.7]}, 5),
+        ({"ppo": [0.52, 0.6], "dpo": [0.7, 0.71]}, 5),
+        ({"ppo": [0.9, 0.4, 0.6], "dpo": [0.2, 0.3, 0.1]}, None),  # by a forecast
+        ({"ppo": [0.56, 0.47, 0.55, 0.5]}, None),
+        ({"ppo": [0.9, 0.91, 0.92, 0.9, 0.91], "dpo": [0.6, 0.62, 0.61, 0.61, 0.6]}, 5 + MORE_SEEDS),
+    ],
+    ids=["one seed", "two seeds", "a forecast", "one arm", "told apart"],
+)
+def test_the_next_seeds_are_the_verdicts_where_it_names_a_number(
+    scores: dict[str, list[float]], seeds: int | None
+) -> None:
+    made = with_ends(scores)
+    _, named, told = " ".join(verdict.sentences(made)).rpartition("--seeds ")
+    assert bool(named) == (seeds != 5 + MORE_SEEDS)
+    expected = int(told) if named else seeds
+    assert seeds in (None, expected)
+    (command,) = (
+        block.text
+        for block in what_next(made, evaluations(made)).blocks
+        if isinstance(block, Code) and "--resume" in block.text
+    )
+    assert command.endswith(f"--seeds {expected}")
+
+
+def test_why_there_is_no_frontier_is_no_row_of_where_it_ran() -> None:
+    made = world(Path("x"), {"ppo": "ppo"}, 2)
+    failed = dataclasses.replace(made, environment={**made.environment, "no_frontier": "no memory"})
+    assert configuration(failed) == configuration(made)

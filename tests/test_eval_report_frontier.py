@@ -16,7 +16,7 @@ from report_world import World, world
 from eval.frontier.pool import Pool
 from eval.report import frames, frontier, overoptimized, theme, verdict
 from eval.report.document import Picture, Section, Table, Text
-from eval.report.inputs import PROXY
+from eval.report.inputs import JUDGE, PROXY
 from eval.report.reachable import PLAIN, Reachable, objective_beta, reachable
 from eval.settings.parts import Evaluation
 
@@ -149,6 +149,45 @@ def test_without_samples_the_paths_are_drawn_alone(comparison: World) -> None:
     made = section_of(replace(comparison, pool=None))
     assert any(isinstance(block, Picture) for block in made.blocks)
     assert any(isinstance(block, Text) and "No samples" in block.text for block in made.blocks)
+
+
+def texts_of(section: Section) -> dict[str, str]:
+    return {block.label: block.text for block in section.blocks if isinstance(block, Text)}
+
+
+def test_the_reason_is_given_where_samples_could_not_be_drawn(comparison: World, drawn: Pool) -> None:
+    failed = {**comparison.environment, "no_frontier": "MemoryError: no 3 GiB"}
+    made = replace(comparison, pool=None, environment=failed)
+    told = texts_of(section_of(made))["No frontier"]
+    assert "is not known: MemoryError: no 3 GiB. To try again: rlhf-compare --resume" in told
+    assert "No samples" not in told
+    assert frontier.caveats(made, {}) == []
+    # Those of an earlier session, of fewer policies, are still there.
+    again = replace(made, pool=drawn)
+    caveat, *_ = frontier.caveats(again, reachable(again))
+    assert "of an earlier session, as drawing it anew failed: MemoryError: no 3 GiB." in caveat
+
+
+def test_a_sample_that_the_reward_left_unscored_leaves_the_judges_frontier_alone(
+    comparison: World, drawn: Pool, best: dict[str, Reachable]
+) -> None:
+    proxy = drawn.rewards["proxy"].copy()
+    proxy[:, ::4] = np.nan
+    made = replace(comparison, pool=replace(drawn, rewards={**drawn.rewards, "proxy": proxy}))
+    found = reachable(made)
+    assert list(found) == [JUDGE]
+    assert found[JUDGE].arms == best[JUDGE].arms
+    assert found[JUDGE].best_of == {}  # the proxy chooses
+    assert best[JUDGE].best_of != {}
+    section = section_of(made)
+    assert sum(isinstance(block, Table) for block in section.blocks) == 1
+    told = texts_of(section)["No frontier of the proxy reward"]
+    assert told.startswith("The training reward left 25% of the samples for the frontier unscored.")
+    assert all(
+        "black line" in picture.caption and "diamonds" not in picture.caption for picture in section.pictures
+    )
+    assert frontier.sentences(found) == []
+    assert all("proxy" not in caveat for caveat in frontier.caveats(made, found))
 
 
 UNUSUAL: list[dict[str, Any]] = [

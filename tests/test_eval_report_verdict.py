@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -401,15 +402,37 @@ def test_a_difference_at_equal_cost_is_not_that_at_the_end() -> None:
     assert "At equal total cost (5 FLOPs, the most that all arms reached) fast has the highest" in text
 
 
-def test_costs_are_said() -> None:
+def with_costs(**costs: float) -> World:
+    """A comparison whose runs of these arms cost so many FLOPs in total."""
     made = world(Path("x"))
     results = made.results.copy()
-    dear = (
-        (results["metric"] == "cost/total_flops") & (results["arm"] == "ppo") & (results["point"] == POINTS)
-    )
-    results.loc[dear, "value"] = 7.2e13
-    text = said(dataclasses.replace(made, results=results))
+    for arm, cost in costs.items():
+        ends = (
+            (results["metric"] == "cost/total_flops") & (results["arm"] == arm) & (results["point"] == POINTS)
+        )
+        results.loc[ends, "value"] = cost
+    return dataclasses.replace(made, results=results)
+
+
+def test_costs_are_said() -> None:
+    text = said(with_costs(ppo=7.2e13))
     assert "reinforce is the cheapest with 2.40×10¹³ FLOPs, ppo the dearest with 3.0 times as much" in text
+
+
+def test_arms_of_one_cost_are_named_together() -> None:
+    text = said(with_costs(reinforce=1e13, dpo=1e13, ppo=3e13))
+    assert "reinforce and dpo are the cheapest with 1.00×10¹³ FLOPs, ppo the dearest with 3.0 times" in text
+    text = said(with_costs(reinforce=3.001e13, dpo=1e13, ppo=3e13))
+    assert "dpo is the cheapest with 1.00×10¹³ FLOPs, reinforce and ppo the dearest with 3.0 times" in text
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [(1.1e10, "about 1.10×10¹⁰"), (1.102e10, "about 1.10×10¹⁰"), (1.2e10, "1.10×10¹⁰ to 1.20×10¹⁰")],
+)
+def test_costs_that_are_alike_are_one_number_where_they_print_so(last: float, told: str) -> None:
+    text = said(with_costs(reinforce=1.1e10, ppo=1.101e10, dpo=last))
+    assert f"In total cost (preparation and training) the arms are alike, {told} FLOPs." in text
 
 
 # How many more seeds -----------------------------------------------------------------------------------
@@ -437,6 +460,14 @@ def test_seeds_that_failed_are_asked_for_again() -> None:
     needed = stats.seeds_needed([0.05, 0.01, 0.04, -0.01], comparisons=1, most=100)
     assert needed is not None
     assert said(dataclasses.replace(made, runs=runs)).endswith(f"--seeds {needed + 1}")
+
+
+def test_of_one_arm_too_seeds_that_failed_are_asked_for_again() -> None:
+    def asked(failed: int) -> int:
+        made = with_ends({"ppo": [0.56, 0.47, 0.55, 0.5, *[math.nan] * failed]})
+        return int(said(made).rpartition("--seeds ")[2])
+
+    assert asked(2) == asked(0) + 2
 
 
 def test_a_difference_that_would_take_hundreds_of_seeds_is_called_small() -> None:

@@ -58,6 +58,8 @@ class _Session(Open):
     hardware: dict[str, Told] = Field(default_factory=dict)
     runs: Count = 0
     """That it was to make."""
+    no_frontier: Name = ""
+    """Why its samples for the frontier could not be drawn."""
 
 
 class Environment(_Session):

@@ -32,7 +32,7 @@ class Pool:
     logps_KPM: np.ndarray
     """Log-probability of each response under each sampler, in nats, at temperature 1."""
     rewards: Mapping[str, np.ndarray]
-    """`proxy` and `judge`, each [P, M]."""
+    """`proxy` and `judge`, each [P, M]; NaN in `proxy` is a response that the reward left unscored."""
 
     def __post_init__(self) -> None:
         K, _, M = self.logps_KPM.shape
@@ -104,6 +104,7 @@ def _arrays(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.n
         )
     ranges = {"logps": (-1e9, 1e-3), "proxy": _FLOAT32, "judge": _FLOAT32}
     for name, (low, high) in ranges.items():
-        if not ((low <= arrays[name]) & (arrays[name] <= high)).all():
+        unscored = np.isnan(arrays[name]) & (name == "proxy")
+        if not (unscored | (low <= arrays[name]) & (arrays[name] <= high)).all():
             raise DamagedFile(f"{file} is not what this program writes: {name} holds what is none.")
     return arrays

@@ -24,7 +24,7 @@ from algos.losses import sequence_logps
 from eval.directory.runs import Run
 from eval.frontier.pool import Pool, describe
 from eval.launch import Job, Report, Update, Workers
-from eval.recording.recorder import Stopped
+from eval.process.stopping import Stopped
 from eval.store import Store
 
 BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on prompts or workers
@@ -219,10 +219,10 @@ class _Drawing:
         return found
 
     def _scores(self, policy: Policy, prompt: EncodedPrompt, block: Rollouts, index: int) -> np.ndarray:
-        """Proxy and judge of one block, [2, G]."""
+        """Proxy and judge of one block, [2, G]; NaN in the proxy where the reward left a response unscored."""
         ids, completions = texts(policy, [prompt], block)
         rows = [prompt.row] * block.G
-        proxy = call_reward(self.reward, rows, completions, ids)
+        proxy = call_reward(self.reward, rows, completions, ids, unscored=True)
         return np.array([proxy, self.judge.scores(rows, completions, ids, [self.base[index]] * block.G)])
 
 

@@ -11,7 +11,7 @@ from eval import sessions, stats
 from eval.report import conditions, tables, validity
 from eval.report import format as fmt
 from eval.report.frames import Evaluations
-from eval.report.inputs import JUDGE, ReportInput
+from eval.report.inputs import JUDGE, KL, ReportInput
 from eval.report.standings import standings
 
 if TYPE_CHECKING:
@@ -94,6 +94,31 @@ def identical(comparison: ReportInput, view: Evaluations) -> list[str]:
         f"All seeds of {fmt.listing(same)} gave the same {fmt.label(JUDGE)}, so how much seeds differ is not known and no "
         "interval is shown. A bounded score may have reached its end, or training have changed nothing: read the responses."
     ]
+
+
+def same_arms(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Arms with the same judge reward and the same KL in all seeds that both finished, of which there are two or more."""
+    groups: list[list[str]] = []
+    for arm in view.arms:
+        found = next((group for group in groups if _did_the_same(view, group[0], arm)), None)
+        if found is None:
+            groups.append([arm])
+        else:
+            found.append(arm)
+    return [
+        f"{fmt.listing(group)} did the same in every seed: what differs in their settings had no effect in these runs."
+        for group in groups
+        if len(group) > 1
+    ]
+
+
+def _did_the_same(view: Evaluations, a: str, b: str) -> bool:
+    for metric in (JUDGE, KL):
+        ends_a, ends_b = view.at_end(a, metric), view.at_end(b, metric)
+        common = ends_a.keys() & ends_b.keys()
+        if len(common) < 2 or any(ends_a[seed] != ends_b[seed] for seed in common):
+            return False
+    return True
 
 
 def few_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -222,12 +247,14 @@ CAVEATS: tuple[Caveat, ...] = (
     diverged,
     outlying,
     identical,
+    same_arms,
     few_seeds,
     few_prompts,
     middle_half,
     validity.length,
     validity.learned_models,
     validity.same_scorer,
+    validity.unscored,
     validity.labels,
     warm_up,
     unused_budget,

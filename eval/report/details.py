@@ -9,7 +9,7 @@ from typing import Any
 
 from eval import sessions
 from eval.glossary import METRICS
-from eval.report import commands, diagnostics, tables
+from eval.report import commands, diagnostics, tables, verdict
 from eval.report import format as fmt
 from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
 from eval.report.frames import Evaluations
@@ -17,7 +17,7 @@ from eval.report.inputs import JUDGE, ReportInput
 from eval.report.standings import own_end
 from eval.report.theme import Style
 
-MORE_SEEDS = 2  # that are proposed to whoever wants to be surer
+MORE_SEEDS = 2  # that are proposed to whoever wants to be surer, where the verdict proposes no number
 
 
 def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
@@ -143,6 +143,7 @@ def configuration(comparison: ReportInput) -> Section:
     """All that is needed to repeat it."""
     *before, environment = sessions.sessions(comparison.environment) or [{}]
     packages = environment.pop("packages", None) or {}
+    environment.pop("no_frontier", None)  # the frontier's section tells it
     blocks: list[Block] = []
     blocks += [
         Text("This command repeats the comparison:"),
@@ -192,7 +193,7 @@ def what_next(comparison: ReportInput, view: Evaluations) -> Section:
     """The leading arm's policy, how to load it, how to train it alone, how to be surer."""
     ranked = tables.ranking(view)
     blocks: list[Block] = _use(comparison, view, ranked) if ranked else []
-    more = view.runs["seed"].nunique() + MORE_SEEDS
+    more = verdict.proposed_seeds(comparison, view) or view.runs["seed"].nunique() + MORE_SEEDS
     blocks += [
         Text("To be surer, add seeds; finished runs are kept:"),
         Code(commands.resume(comparison, more), "sh"),

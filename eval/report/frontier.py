@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping
 
 from eval.frontier.estimate import total_probability
+from eval.report import commands, kl_figures, theme
 from eval.report import format as fmt
-from eval.report import kl_figures, theme
 from eval.report.conditions import evaluated_prompts
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
-from eval.report.reachable import ArmPoint, Reachable, is_plain, objective_beta
+from eval.report.reachable import ArmPoint, Reachable, is_plain, objective_beta, unscored
 from eval.report.theme import Style
+from eval.report.validity import percent
 from eval.stats import Estimate
 
 ANCHOR = "frontier"
@@ -28,7 +29,9 @@ def section(comparison: ReportInput, view: Evaluations, look: dict[str, Style], 
         return Section(ANCHOR, "Reward against KL", (missing,))
     blocks: list[Block] = [*_pictures(view, look, best)]
     if best:
-        blocks += [_table(comparison, best[metric]) for metric in (PROXY, JUDGE)]
+        blocks += [_table(comparison, reachable) for reachable in best.values()]
+        if PROXY not in best:
+            blocks.append(Text(_judge_alone(comparison), label=f"No frontier of the {fmt.label(PROXY)}"))
         blocks.append(Text(_how(comparison)))
         return Section(ANCHOR, "How close to the best possible", tuple(blocks))
     return Section(ANCHOR, "Reward against KL", (*blocks, Text(_absent(comparison), label="No frontier")))
@@ -50,8 +53,9 @@ def sentences(best: Best) -> list[str]:
 
 
 def caveats(comparison: ReportInput, best: Best) -> list[str]:
-    """Arms beyond the frontier's valid range, and what cannot be: arms above it, probabilities that do not add up."""
-    found = _unlikely_samples(comparison)
+    """Samples of an earlier session, arms beyond the frontier's valid range, and what cannot be: arms above it,
+    probabilities that do not add up."""
+    found = [*_earlier_samples(comparison, best), *_unlikely_samples(comparison)]
     for metric, reachable in best.items():
         beyond = [arm for arm, point in reachable.arms.items() if not point.inside]
         impossible = [arm for arm, point in reachable.arms.items() if point.impossible]
@@ -67,6 +71,13 @@ def caveats(comparison: ReportInput, best: Best) -> list[str]:
                 "distrust the KL or the reward of these runs, and please report it."
             )
     return found
+
+
+def _earlier_samples(comparison: ReportInput, best: Best) -> list[str]:
+    reason = _failure(comparison)
+    if not best or not reason:
+        return []
+    return [f"The frontier is of the policies of an earlier session, as drawing it anew failed: {reason}"]
 
 
 def _unlikely_samples(comparison: ReportInput) -> list[str]:
@@ -85,9 +96,10 @@ def _unlikely_samples(comparison: ReportInput) -> list[str]:
 
 def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Picture]:
     several = len(theme.panels(look)) > 1
+    diamonds = ", diamonds are the best of N = 2, 4, … responses of the base chosen by the proxy"
     frontier = (
         " The black line is the best that any policy could reach at each KL (dashed where it is less sure; the band is the 95% "
-        "interval over prompts), diamonds are the best of N = 2, 4, … responses of the base chosen by the proxy."
+        f"interval over prompts){diamonds if any(reachable.best_of for reachable in best.values()) else ''}."
         if best
         else ""
     )
@@ -195,4 +207,22 @@ def _absent(comparison: ReportInput) -> str:
             "decoded otherwise (eval decoding, temperature, top-p, top-k or greedy prefix), while KL is of plain samples; so "
             "none of them is shown."
         )
-    return "No samples were drawn for it, so how far the arms are from the best possible policy is not known."
+    unknown = "how far the arms are from the best possible policy is not known"
+    if reason := _failure(comparison):
+        return f"Drawing the samples for it failed, so {unknown}: {reason} To try again: {commands.resume(comparison)}"
+    return f"No samples were drawn for it, so {unknown}."
+
+
+def _failure(comparison: ReportInput) -> str:
+    """Why the last session drew no samples, as a sentence; empty where nothing failed."""
+    reason = str(comparison.environment.get("no_frontier") or "")
+    return reason if not reason or reason.endswith((".", "…", "...")) else f"{reason}."
+
+
+def _judge_alone(comparison: ReportInput) -> str:
+    return (
+        f"The training reward left {percent(unscored(comparison))} of the samples for the frontier unscored. The best possible "
+        "policy is defined for a reward that every response has; over the scored responses alone it would be that of another "
+        "base, at a KL to that one. So frontier, objective and regret are shown for the judge, which scores every response; "
+        "best of N, which the proxy chooses, is not shown."
+    )

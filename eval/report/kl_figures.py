@@ -166,7 +166,7 @@ def _handles(best: Best, metrics: Sequence[str]) -> dict[str, Any]:
 
     if not any(metric in best for metric in metrics):
         return {}
-    return {
-        _FRONTIER: Line2D([], [], color=theme.INK, linewidth=1.4),
-        _BEST_OF: Line2D([], [], **_BEST_OF_LOOK),
-    }
+    found = {_FRONTIER: Line2D([], [], color=theme.INK, linewidth=1.4)}
+    if any(best[metric].best_of for metric in metrics if metric in best):
+        found[_BEST_OF] = Line2D([], [], **_BEST_OF_LOOK)
+    return found

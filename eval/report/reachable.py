@@ -76,12 +76,26 @@ class Reachable:
 
 def reachable(comparison: ReportInput) -> dict[str, Reachable]:
     """Metric → frontier, for proxy and judge; empty where no samples were drawn for it, and where the responses
-    that are judged are not `is_plain`: their reward and the policies' KL are not of one distribution."""
+    that are judged are not `is_plain`: their reward and the policies' KL are not of one distribution.
+
+    Without the proxy where it left a sample unscored. E[r] is not defined then, and over the scored responses alone the
+    best policy would be that of another reference, the base given that it is scored, at a KL to that one.
+    """
     pool = comparison.pool
     if pool is None or not is_plain(comparison):
         return {}
     beta = objective_beta(comparison)
-    return {metric: _of(pool, metric, name, beta) for metric, name in REWARDS.items()}
+    return {
+        metric: _of(pool, metric, name, beta)
+        for metric, name in REWARDS.items()
+        if not np.isnan(pool.rewards[name]).any()
+    }
+
+
+def unscored(comparison: ReportInput) -> float:
+    """Share of the frontier's samples that the training reward left unscored; 0 without samples."""
+    pool = comparison.pool
+    return 0.0 if pool is None else float(np.isnan(pool.rewards["proxy"]).mean())
 
 
 def is_plain(comparison: ReportInput) -> bool:
@@ -118,9 +132,10 @@ def _of(pool: Pool, metric: str, name: str, beta: float | None) -> Reachable:
 
 
 def _best_of(chosen_by_PM: np.ndarray, valued_by_PM: np.ndarray) -> dict[int, tuple[float, float]]:
-    """`Reachable.best_of`, for each N up to the responses of a prompt: none where it has but one."""
+    """`Reachable.best_of`, for each N up to the responses of a prompt: none where it has but one, or where one that might
+    be chosen has no score."""
     ns = [n for n in NS if n <= chosen_by_PM.shape[-1]]
-    if not ns:
+    if not ns or np.isnan(chosen_by_PM).any():
         return {}
     values_NP = best_of_n(chosen_by_PM, valued_by_PM, ns)
     return {

@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.report import format as fmt
 from eval.report.frames import Evaluations
-from eval.report.inputs import BASE, JUDGE, ReportInput
+from eval.report.inputs import BASE, JUDGE, PROXY, ReportInput
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,6 +20,7 @@ MATERIAL_LENGTH = 0.1  # change of the mean length, of the base's
 EXPLAINED = 0.5  # share of the gain that length would explain
 NEAR_CHANCE = 0.55  # share of pairs ordered right
 MANY_ARMS = 5  # a sentence names no more of them one by one
+UNSCORED = "unscored"
 
 
 def length(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -120,6 +121,26 @@ def same_scorer(comparison: ReportInput, view: Evaluations) -> list[str]:
         f"Judge and training reward are the same, so {fmt.label(JUDGE)} shows how well each arm climbs what it was trained "
         "on, and cannot show a reward that is being exploited. Name another judge with --judge."
     ]
+
+
+def unscored(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Responses that the training reward left unscored: the proxy is a mean over the others, in each row different ones."""
+    ends = {arm: list(view.at_end(arm, UNSCORED).values()) for arm in view.arms}
+    shares = {arm: sum(values) / len(values) for arm, values in ends.items() if values}
+    shares["the base"] = view.base.get(UNSCORED, 0.0)
+    without = sorted((who for who in shares if shares[who]), key=lambda who: -shares[who])
+    if not without:
+        return []
+    told = fmt.listing([f"{percent(shares[who])} of {who}'s" for who in without])
+    return [
+        f"{told} responses had no training score and are not in {'its' if len(without) == 1 else 'their'} {fmt.label(PROXY)}: "
+        "it is the mean over the others alone, so rows differ also by which responses are missing."
+    ]
+
+
+def percent(share: float) -> str:
+    """A whole number of percent; of less than half a percent that it is less than one."""
+    return "less than 1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"
 
 
 def labels(comparison: ReportInput, view: Evaluations) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from eval import stats
 from eval.report import caveats, claims, commands, conditions, frontier, tables, validity
@@ -38,6 +39,11 @@ def section(
     return Section("verdict", "Verdict", tuple(blocks))
 
 
+def proposed_seeds(comparison: ReportInput, view: Evaluations) -> int | None:
+    """The number of seeds that the verdict proposes to go on to; None where it names none."""
+    return _proposal(comparison, view, standings(view)).seeds
+
+
 def leading(comparison: ReportInput, found: Standings) -> Standing:
     """The comparison that the verdict begins with: own ends; where the arms' β are not that of one objective, matched
     KL, if every two arms can be read there."""
@@ -50,19 +56,20 @@ def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> li
     if not ranked:
         what = "No finished run was judged" if len(view.done) else "No run has reached its end"
         return [f"{what}, so there is nothing to compare yet."]
-    if max(len(values) for values in found.end.values.values()) == 1:
-        return [*_one_seed(comparison, view, ranked), *_cost(view, ranked), *_first_seeds(comparison, view)]
-    lead = leading(comparison, found)
+    more = _proposal(comparison, view, found).sentences(comparison)
+    if _single(found):
+        return [*_one_seed(comparison, view, ranked), *_cost(view, ranked), *more]
     return [
-        *(_arms(comparison, view, found, lead) if len(ranked) > 1 else []),
+        *(_arms(comparison, view, found, leading(comparison, found)) if len(ranked) > 1 else []),
         *_against_base(comparison, view, ranked),
         *_cost(view, ranked),
-        *(
-            _more_seeds(comparison, view, lead)
-            if len(ranked) > 1
-            else _more_for_one(comparison, view, ranked[0])
-        ),
+        *more,
     ]
+
+
+def _single(found: Standings) -> bool:
+    """Whether no arm has more than one finished run."""
+    return max(len(values) for values in found.end.values.values()) == 1
 
 
 def _arms(comparison: ReportInput, view: Evaluations, found: Standings, lead: Standing) -> list[str]:
@@ -159,27 +166,51 @@ def _cost(view: Evaluations, ranked: Sequence[str]) -> list[str]:
     known = {arm: cost for arm, cost in costs.items() if math.isfinite(cost) and cost > 0}
     if len(known) < 2:
         return []
-    cheap, dear = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
-    ratio = known[dear] / known[cheap]
-    if ratio < 1.2:
-        return [
-            f"In total cost (preparation and training) the arms are alike, {fmt.compact(known[cheap])} to "
-            f"{fmt.compact(known[dear])} FLOPs."
-        ]
+    shown = {arm: fmt.compact(cost) for arm, cost in known.items()}
+    least, most = min(known.values()), max(known.values())
+    low, high = fmt.compact(least), fmt.compact(most)
+    if most / least < 1.2:
+        told = f"about {low}" if low == high else f"{low} to {high}"
+        return [f"In total cost (preparation and training) the arms are alike, {told} FLOPs."]
+    cheapest, dearest = ([arm for arm in shown if shown[arm] == end] for end in (low, high))
     return [
-        f"In total cost (preparation and training) {cheap} is the cheapest with {fmt.compact(known[cheap])} FLOPs, "
-        f"{dear} the dearest with {fmt.number(ratio, 1)} times as much."
+        f"In total cost (preparation and training) {fmt.listing(cheapest)} {'is' if len(cheapest) == 1 else 'are'} the cheapest "
+        f"with {low} FLOPs, {fmt.listing(dearest)} the dearest with {fmt.number(most / least, 1)} times as much."
     ]
 
 
-def _more_seeds(comparison: ReportInput, view: Evaluations, lead: Standing) -> list[str]:
-    """How many seeds would likely tell the leader from those that it is not told apart from, and the command."""
+@dataclass(frozen=True)
+class _Proposal:
+    """What it would take to know more: in words, and the number of seeds to go on to, where there is one."""
+
+    words: str = ""
+    seeds: int | None = None
+
+    def sentences(self, comparison: ReportInput) -> list[str]:
+        if self.seeds is None:
+            return [self.words] if self.words else []
+        return [f"{self.words}: {commands.resume(comparison, self.seeds)}"]
+
+
+def _proposal(comparison: ReportInput, view: Evaluations, found: Standings) -> _Proposal:
+    ranked = found.end.ranking
+    if not ranked:
+        return _Proposal()
+    if _single(found):
+        return _first_seeds(view)
+    if len(ranked) == 1:
+        return _more_for_one(comparison, view, ranked[0])
+    return _more_seeds(view, leading(comparison, found))
+
+
+def _more_seeds(view: Evaluations, lead: Standing) -> _Proposal:
+    """How many seeds would likely tell the leader from those that it is not told apart from."""
     leader = lead.leader
     if leader is None:
-        return _first_seeds(comparison, view)
+        return _first_seeds(view)
     open_pairs = [pair for pair in lead.of(leader) if not pair.told_apart]
     if not open_pairs:
-        return []
+        return _Proposal()
     # Of fewer seeds, and of differences that are the same in all, the spread is not known.
     level = [
         pair
@@ -187,7 +218,7 @@ def _more_seeds(comparison: ReportInput, view: Evaluations, lead: Standing) -> l
         if pair.difference.n >= MIN_SEEDS_TO_FORECAST and pair.difference.has_interval
     ]
     if not level:
-        return _first_seeds(comparison, view)
+        return _first_seeds(view)
     family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
     asked = view.runs["seed"].nunique()
     wanted: dict[str, int] = {}
@@ -196,16 +227,17 @@ def _more_seeds(comparison: ReportInput, view: Evaluations, lead: Standing) -> l
         if needed is not None:  # a seed that failed here does not count, so as many more are asked for
             wanted[pair.rival(leader)] = needed + asked - pair.difference.n
     beyond = [pair.rival(leader) for pair in level if pair.rival(leader) not in wanted]
-    parts = [_beyond(leader, beyond)] if beyond else []
-    if wanted:
-        told = f"{'it' if beyond else leader} from {fmt.listing(list(wanted))}"
-        measured = claims.seeds([pair.difference.n for pair in level])
-        count = max(wanted.values())
-        parts.append(
-            f"About {count} seeds would likely tell {told} (a rough forecast from {measured}; a second look "
-            f"makes false claims about twice as often): {commands.resume(comparison, count)}"
-        )
-    return [" ".join(parts)]
+    if not wanted:
+        return _Proposal(_beyond(leader, beyond))
+    first = f"{_beyond(leader, beyond)} " if beyond else ""
+    told = f"{'it' if beyond else leader} from {fmt.listing(list(wanted))}"
+    measured = claims.seeds([pair.difference.n for pair in level])
+    count = max(wanted.values())
+    return _Proposal(
+        f"{first}About {count} seeds would likely tell {told} (a rough forecast from {measured}; a second look "
+        "makes false claims about twice as often)",
+        count,
+    )
 
 
 def _beyond(leader: str, rivals: Sequence[str]) -> str:
@@ -215,17 +247,17 @@ def _beyond(leader: str, rivals: Sequence[str]) -> str:
     )
 
 
-def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> list[str]:
+def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> _Proposal:
     gain = conditions.gain(comparison, view, arm)
     mean = gain.estimate.mean
     if gain.estimate.excludes_zero or gain.seeds.n == 0:
-        return []
+        return _Proposal()
     if gain.seeds.n < MIN_SEEDS_TO_FORECAST or not gain.seeds.has_interval:
-        return _first_seeds(comparison, view)
+        return _first_seeds(view)
     if gain.prompts.has_interval and not gain.prompts.excludes_zero:
-        return [
+        return _Proposal(
             "More seeds alone would hardly tell it from the base: that takes more test prompts (--eval.prompts)."
-        ]
+        )
     # What the prompts leave of the gain, for the seeds to tell from 0: their half widths add in quadrature.
     prompts = gain.prompts.half_width if gain.prompts.has_interval else 0.0
     left = math.sqrt(max(mean**2 - prompts**2, 0.0))
@@ -235,14 +267,14 @@ def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> list[
     ]
     needed = stats.seeds_needed(values, most=MOST_SEEDS)
     if needed is None:
-        return [f"To tell it from the base would take more than {MOST_SEEDS} seeds."]
-    return [f"About {needed} seeds would likely tell it from the base: {commands.resume(comparison, needed)}"]
+        return _Proposal(f"To tell it from the base would take more than {MOST_SEEDS} seeds.")
+    count = needed + view.runs["seed"].nunique() - gain.seeds.n  # those that failed are asked for again
+    return _Proposal(f"About {count} seeds would likely tell it from the base", count)
 
 
-def _first_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
+def _first_seeds(view: Evaluations) -> _Proposal:
     """Where there are too few to forecast; nothing where as many were asked for and failed."""
     if view.runs["seed"].nunique() >= SEEDS_TO_BEGIN_WITH:
-        return []
-    return [
-        f"For an answer about the algorithms begin with {SEEDS_TO_BEGIN_WITH} seeds: {commands.resume(comparison, SEEDS_TO_BEGIN_WITH)}"
-    ]
+        return _Proposal()
+    words = f"For an answer about the algorithms begin with {SEEDS_TO_BEGIN_WITH} seeds"
+    return _Proposal(words, SEEDS_TO_BEGIN_WITH)
