@@ -27,18 +27,17 @@ from eval.process.quiet import quiet
 
 quiet()
 
-from algos import ALGORITHMS, UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
+from algos import UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
 from eval.console import Console  # noqa: E402
 from eval.escape import for_terminal  # noqa: E402
 from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
 from eval.recording.trackers import require_trackers  # noqa: E402
 from eval.settings.arguments import Options, parse  # noqa: E402
 from eval.store import Store, next_folder, nobody_reads  # noqa: E402
+from eval.terminal import show_ends, show_list, show_plan  # noqa: E402
 
 if TYPE_CHECKING:
-    from eval.experiment import Experiment
-    from eval.plan import Shape
-    from eval.report.inputs import ReportInput
+    pass
 
 
 # A paragraph a line: the help page would join them.
@@ -106,7 +105,7 @@ def _compare(args: list[str]) -> int:
     options = parse(args, _DESCRIPTION)
     console = Console()
     if options.list:
-        _list(console)
+        show_list(console)
         return 0
     experiment = options.experiment
     if options.resume is None:
@@ -117,7 +116,7 @@ def _compare(args: list[str]) -> int:
     for note in options.notes:
         console.say(note)
     if options.dry_run:
-        _dry_run(options, console)
+        show_plan(experiment, options.resume, options.workers, console)
         return 0
     require_trackers(experiment.log_with)
     if options.resume is None:
@@ -142,7 +141,7 @@ def _opened(options: Options) -> Iterator[Store]:
 
 def _carry_out(store: Store, options: Options, console: Console, command: str) -> int:
     from eval.comparison import compare
-    from eval.launch import Workers
+    from eval.launch import Workers, workers_for
     from eval.report.commands import resume
     from eval.workshop import Workshop
 
@@ -151,7 +150,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
         f"{len(experiment.algos)} arms × {experiment.seeds} seeds, budget {experiment.budget} each, into {store.path}"
     )
     try:
-        with Workers(_workers(options)) as workers:
+        with Workers(workers_for(experiment, options.workers)) as workers:
             report = compare(store, Workshop(options.cache.expanduser()), workers, console, command)
     except KeyboardInterrupt:
         unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
@@ -164,7 +163,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
         if options.resume is None:
             store.discard()  # where nothing has run, the same command, mended if need be, may use the folder
         raise
-    _summarise(Store.open(store.path), console)
+    show_ends(Store.open(store.path), console)
     failed = [run.folder.name for run in store.all_runs if run.status["status"] != "done"]
     if failed:
         print(
@@ -176,136 +175,25 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     return 1 if failed else 0
 
 
-def _workers(options: Options) -> int:
-    if options.workers < 0:
-        raise UserError(
-            f"--workers must be at least 0; got {options.workers}. 0 means as many as cores allow on a CPU, 1 on a GPU."
-        )
-    if options.workers:
-        return options.workers
-    import torch
-
-    if torch.cuda.is_available() and options.experiment.device != "cpu":
-        return 1  # runs that share one GPU would compete for its memory
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // options.experiment.threads_per_run)
-
-
 def _require_room(options: Options, console: Console) -> None:
     """Raises UserError for what cannot fit the machine. What cannot be estimated is not refused."""
+    from eval.tasks import shape_of
+
     experiment = options.experiment
     try:
-        shape, _ = _shape(experiment, quick=True)
+        shape, _ = shape_of(experiment, quick=True)
     except Exception:  # what is wrong with model or data is said where all of it is read
         return
+    from eval.launch import workers_for
     from eval.memory.room import at_once, require_room, where_known
 
     with where_known(console.say):
-        workers = at_once(experiment, _workers(options))
+        workers = at_once(experiment, workers_for(experiment, options.workers))
         require_room(experiment, shape.longest_prompt, shape.scorer_parameters, workers)
 
 
 def _command(args: Sequence[str]) -> str:
     return shlex.join(["rlhf-compare", *args])
-
-
-def _list(console: Console) -> None:
-    from eval.glossary import METRICS
-    from eval.tasks import DESCRIPTIONS
-
-    console.table(
-        "Algorithms",
-        ["name", "what it is"],
-        [
-            [name, (kind.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")]
-            for name, kind in ALGORITHMS.items()
-        ],
-    )
-    console.table("Tasks", ["name", "what it is"], [list(item) for item in DESCRIPTIONS.items()])
-    console.table(
-        "Metrics", ["name", "unit", "definition"], [[m.name, m.unit, m.definition] for m in METRICS.values()]
-    )
-
-
-def _dry_run(options: Options, console: Console) -> None:
-    from eval import plan
-    from eval.memory import room
-
-    experiment = options.experiment
-    shape, pairs = _shape(experiment)
-    runs = _missing(experiment, options.resume)
-    asked_for = len(experiment.algos) * experiment.seeds
-    columns = ["arm", "algorithm", "runs", "iterations a run", "completions a run", "FLOPs a run"]
-    console.table(
-        f"What would run (budget {experiment.budget} each)",
-        columns,
-        plan.rows(experiment, shape, pairs, runs),
-    )
-    if options.resume is not None:
-        print(f"{asked_for - sum(runs.values())} of {asked_for} runs are there already")
-    print(
-        *filter(None, [plan.tuning(experiment, shape, pairs)]),
-        f"model: {shape.parameters:,} parameters; counted with {shape.prompt_tokens:.0f} tokens a prompt and {shape.response_tokens:.0f} a response",
-        sep="\n",
-    )
-    asked = experiment, shape.longest_prompt, shape.scorer_parameters
-    with room.where_known(console.say):
-        found = room.needs(*asked)
-        console.table(
-            "Memory a run needs", list(room.COLUMNS), room.rows(found, room.libraries(experiment.device))
-        )
-        if options.resume is None:
-            room.require_room(*asked, room.at_once(experiment, _workers(options)))
-
-
-def _missing(experiment: Experiment, begun: Path | None) -> dict[str, int]:
-    """How many runs each arm still has to make: all of them, or those that a comparison which was begun has not done."""
-    runs = dict.fromkeys(experiment.algos, experiment.seeds)
-    if begun is not None:
-        store = Store.open(begun)
-        store.asked = experiment  # with the arms and seeds that it grows by
-        for run in store.all_runs:
-            runs[run.arm] -= run.status["status"] == "done"
-    return runs
-
-
-def _shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:
-    """What nominal cost and memory depend on, from the task's description or the model's configuration;
-    `quick` from the first of the data alone."""
-    if experiment.task == "reviews":
-        from eval.tasks.reviews.task import shape
-
-        return shape(experiment)
-    from eval.tasks.custom.shape import shape as custom_shape
-
-    return custom_shape(experiment, quick)
-
-
-def _summarise(comparison: ReportInput, console: Console) -> None:
-    """What was measured of the terminal's few metrics, and the verdict."""
-    from eval.report.format import titled
-    from eval.report.tables import summary_text
-    from eval.report.verdict import sentences
-
-    short = {
-        "reward/judge": "judge",
-        "reward/proxy": "proxy",
-        "kl/sequence": "KL [nats]",
-        "win_rate": "win rate",
-        "cost/train_flops": "FLOPs",
-        "cost/train_seconds": "time [s]",
-    }
-    table = summary_text(comparison, tuple(short))
-    columns = {short[name]: table[titled(name)].tolist() for name in short if titled(name) in table}
-    for name in ("FLOPs", "time [s]"):
-        if name in columns:  # the costs' intervals are in the report; here they would only widen the table
-            columns[name] = [cell.partition(" ±")[0] for cell in columns[name]]
-    if columns:
-        rows = [[str(arm), *cells] for arm, *cells in zip(table.index, *columns.values(), strict=True)]
-        console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *columns], rows)
-    for sentence in sentences(comparison):
-        print(f"- {for_terminal(sentence)}")
-    print()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ once. Workers hear of it from this process alone, so that it may be sent to all 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
+from algos import UserError
 from eval.directory.runs import Run
+from eval.experiment import Experiment
 from eval.process.safe_path import safe_path
 from eval.process.stopping import SAVED, SIGNALS, Stopping, stoppable
 from eval.process.worker import STOP, serve
@@ -243,3 +246,19 @@ def _deaf() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def workers_for(experiment: Experiment, asked: int) -> int:
+    """How many processes to start where so many were asked for: 0 leaves it to the machine. Raises UserError below 0."""
+    if asked < 0:
+        raise UserError(
+            f"--workers must be at least 0; got {asked}. 0 means as many as cores allow on a CPU, 1 on a GPU."
+        )
+    if asked:
+        return asked
+    import torch
+
+    if torch.cuda.is_available() and experiment.device != "cpu":
+        return 1  # runs that share one GPU would compete for its memory
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // experiment.threads_per_run)

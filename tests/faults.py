@@ -170,7 +170,7 @@ def _in_child(arguments: Sequence[str], disk: storage.Disk | None, shared: mmap.
 
     _speak_to(os.environ.get("FAULTS_LOG", os.devnull))
     eval.comparison.draw = lambda store: store.path / "report.html"
-    run_compare._summarise = lambda store, console: None
+    run_compare.show_ends = lambda store, console: None
     save = eval.recording.checkpoints.Checkpoints.save
 
     def watched(self: Any, state: Any) -> None:

@@ -45,7 +45,7 @@ def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("matches") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eval.comparison.draw", lambda store: store.path / "report.html")
-        patch.setattr("run_compare._summarise", lambda store, console: None)
+        patch.setattr("run_compare.show_ends", lambda store, console: None)
         assert main(arguments(small, out)) == 0
     return out
 

@@ -12,7 +12,8 @@ from small_world import SmallWorld
 
 from algos import RunError
 from eval.console import Console
-from run_compare import _summarise, main
+from eval.terminal import show_ends
+from run_compare import main
 
 
 def heads_and_row(shown: str, arm: str) -> tuple[list[str], list[str]]:
@@ -26,14 +27,14 @@ def heads_and_row(shown: str, arm: str) -> tuple[list[str], list[str]]:
 def test_the_table_has_the_metrics_that_were_measured(capsys: pytest.CaptureFixture[str]) -> None:
     made = with_ends({"reinforce": [0.6, 0.8, 0.7]})
     missing = made.results["metric"].isin(["reward/proxy", "cost/train_flops"])
-    _summarise(replace(made, results=made.results[~missing]), Console())
+    show_ends(replace(made, results=made.results[~missing]), Console())
     heads, (name, *cells) = heads_and_row(capsys.readouterr().out, "reinforce")
     assert heads == ["arm", "judge", "KL [nats]", "win rate", "time [s]"]
     assert (name, cells[0], cells[-1]) == ("reinforce", "0.700 ± 0.248", "27.00")
 
 
 def test_costs_are_shown_without_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
-    _summarise(with_ends({"reinforce": [0.6, 0.8, 0.7]}), Console())
+    show_ends(with_ends({"reinforce": [0.6, 0.8, 0.7]}), Console())
     heads, cells = heads_and_row(capsys.readouterr().out, "reinforce")
     assert heads == ["arm", "judge", "proxy", "KL [nats]", "win rate", "FLOPs", "time [s]"]
     assert ["±" in cell for cell in cells] == [False, True, True, True, True, False, False]

@@ -1,6 +1,6 @@
 """Measures what the statistics keep of what they promise, and writes the tables of docs/statistics.md.
 
-    python -m benchmarks.coverage                       # all tables, about 3 minutes on one core
+    python -m benchmarks.coverage                       # all tables, about 7 minutes on a free core
     python -m benchmarks.coverage --only t-intervals    # one table
 
 Every table has random numbers of its own, from its name: the same command writes the same page.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.coverage import claims, intervals, planning, warnings
+from benchmarks.coverage import claims, intervals, matched, planning, prompts, warnings
 from benchmarks.page import filled
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
@@ -31,6 +31,9 @@ TABLES: dict[str, Callable[[np.random.Generator], str]] = {
     "outliers": warnings.outliers,
     "verdicts": warnings.verdicts,
     "prompt-intervals": intervals.prompt_intervals,
+    "base-claims": prompts.base_claims,
+    "arm-claims": prompts.arm_claims,
+    "between-evaluations": matched.between_evaluations,
 }
 
 

@@ -10,6 +10,7 @@ from eval.experiment import Experiment
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from eval.plan import Shape
     from eval.tasks.materials import Materials
     from eval.workshop import Workshop
 
@@ -44,6 +45,18 @@ def model_config(experiment: Experiment) -> PretrainedConfig:
 
         return read_config(experiment.model or "", experiment.trust_remote_code)
     raise NotImplementedError(f"the task {experiment.task} does not tell its model's configuration")
+
+
+def shape_of(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:
+    """What nominal cost and memory depend on, from the task's description or the model's configuration;
+    `quick` from the first of the data alone."""
+    if experiment.task == "reviews":
+        from eval.tasks.reviews.task import shape
+
+        return shape(experiment)
+    from eval.tasks.custom.shape import shape as custom_shape
+
+    return custom_shape(experiment, quick)
 
 
 def preset(task: str) -> Mapping[str, Any]:
