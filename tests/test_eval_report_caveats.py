@@ -434,3 +434,20 @@ def test_readings_before_the_first_evaluation(clean: World) -> None:
     text = said(caveats.rough_readings, with_paths({"early": [early], "whole": [whole]}))
     assert "at equal total cost early; at matched KL early" in text
     assert said(caveats.rough_readings, clean) == ""
+
+
+def test_arms_that_used_more_of_the_budget(clean: World) -> None:
+    runs = clean.runs.copy()
+    arms = list(dict.fromkeys(runs["arm"]))
+
+    def told(*shares: float) -> str:
+        for arm, share in zip(arms, shares, strict=True):
+            runs.loc[runs["arm"] == arm, "fraction"] = share
+        return said(caveats.overspent, dataclasses.replace(clean, runs=runs))
+
+    assert f"{arms[0]} 120%, {arms[1]} 133% and {arms[2]} 105% of the budget were used" in told(
+        1.2, 1.33, 1.05
+    )
+    assert told(1.0, 1.05, 1.09) == "", "a little above it, as every run"
+    assert told(1.0, 1.05, 0.4) == "", "of one that stopped by itself another caveat speaks"
+    assert f"{arms[0]} 130% and {arms[1]} 100% of" in told(1.3, 1.0, 0.4)

@@ -14,8 +14,9 @@ from frontier_world import FrontierWorld
 from report_world import World, world
 
 from eval.frontier.pool import Pool
-from eval.report import frames, frontier, overoptimized, theme, verdict
+from eval.report import frames, frontier, overoptimized, theme, validity, verdict
 from eval.report.document import Picture, Section, Table, Text
+from eval.report.frames import evaluations
 from eval.report.inputs import JUDGE, PROXY
 from eval.report.reachable import PLAIN, Reachable, objective_beta, reachable
 from eval.settings.parts import Evaluation
@@ -75,19 +76,55 @@ def test_others_leave_what_the_exact_frontier_says(best: dict[str, Reachable], s
         assert best[PROXY].share(arm) == pytest.approx(gain / possible, abs=0.04)
 
 
-def test_sentences_rank_the_arms(best: dict[str, Reachable]) -> None:
+def test_the_sentence_has_every_arms_share_and_ranks_none(best: dict[str, Reachable]) -> None:
+    """One seed's policy on a few prompts: others would give other shares."""
     (sentence,) = frontier.sentences(best)
-    assert sentence.index("reinforce") < sentence.index("ppo") < sentence.index("dpo")
+    assert sentence.index("reinforce") < sentence.index("ppo") < sentence.index("dpo"), "as they were named"
+    prompts = best[PROXY].arms["ppo"].left.n
+    assert f"(one seed each on {prompts} prompts, of which others would give other shares" in sentence
     assert frontier.sentences({}) == []
 
 
+def test_arms_of_which_nothing_was_drawn_are_named(comparison: World) -> None:
+    """As when drawing failed after arms were added: the samples are those of before."""
+    view, best = evaluations(comparison), reachable(comparison)
+    assert not any("without" in said for said in frontier.caveats(comparison, view, best))
+    arms = {arm: point for arm, point in best[PROXY].arms.items() if arm != "ppo"}
+    found = {PROXY: replace(best[PROXY], arms=arms)}
+    assert "The frontier was drawn without ppo." in frontier.caveats(comparison, view, found)
+
+
+def test_no_objective_is_reported_that_was_not_trained_for(comparison: World) -> None:
+    """A penalty for the length limit, or another temperature: the optimum of what was trained for is another policy."""
+    arms = {arm: {"source": "prompts", "settings": {"beta": 0.1}} for arm in ("reinforce", "ppo")}
+    made = replace(comparison, experiment={"sampling": {"missing_eos_penalty": 0.0, "temperature": 1.0}})
+    made.facts.update(arms=arms, beta_is_objective=True)
+    assert objective_beta(made) == 0.1
+    assert validity.other_objective(made, evaluations(made)) == []
+    for sampling, said in (
+        ({"missing_eos_penalty": 2.0}, "took 2 from the reward of every response that met the length limit"),
+        (
+            {"temperature": 0.5},
+            "at temperature 0.5; rewards and KL here, and the frontier, are of the policies at temperature 1.",
+        ),
+    ):
+        other = replace(made, experiment={"sampling": sampling})
+        assert objective_beta(other) is None
+        assert objective_beta(replace(other, experiment={"sampling": sampling, "objective_beta": 0.2})) == 0.2
+        (sentence,) = validity.other_objective(other, evaluations(other))
+        assert said in sentence
+
+
 def test_an_arm_above_the_frontier_is_flagged(comparison: World, drawn: Pool) -> None:
-    assert not any("above" in sentence for sentence in frontier.caveats(comparison, reachable(comparison)))
+    assert not any(
+        "above" in sentence
+        for sentence in frontier.caveats(comparison, evaluations(comparison), reachable(comparison))
+    )
     own = drawn.of("dpo")
     logps = drawn.logps_KPM.copy()
     logps[3, :, own] = logps[0, :, own] + 1e-3  # a KL of nearly 0, with the reward of a trained policy
     cheating = replace(comparison, pool=replace(drawn, logps_KPM=logps))
-    found = frontier.caveats(cheating, reachable(cheating))
+    found = frontier.caveats(cheating, evaluations(cheating), reachable(cheating))
     assert any("dpo lies above the frontier" in sentence for sentence in found)
     best = reachable(cheating)
     assert math.isnan(best[PROXY].share("dpo"))  # so near to the base a share is that of two noises
@@ -95,10 +132,12 @@ def test_an_arm_above_the_frontier_is_flagged(comparison: World, drawn: Pool) ->
 
 
 def test_samples_that_do_not_fit_their_probabilities_are_flagged(comparison: World, drawn: Pool) -> None:
-    assert not any("not drawn from" in sentence for sentence in frontier.caveats(comparison, {}))
+    assert not any(
+        "not drawn from" in sentence for sentence in frontier.caveats(comparison, evaluations(comparison), {})
+    )
     hotter = replace(drawn, logps_KPM=1.5 * drawn.logps_KPM)  # scored at temperature 2/3
     made = replace(comparison, pool=hotter)
-    assert any("not drawn from" in sentence for sentence in frontier.caveats(made, {}))
+    assert any("not drawn from" in sentence for sentence in frontier.caveats(made, evaluations(made), {}))
 
 
 def test_an_arm_beyond_the_solid_part_is_named(comparison: World, space: FrontierWorld) -> None:
@@ -106,7 +145,7 @@ def test_an_arm_beyond_the_solid_part_is_named(comparison: World, space: Frontie
     logps_KPM, counts, rewards_PM = space.sampled([space.ref_PS, far], 60, 0)
     pool = Pool(("base", "ppo"), (0, 0), counts, logps_KPM, {"proxy": rewards_PM, "judge": rewards_PM})
     made = replace(comparison, pool=pool)
-    found = frontier.caveats(made, reachable(made))
+    found = frontier.caveats(made, evaluations(made), reachable(made))
     assert any("ppo went further" in sentence for sentence in found)
 
 
@@ -161,10 +200,10 @@ def test_the_reason_is_given_where_samples_could_not_be_drawn(comparison: World,
     told = texts_of(section_of(made))["No frontier"]
     assert "is not known: MemoryError: no 3 GiB. To try again: rlhf-compare --resume" in told
     assert "No samples" not in told
-    assert frontier.caveats(made, {}) == []
+    assert frontier.caveats(made, evaluations(made), {}) == []
     # Those of an earlier session, of fewer policies, are still there.
     again = replace(made, pool=drawn)
-    caveat, *_ = frontier.caveats(again, reachable(again))
+    caveat, *_ = frontier.caveats(again, evaluations(again), reachable(again))
     assert "of an earlier session, as drawing it anew failed: MemoryError: no 3 GiB." in caveat
 
 
@@ -187,7 +226,7 @@ def test_a_sample_that_the_reward_left_unscored_leaves_the_judges_frontier_alone
         "black line" in picture.caption and "diamonds" not in picture.caption for picture in section.pictures
     )
     assert frontier.sentences(found) == []
-    assert all("proxy" not in caveat for caveat in frontier.caveats(made, found))
+    assert all("proxy" not in caveat for caveat in frontier.caveats(made, evaluations(made), found))
 
 
 UNUSUAL: list[dict[str, Any]] = [
@@ -217,7 +256,7 @@ def test_other_decoding_has_no_frontier_objective_or_regret(
     assert sum(isinstance(block, Text) and "decoded otherwise" in block.text for block in section.blocks) == 1
     assert all("black line" not in block.caption for block in section.pictures)
     assert not any("Of the gain" in sentence for sentence in verdict.sentences(made))
-    assert frontier.caveats(made, reachable(made)) == []
+    assert frontier.caveats(made, evaluations(made), reachable(made)) == []
 
 
 def test_one_response_a_prompt_has_no_best_of_n(space: FrontierWorld, comparison: World) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FEW_SEEDS = 5
 SHOWN = 3  # diverged runs that are told one by one
 UNUSED = 0.95  # of the budget; an arm that used less has stopped by itself
+OVERSPENT = 0.1  # of the budget; between the arms that used least and most of it, those aside that stopped by themselves
 
 Caveat = Callable[[ReportInput, Evaluations], list[str]]
 
@@ -205,6 +206,23 @@ def unused_budget(comparison: ReportInput, view: Evaluations) -> list[str]:
     return [f"{fmt.listing(alike)} {what}" for what, alike in found.items()]
 
 
+def overspent(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Arms that used more of the budget than others, as a run ends with an iteration."""
+    done = view.runs[view.runs["status"] == "done"]
+    used = {
+        arm: share
+        for arm in view.arms
+        if (share := done.loc[done["arm"] == arm, "fraction"].astype(float).mean()) >= UNUSED
+    }
+    if len(used) < 2 or max(used.values()) - min(used.values()) < OVERSPENT:
+        return []
+    shown = fmt.listing([f"{arm} {100 * share:.0f}%" for arm, share in used.items()], 6)
+    return [
+        f"A run ends with the iteration that reaches its budget, and here that is much of it: {shown} of the budget were used. "
+        "Give a larger --budget, or compare at equal cost."
+    ]
+
+
 def rough_readings(comparison: ReportInput, view: Evaluations) -> list[str]:
     """Values at equal cost or matched KL that lie too far from any evaluation (`standings`)."""
     found = standings(view)
@@ -256,8 +274,10 @@ CAVEATS: tuple[Caveat, ...] = (
     validity.same_scorer,
     validity.unscored,
     validity.labels,
+    validity.other_objective,
     warm_up,
     unused_budget,
+    overspent,
     rough_readings,
     unlike_places,
     from_the_harness,

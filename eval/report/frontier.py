@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from eval.frontier.estimate import total_probability
-from eval.report import commands, kl_figures, theme
+from eval.report import commands, kl_figures, tables, theme
 from eval.report import format as fmt
 from eval.report.conditions import evaluated_prompts
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
@@ -43,19 +43,20 @@ def sentences(best: Best) -> list[str]:
     if found is None or not found.arms:
         return []
     known = [arm for arm in found.arms if math.isfinite(found.share(arm))]  # none that hardly left the base
-    ranked = sorted(known, key=lambda arm: -found.share(arm))
-    if not ranked:
+    if not known:
         return []
-    shown = fmt.listing([f"{arm} {share_text(found, arm)}" for arm in ranked], 6)
+    shown = fmt.listing([f"{arm} {share_text(found, arm)}" for arm in known], 6)
+    prompts = found.arms[known[0]].left.n
     return [
-        f"Of the gain in {fmt.label(PROXY)} that any policy could have at the same KL, each arm's sampled policy has: {shown}."
+        f"Of the gain in {fmt.label(PROXY)} that any policy could have at the same KL, each arm's sampled policy has: {shown} "
+        f"(one seed each on {prompts} prompts, of which others would give other shares: this is no order of the arms)."
     ]
 
 
-def caveats(comparison: ReportInput, best: Best) -> list[str]:
+def caveats(comparison: ReportInput, view: Evaluations, best: Best) -> list[str]:
     """Samples of an earlier session, arms beyond the frontier's valid range, and what cannot be: arms above it,
     probabilities that do not add up."""
-    found = [*_earlier_samples(comparison, best), *_unlikely_samples(comparison)]
+    found = [*_not_sampled(view, best), *_earlier_samples(comparison, best), *_unlikely_samples(comparison)]
     for metric, reachable in best.items():
         beyond = [arm for arm, point in reachable.arms.items() if not point.inside]
         impossible = [arm for arm, point in reachable.arms.items() if point.impossible]
@@ -71,6 +72,13 @@ def caveats(comparison: ReportInput, best: Best) -> list[str]:
                 "distrust the KL or the reward of these runs, and please report it."
             )
     return found
+
+
+def _not_sampled(view: Evaluations, best: Best) -> list[str]:
+    """Finished arms of which no samples were drawn, as when drawing them failed."""
+    drawn = next(iter(best.values())).arms if best else {}
+    without = [arm for arm in tables.ranking(view) if arm not in drawn]
+    return [f"The frontier was drawn without {fmt.listing(without)}."] if drawn and without else []
 
 
 def _earlier_samples(comparison: ReportInput, best: Best) -> list[str]:

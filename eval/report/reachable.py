@@ -13,7 +13,7 @@ from eval.frontier.best_of_n import NS, best_of_n, best_of_n_kl
 from eval.frontier.estimate import Curve, beta_grid, tilted
 from eval.report.inputs import JUDGE, PROXY, ReportInput
 from eval.report.standings import MIN_KL
-from eval.report.validity import own_beta
+from eval.report.validity import own_beta, trained_otherwise
 from eval.stats import Estimate
 
 if TYPE_CHECKING:
@@ -105,10 +105,13 @@ def is_plain(comparison: ReportInput) -> bool:
 
 
 def objective_beta(comparison: ReportInput) -> float | None:
-    """The declared β, or the one β of all arms for which it is the coefficient of the objective; None where there is none."""
+    """The declared β, or the one β of all arms for which it is the coefficient of the objective; None where there is none,
+    or where training was after another objective than that of the reward and KL that are reported."""
     declared = comparison.experiment.get("objective_beta")
     if declared is not None:
         return float(declared)
+    if trained_otherwise(comparison):
+        return None
     own = own_beta(comparison)
     betas = {
         float((about.get("settings") or {}).get("beta", 0.0))

@@ -138,6 +138,32 @@ def unscored(comparison: ReportInput, view: Evaluations) -> list[str]:
     ]
 
 
+def other_objective(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Training that was after something else than the reward and KL that are reported."""
+    return [f"{reason}." for reason in trained_otherwise(comparison)]
+
+
+def trained_otherwise(comparison: ReportInput) -> list[str]:
+    """What training maximised that the reported reward and KL are not: clauses, none where they are the same."""
+    asked = comparison.experiment.get("sampling") or {}
+    penalty, temperature = (
+        float(asked.get(name, default))
+        for name, default in (("missing_eos_penalty", 0.0), ("temperature", 1.0))
+    )
+    found = []
+    if penalty:
+        found.append(
+            f"Training took {fmt.compact(penalty)} from the reward of every response that met the length limit; "
+            f"{fmt.label(PROXY)} here, its frontier and what arms left of it are of the reward without that"
+        )
+    if temperature != 1:
+        found.append(
+            f"Training sampled, and measured KL, at temperature {fmt.compact(temperature)}; rewards and KL here, and the "
+            "frontier, are of the policies at temperature 1"
+        )
+    return found
+
+
 def percent(share: float) -> str:
     """A whole number of percent; of less than half a percent that it is less than one."""
     return "less than 1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"

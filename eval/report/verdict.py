@@ -34,7 +34,7 @@ def section(
     blocks: list[Block] = [Bullets(tuple(said))]
     if held := conditions.sentence(comparison, found.end, leading(comparison, found)):
         blocks.append(Text(held, label="What the intervals hold for"))
-    if warned := [*caveats.all_of(comparison, view), *frontier.caveats(comparison, best)]:
+    if warned := [*caveats.all_of(comparison, view), *frontier.caveats(comparison, view, best)]:
         blocks += [Text("Before relying on this:"), Bullets(tuple(warned))]
     return Section("verdict", "Verdict", tuple(blocks))
 
