@@ -95,7 +95,7 @@ class DPO(Algorithm):
         with torch.no_grad():
             sums_P2 = sequence_logps(outputs.logps_PGT, mask_PGT)
             margin_P = self.beta * ((chosen_P - rejected_P) - (ref_P2[:, 0] - ref_P2[:, 1]))
-            # What rounding alone could have made is a tie, as every pair is before the first update.
+            # What rounding in fp32 alone could have made is a tie, as every pair is before the first update (but in bf16).
             doubt_P = 8 * torch.finfo(margin_P.dtype).eps * self.beta * sums_P2.abs().sum(-1)
             right_P = 0.5 * (1 + margin_P.sign() * (margin_P.abs() > doubt_P))
         return losses_P.sum() / pairs, {

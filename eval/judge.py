@@ -74,8 +74,11 @@ def wins(
     if judge.pairwise:
         won = judge.prefers(rows, [x["completion"] for x in a], [y["completion"] for y in b])
     else:
+        # One text scored in two batches may differ by rounding.
         won = [
-            1.0 if x["judge"] > y["judge"] else 0.5 if x["judge"] == y["judge"] else 0.0
+            0.5
+            if x["judge"] == y["judge"] or x["completion"] == y["completion"]
+            else float(x["judge"] > y["judge"])
             for x, y in zip(a, b, strict=True)
         ]
     return sum(won) / len(won)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from algos.engine.forward import groups_per_forward, response_logits, token_logp
 from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
 from algos.engine.pairs import collate, encode_pairs, recorded, split_tokens
-from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
+from algos.engine.prompts import EncodedPrompt, encode_prompts, room_for_prompts, texts
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.seeding import derive
 from algos.engine.template import render_pair
+from algos.engine.text import end_of
 from algos.losses import sequence_logps
 from eval.experiment import Experiment
 from eval.judge import wins
@@ -62,7 +63,9 @@ class Evaluator:
         heldout = materials.heldout_pairs[:MAX_HELDOUT]
         pairs, _ = encode_pairs(policy, heldout, length, experiment.truncate_prompts)
         self.pairs = collate(policy, pairs) if pairs else None
-        self.texts = _heldout_texts(policy, materials.heldout_texts[:MAX_HELDOUT], length)
+        self.texts = _heldout_texts(
+            policy, materials.heldout_texts[:MAX_HELDOUT], length, experiment.truncate_prompts
+        )
         self._pairs_reference: Tensor | None = None
 
     @torch.no_grad()
@@ -135,18 +138,22 @@ class Evaluator:
         return found
 
 
-def _heldout_texts(policy: Policy, rows: Sequence[Mapping[str, Any]], max_new_tokens: int) -> Rollouts | None:
-    rendered = [
-        render_pair(policy.tokenizer, row["prompt"], row["completion"], row["completion"]) for row in rows
-    ]
-    encoded = [split_tokens(policy, row["prompt"], row["chosen"]) for row in rendered]
-    kept = [(prompt, response[:max_new_tokens]) for prompt, response, _ in encoded if prompt and response]
-    limit = policy.max_positions
-    kept = [
-        (prompt, response)
-        for prompt, response in kept
-        if limit is None or len(prompt) + len(response) <= limit
-    ]
+def _heldout_texts(
+    policy: Policy,
+    rows: Sequence[Mapping[str, Any]],
+    max_new_tokens: int,
+    too_long: Literal["drop", "left"] = "drop",
+) -> Rollouts | None:
+    """As held-out pairs are read (`encode_pair`): cut where those are, and left out where their prompt leaves no room."""
+    front = room_for_prompts(policy, max_new_tokens) if too_long == "left" else None
+    kept = []
+    for row in rows:
+        text = render_pair(policy.tokenizer, row["prompt"], row["completion"], row["completion"])
+        prompt, response, _ = split_tokens(policy, text["prompt"], text["chosen"])
+        prompt = prompt if front is None else end_of(policy.tokenizer, prompt, front)
+        room = math.inf if policy.max_positions is None else policy.max_positions - len(prompt)
+        if prompt and response and room >= 1:
+            kept.append((prompt, response[: int(min(max_new_tokens, room))]))
     return recorded(policy, [p for p, _ in kept], [[r] for _, r in kept]) if kept else None
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import sacrebleu
 import torch
 from chat_tokenizers import byte_pairs
 from small_world import SmallWorld
-from tiny import gpt2, rollouts_of
+from tiny import gpt2, rollouts_of, word_tokenizer
 
 from algos import LoRA, Policy
 from algos.engine import frozen
@@ -144,6 +145,38 @@ def test_heldout_conversations_are_read_as_they_are_trained_on() -> None:
     assert [*texts.response_ids_PGT[0, 0].tolist(), tokenizer.eos_token_id] == pair.chosen
 
 
+@pytest.mark.parametrize("too_long", ["drop", "left"])
+def test_heldout_texts_are_cut_where_held_out_pairs_are(too_long: Literal["drop", "left"]) -> None:
+    """A model of 32 positions: texts that do not fit are cut, not silently left out, and prompts as everywhere."""
+    tokenizer = word_tokenizer("a b")
+    policy = Policy(gpt2(len(tokenizer)), tokenizer, dtype="fp32")
+    rows = [
+        {"prompt": " ".join("ab"[i % 2] for i in range(length)), "completion": " a b" * 8}
+        for length in (4, 20, 31, 40)
+    ]
+    texts = _heldout_texts(policy, rows, 12, too_long)
+    pairs = [
+        encode_pair(
+            policy, {"prompt": row["prompt"], "chosen": row["completion"], "rejected": " b"}, 12, too_long
+        )[0]
+        for row in rows
+    ]
+    expected = [(pair.prompt, pair.chosen) for pair in pairs if pair is not None]
+    assert texts is not None
+    found = [
+        (ids[mask].tolist(), response[kept].tolist())
+        for ids, mask, response, kept in zip(
+            texts.prompt_ids_PL,
+            texts.prompt_mask_PL,
+            texts.response_ids_PGT[:, 0],
+            texts.mask_PGT[:, 0],
+            strict=True,
+        )
+    ]
+    assert found == expected
+    assert len(found) == (3 if too_long == "drop" else 4)
+
+
 def test_full_kl_by_hand() -> None:
     p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.25, 0.5])
     assert full_kl(p.log(), q.log()).item() == pytest.approx(
@@ -172,8 +205,11 @@ def test_overlap_is_sacrebleus_and_needs_a_reference_for_all() -> None:
 
 def test_ties_count_half() -> None:
     judge = Judge(lambda **_: [], "j")
-    a, b = [{"judge": x} for x in (1.0, 2.0, 3.0, 3.0)], [{"judge": x} for x in (1.0, 1.0, 4.0, 1.0)]
+    a = [{"judge": x, "completion": "a"} for x in (1.0, 2.0, 3.0, 3.0)]
+    b = [{"judge": x, "completion": "b"} for x in (1.0, 1.0, 4.0, 1.0)]
     assert wins(judge, [{"prompt": ""}] * 4, a, b) == pytest.approx((0.5 + 1 + 0 + 1) / 4)
+    rounded = [{"judge": 1.0 + 1e-7, "completion": "a"}]  # the same text, in a batch of another width
+    assert wins(judge, [{"prompt": ""}], rounded, [a[0]]) == 0.5
 
 
 def test_a_pairwise_judge_is_asked_in_both_orders() -> None:
