@@ -270,9 +270,6 @@ def test_a_wrapped_model_is_refused() -> None:
     for wrapped in (compiled, torch.nn.DataParallel(gpt2(4))):
         with pytest.raises(UserError, match=f"got {type(wrapped).__name__}. Pass the model that it wraps"):
             Policy(wrapped, word_tokenizer())
-    in_place = gpt2(4)
-    in_place.compile(backend="eager")
-    score_policy(Policy(in_place, word_tokenizer()), ROLLOUTS, 1.0)
 
 
 def test_a_model_that_reads_both_ways_is_refused_in_memory_too() -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from algos.engine.errors import UserError
-from eval.data import read_rows
+from eval.data import load_prompts, read_rows
 from eval.data.rows import as_json
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b\u2028c", "n": 2}]
@@ -75,7 +75,7 @@ def test_what_json_has_no_word_for_is_the_same_before_and_after_it_is_kept(tmp_p
         "nothing": pa.array([None], pa.int64()),
     }
     pyarrow.parquet.write_table(pa.table(columns), tmp_path / "f.parquet")
-    (row,) = read_rows(str(tmp_path / "f.parquet")).rows
+    (row,), _ = load_prompts(str(tmp_path / "f.parquet"))
     assert row.values == {
         "prompt": "a",
         "when": "2026-01-02T03:04:05",

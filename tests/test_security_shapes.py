@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(theme, "save", undrawn)
     monkeypatch.setattr(Workers, "do", refused)
     monkeypatch.setattr(eval.comparison, "evaluate_base", refused)
-    monkeypatch.setattr(run_compare, "_summarise", lambda store, console: None)
+    monkeypatch.setattr(run_compare, "show_ends", lambda store, console: None)
 
 
 def fault(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

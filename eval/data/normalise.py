@@ -10,20 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 from algos.engine.template import Message, Text, common_length
-from eval.data.rows import RowError
+from eval.data.rows import RowError, as_json
 
 ASSISTANT_MARK = "\n\nAssistant:"  # how hh-rlhf (Bai et al. 2022) opens a reply inside a dialogue
 
 
 def normalise_prompt(values: dict[str, Any]) -> dict[str, Any]:
-    """The row with its prompt checked, and its reference `completion` where it has one; all else is kept.
+    """The row with its prompt checked, and its reference `completion` where it has one; all else is kept, `as_json`.
 
     Raises `RowError` where either is missing, null or not text.
     """
     checked: dict[str, Any] = {"prompt": _text(values, "prompt")}
     if "completion" in values:
         checked["completion"] = _text(values, "completion")
-    return checked | {name: value for name, value in values.items() if name not in checked}
+    return checked | {name: as_json(value) for name, value in values.items() if name not in checked}
 
 
 def normalise_pair(values: dict[str, Any], explicit: bool) -> dict[str, Text]:

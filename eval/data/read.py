@@ -13,7 +13,7 @@ from eval.data.csv_files import read_csv
 from eval.data.hub import load_hub_dataset
 from eval.data.json_files import read_json, read_jsonl
 from eval.data.lines import open_bytes
-from eval.data.rows import Row, Table, as_json
+from eval.data.rows import Row, Table
 
 _FORMATS = ".jsonl, .json, .csv (each also .gz) or .parquet"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -121,7 +121,7 @@ def _read_hub(name: str, split: str, source: str) -> Table:
 def _collect(rows: Callable[[], Iterable[dict[str, Any]]], source: str, remedy: str) -> Table:
     """The rows of a library's reader, counted from 1; whatever it raises becomes a `UserError`."""
     try:
-        return Table(source, [Row(as_json(values), index, source) for index, values in enumerate(rows(), 1)])
+        return Table(source, [Row(dict(values), index, source) for index, values in enumerate(rows(), 1)])
     except UserError:
         raise
     except Exception as error:  # a broken file ends in errors of many libraries, not all of one base
