@@ -119,6 +119,8 @@ class Experiment:
     """What tuning may try, by arm or algorithm: {ppo: {learning_rate: {low: 1e-5, high: 1e-3, log: true}}}."""
     tuned: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """Arms whose settings above were chosen by tuning: they are not tuned again."""
+    before_tuning: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress] = field(default_factory=dict)
+    """What tuning wrote over, by name: a variant as it was, of an algorithm the settings that were tuned."""
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -164,11 +166,16 @@ class Experiment:
         require(self.tune >= 0, "tune", "at least 0", self.tune)
         require(self.tune_seeds >= 1, "tune_seeds", "at least 1", self.tune_seeds)
         known = [*ALGORITHMS, *self.variants]
-        for name in self.search:
-            if name not in known:
-                raise UserError(
-                    f"unknown arm 'search.{name}'{suggestion(name, known)}. Use one of {', '.join(known)}."
-                )
+        for setting in ("search", "before_tuning"):
+            for name in getattr(self, setting):
+                if name not in known:
+                    raise UserError(
+                        f"unknown arm '{setting}.{name}'{suggestion(name, known)}. Use one of {', '.join(known)}."
+                    )
+        for name, before in self.before_tuning.items():
+            settings = {setting: value for setting, value in before.items() if setting != "algorithm"}
+            arm = self.arm(name)
+            build(type(arm), {**asdict(arm), **settings}, f"before_tuning.{name}")
         for name in self.untuned:
             for arm in corners(self.arm(name), self.space(name), name):
                 check_arm(f"search.{name}", arm)
@@ -210,9 +217,13 @@ class Experiment:
         """The arms that tuning still has to find settings for."""
         return tuple(name for name in self.algos if name not in self.tuned) if self.tune else ()
 
-    def named_by(self, name: str) -> tuple[str, ...]:
-        """The settings that a variant names itself: it stands for them, so they are neither swept nor tuned."""
-        return tuple(setting for setting in self.variants.get(name, {}) if setting != "algorithm")
+    def named_by(self, name: str) -> dict[str, Any]:
+        """The settings that a variant names itself: it stands for them, so they are neither swept nor tuned. What
+        tuning chose is not among them."""
+        if name in ALGORITHMS:
+            return {}
+        variant = self.before_tuning.get(name, self.variants.get(name, {}))
+        return {setting: value for setting, value in variant.items() if setting != "algorithm"}
 
     def space(self, name: str) -> Space:
         """What tuning may try for an arm: `search` under its own name, else under its algorithm's, else the default."""
@@ -259,16 +270,44 @@ _CARRIED_OUT = ("log_with", "reward_timeout", "reward_retries", "checkpoint_ever
 
 def extended(stored: Experiment, asked: Experiment) -> Experiment:
     """A stored comparison with more seeds or arms, carried out as asked now. Raises UserError where anything else differs."""
+    asked = _as_chosen(stored, asked)
     for setting in fields(Experiment):
         before, now = getattr(stored, setting.name), getattr(asked, setting.name)
         if setting.name == "variants":  # one that has run must stay as it was
             now = {name: now.get(name) for name in before}
         if setting.name not in ("seeds", "algos", *_CARRIED_OUT) and before != now:
+            was, got = _differing(plain(before), plain(now))
             raise UserError(
-                f"this comparison was made with {setting.name} = {plain(before)}; got {plain(now)}. "
+                f"this comparison was made with {setting.name} = {was}; got {got}. "
                 "Resume with the same settings (seeds, algorithms and variants may grow; "
                 f"{', '.join(_CARRIED_OUT)} may change), or name another folder with --out."
             )
     return replace(
         asked, seeds=max(asked.seeds, stored.seeds), algos=tuple(dict.fromkeys((*stored.algos, *asked.algos)))
     )
+
+
+def _as_chosen(stored: Experiment, asked: Experiment) -> Experiment:
+    """What tuning chose, where what it began with is asked: the arguments that made a comparison also resume it."""
+    own, variants = {}, dict(asked.variants)
+    for name, before in stored.before_tuning.items():
+        if name in ALGORITHMS:
+            arm, chosen = asked.arm(name), plain(stored.arm(name))
+            same = [setting for setting, value in before.items() if plain(getattr(arm, setting)) == value]
+            own[name] = replace(arm, **{setting: chosen[setting] for setting in same})
+        elif name in variants:
+            now, chosen = variants[name], stored.variants[name]
+            same = [
+                setting for setting in before if setting in chosen and now.get(setting) == before[setting]
+            ]
+            variants[name] = now | {setting: chosen[setting] for setting in same}
+    return replace(asked, hyperparameters=replace(asked.hyperparameters, **own), variants=variants)
+
+
+def _differing(before: Any, now: Any) -> tuple[Any, Any]:
+    """Both, mappings without what is the same in them."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return before, now
+    keys = [key for key in {**before, **now} if before.get(key, ...) != now.get(key, ...)]
+    pairs = {key: _differing(before.get(key), now.get(key)) for key in keys}
+    return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}

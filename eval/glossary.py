@@ -239,7 +239,7 @@ _TRAINING = [
         "accuracy",
         "pairs ordered right",
         "share",
-        "pairs with a positive margin; a margin that rounding could have made counts half",
+        "pairs with a positive margin; a margin that rounding in fp32 could have made counts half",
     ),
     Metric(
         "chosen_logps",

@@ -13,6 +13,7 @@ from eval.experiment import Experiment, extended
 from eval.settings.layers import layered, load_yaml
 from eval.settings.parts import Evaluation
 from eval.store import Store
+from eval.tuning.tune import settled
 from run_compare import parse
 
 
@@ -61,6 +62,8 @@ def test_plain_data_and_back_is_the_same_experiment() -> None:
         ({"tune_seeds": 0}, r"tune_seeds must be at least 1; got 0"),
         ({"tune": 2, "first_seed": 999_998}, r"training seeds must be below 1000000.*got 1000000"),
         ({"search": {"pqo": {}}}, r"unknown arm 'search\.pqo'; did you mean 'ppo'\?"),
+        ({"before_tuning": {"pqo": {}}}, r"unknown arm 'before_tuning\.pqo'; did you mean 'ppo'\?"),
+        ({"before_tuning": {"ppo": {"bta": 1}}}, r"'before_tuning\.ppo\.bta'; did you mean 'beta'\?"),
         ({"sampling": {"group_size": 1}}, r"reinforce needs at least 2 responses a prompt; got 1"),
         ({"sampling": {"top_k": 5}, "algos": ["dpo"]}, r"got top_p=1\.0, top_k=5\. Train with 1\.0 and 0"),
     ],
@@ -194,3 +197,30 @@ def test_a_variant_that_has_run_stays_what_it_was() -> None:
     assert extended(stored, replace(stored, algos=("high",), variants=more)).algos == ("low", "high")
     with pytest.raises(UserError, match=r"made with variants = .*0\.01.*; got .*0\.5"):
         extended(stored, replace(stored, variants={"low": {"algorithm": "ppo", "beta": 0.5}}))
+
+
+def test_the_arguments_that_made_a_tuned_comparison_also_resume_it(tmp_path: Path) -> None:
+    file, out = tmp_path / "e.yaml", tmp_path / "out"
+    file.write_text(
+        "algos: [ppo, low]\ntune: 2\nhyperparameters: {ppo: {learning_rate: 3.0e-3}}\n"
+        "variants: {low: {algorithm: ppo, beta: 0.01}}\nsearch: {low: {beta: {low: 0.001, high: 0.1}}}\n",
+        encoding="utf-8",
+    )
+    made = parse(["--config", str(file), "--ppo.clip-range", "0.3"]).experiment
+    chosen = {"ppo": {"learning_rate": 1e-4, "clip_range": 0.1}, "low": {"beta": 0.05}}
+    stored = settled(made, made.arms, chosen)
+    Store.create(out, stored)
+    again = ["--resume", str(out), "--config", str(file)]
+    for more in ([], ["--ppo.clip-range", "0.3"], ["--ppo.clip-range", "0.1"]):
+        assert parse([*again, *more, "--seeds", "5"]).experiment == replace(stored, seeds=5)
+    grown = parse([*again, "--sweep", "low.gamma=0.9"]).experiment
+    assert grown.algos == ("ppo", "low", "low-gamma-0.9")
+    assert grown.variants["low-gamma-0.9"] == {"algorithm": "ppo", "beta": 0.01, "gamma": 0.9}
+    assert grown.arms | stored.arms == grown.arms
+    with pytest.raises(UserError, match=r"hyperparameters = {'ppo': {'clip_range': 0\.1}}; got .*0\.7}}\."):
+        parse([*again, "--ppo.clip-range", "0.7"])
+    file.write_text("variants: {low: {algorithm: ppo, beta: 0.02}}\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"variants = {'low': {'beta': 0\.05}}; got {'low': {'beta': 0\.02}}\."
+    ):
+        parse(again)

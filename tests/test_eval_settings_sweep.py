@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from algos import UserError
 from eval.experiment import Experiment
 from eval.settings.layers import layered
 from eval.settings.sweep import expanded, read_sweeps
+from eval.tuning.tune import settled
 from run_compare import parse
 
 
@@ -86,6 +88,56 @@ def test_sweeping_again_adds_values_and_keeps_what_is_there() -> None:
     assert again.variants["ppo-beta-0.1"] == kept
     both, _ = expanded(once, read_sweeps({}, ["ppo.clip_range=0.1"]))
     assert both.algos[:2] == ("ppo-beta-0.1-clip-range-0.1", "ppo-beta-0.2-clip-range-0.1")
+
+
+VARIANTS = {
+    "small": {"algorithm": "ppo", "clip_range": 0.1},
+    "searched": {"algorithm": "ppo", "beta": 0.3},
+    "ppo-beta-0.1": {"algorithm": "ppo", "beta": 0.1},
+}
+
+
+def before_and_after_tuning() -> tuple[Experiment, Experiment]:
+    """For `searched`, the user has tuning choose a setting that the variant names."""
+    search = {"searched": {"beta": {"low": 0.1, "high": 1.0}}}
+    algos = ("reinforce", *VARIANTS)
+    before = Experiment(algos=algos, variants=VARIANTS, tune=2, tune_seeds=1, search=search)
+    best = {"learning_rate": 3e-5, "ppo_epochs": 2}
+    chosen = {
+        "reinforce": {"learning_rate": 3e-5, "beta": 0.2},
+        "small": {**best, "beta": 0.2},
+        "searched": {"beta": 0.7},
+        "ppo-beta-0.1": best,
+    }
+    return before, settled(before, {name: before.arm(name) for name in algos}, chosen)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["small.beta=0.5"],
+        ["beta=0.5"],
+        ["beta=0.1,0.5"],
+        ["learning_rate=1e-4"],
+        ["beta=0.1,0.5", "learning_rate=1e-4"],
+        ["searched.learning_rate=1e-4"],
+        ["ppo.ppo_epochs=1"],
+    ],
+)
+def test_a_sweep_of_tuned_arms_makes_the_arms_that_it_made_before_tuning(texts: list[str]) -> None:
+    (before, said), (after, said_after) = (
+        expanded(each, read_sweeps({}, texts)) for each in before_and_after_tuning()
+    )
+    assert (after.algos, said_after) == (before.algos, said)
+    new = [name for name in after.algos if name not in VARIANTS]
+    assert [after.variants.get(name) for name in new] == [before.variants.get(name) for name in new]
+    assert set(after.untuned) == set(new) - {"reinforce"}
+
+
+def test_without_tuning_a_swept_arm_has_the_rest_of_what_was_chosen() -> None:
+    repeated = replace(before_and_after_tuning()[1], tune=0)
+    (arm,) = expanded(replace(repeated, algos=("small",)), read_sweeps({}, ["beta=0.5"]))[0].arms.values()
+    assert arm == replace(repeated.arm("small"), beta=0.5)
 
 
 def test_what_is_written_down_is_read_back() -> None:

@@ -131,7 +131,9 @@ def _concerning(experiment: Experiment, name: str, sweeps: Sequence[Sweep]) -> l
 
 def _arms(experiment: Experiment, name: str, sweeps: Sequence[Sweep]) -> dict[str, dict[str, Any]]:
     """One variant a combination of values, by name; the arm itself where nothing is swept."""
-    arm, own = experiment.arm(name), experiment.variants.get(name, {})
+    arm, own = experiment.arm(name), experiment.named_by(name)
+    if not experiment.tune:  # Arms that are not tuned take the rest from the one that was.
+        own = experiment.variants.get(name, {})
     count = math.prod(len(sweep.values) for sweep in sweeps)
     at_most(count, ARMS, f"the number of arms that sweeps make of {name}")
     values = [_values(arm, sweep) for sweep in sweeps]
@@ -156,7 +158,7 @@ def _values(arm: Algorithm, sweep: Sweep) -> list[Any]:
 
 def _origin(experiment: Experiment, name: str, sweeps: Sequence[Sweep]) -> str:
     """What an arm of an earlier sweep of the same settings was made from; any other arm itself."""
-    arm, own = experiment.arm(name), experiment.variants.get(name, {})
+    arm, own = experiment.arm(name), experiment.named_by(name)
     settings = {sweep.setting for sweep in sweeps} & set(own)
     origin = name.removesuffix(_suffix({s: own[s] for s in _settings(type(arm)) if s in settings}))
     if origin not in (*ALGORITHMS, *experiment.variants) or experiment.arm(origin).name != arm.name:

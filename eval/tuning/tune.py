@@ -70,8 +70,7 @@ def _begin(store: Store) -> tuple[list[_Arm], Store]:
         start = replace(start, hyperparameters=Store.open(folder).asked.hyperparameters)
     arms = []
     for name in start.untuned:
-        named = {setting: start.variants[name][setting] for setting in start.named_by(name)}
-        arms.append(_Arm(name, start.arm(name), named, start.space(name)))
+        arms.append(_Arm(name, start.arm(name), start.named_by(name), start.space(name)))
     store.asked = replace(
         store.asked, search=store.asked.search | {arm.name: plain(arm.space) for arm in arms}
     )
@@ -92,6 +91,7 @@ def _comparison_of_tries(experiment: Experiment, arms: Sequence[_Arm]) -> Experi
         tune=0,
         search={},
         tuned=(),
+        before_tuning={},
     )
 
 
@@ -203,19 +203,32 @@ def settled(
     experiment: Experiment, start: Mapping[str, Algorithm], chosen: Mapping[str, Mapping[str, Any]]
 ) -> Experiment:
     """The experiment whose arms in `start` have these settings with the chosen ones over them. What other arms inherit
-    stays what it was: a variant is written out where it differs from what its algorithm has become."""
+    stays what it was: a variant is written out where it differs from what its algorithm has become. What is written
+    over is kept under `before_tuning`."""
     wanted = experiment.arms | {name: replace(arm, **chosen[name]) for name, arm in start.items()}
     own = {name: arm for name, arm in wanted.items() if name in ALGORITHMS}
     hyperparameters = replace(experiment.hyperparameters, **own)
     variants = dict(experiment.variants)
-    for name in wanted.keys() & variants.keys():
+    before = {
+        name: {setting: plain(getattr(arm, setting)) for setting in chosen[name]}
+        for name, arm in start.items()
+        if name in ALGORITHMS
+    }
+    for name in [name for name in wanted if name in variants]:
         base = plain(getattr(hyperparameters, wanted[name].name))
         differing = {
             setting: value for setting, value in plain(wanted[name]).items() if value != base[setting]
         }
+        before[name] = variants[name]
         variants[name] = variants[name] | differing | dict(chosen.get(name, {}))
     tuned = tuple(dict.fromkeys((*experiment.tuned, *start)))
-    return replace(experiment, hyperparameters=hyperparameters, variants=variants, tuned=tuned)
+    return replace(
+        experiment,
+        hyperparameters=hyperparameters,
+        variants=variants,
+        tuned=tuned,
+        before_tuning=before | experiment.before_tuning,
+    )
 
 
 def _outcome(arm: _Arm, tries: Sequence[Try]) -> str:
