@@ -47,7 +47,7 @@ example: $(READY) ## Remakes reports/example, the report that is kept with the c
 	rm -rf reports/example
 	$(BIN)/python run_compare.py --out reports/example
 	# What is kept with the code is the report and its numbers: under 3 MB.
-	cd reports/example && rm -rf runs base frontier materials matches.json .locks figures/*.svg
+	cd reports/example && rm -rf runs base frontier materials matches.json sources.json .locks figures/*.svg
 
 peers: $(PEERS)/.ready ## An environment of its own with the last TRL that had PPO
 
