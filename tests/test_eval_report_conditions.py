@@ -1,4 +1,4 @@
-"""Claims that the seeds make at the end of training and the prompts do not settle."""
+"""What the intervals hold for, and claims that the seeds make at the end of training and the prompts do not settle."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from eval.report.standings import Pair, Standing, standings
 Runs = dict[str, np.ndarray]
 """Arm → judge_NP, its seeds' rewards by prompt."""
 ANY = with_ends({"ppo": [0.5]})
+CLEAR = {"reinforce": [0.90, 0.91, 0.92, 0.90, 0.91], "ppo": [0.60, 0.62, 0.61, 0.61, 0.6]}
 
 
 def favoured(
@@ -145,3 +146,59 @@ def test_few_prompts_are_a_caveat() -> None:
     assert said(one)[0].startswith("With 1 test prompt much depends on which were taken")
     assert said(few)[0].startswith("With 15 test prompts much depends on which were taken")
     assert said(enough) == said(dataclasses.replace(ANY, samples=pd.DataFrame())) == []
+
+
+# What the intervals hold for ---------------------------------------------------------------------------
+
+
+def with_samples(made: World, spread: float, prompts: int = 40) -> World:
+    """Prompts on which the arms differ by `spread` (standard deviation), the same for all seeds."""
+    generator = np.random.default_rng(0)
+    effects = spread * generator.normal(size=prompts)
+    rows = [
+        {"arm": arm, "seed": seed, "prompt_id": i, "length": 10, "judge": 0.5 + sign * effects[i] / 2}
+        for arm, sign in (("base", 0), ("reinforce", 1), ("ppo", -1))
+        for seed in range(1 if arm == "base" else 5)
+        for i in range(prompts)
+    ]
+    return dataclasses.replace(made, samples=pd.DataFrame(rows))
+
+
+def test_other_prompts_are_mentioned_where_they_matter() -> None:
+    quiet, loud = with_samples(with_ends(CLEAR), 0.001), with_samples(with_ends(CLEAR), 0.5)
+    assert "Other prompts" not in held(quiet)
+    pair = standings(evaluations(loud)).end.pairs[0]
+    effect = conditions.prompt_effect(loud, pair)
+    samples = loud.samples.groupby(["arm", "prompt_id"])["judge"].mean()
+    difference = samples["reinforce"] - samples["ppo"]
+    assert effect.mean == pytest.approx(difference.mean())
+    assert effect.half_width == pytest.approx(1.96 * difference.std() / np.sqrt(40), rel=0.1)
+    assert (
+        f"Other prompts would move the difference between reinforce and ppo by ± {effect.half_width:.3f}"
+        in held(loud)
+    )
+    assert held(loud) == held(loud)
+
+
+def test_few_prompts_speak_of_other_prompts_too() -> None:
+    assert "Other prompts would move" in held(with_samples(with_ends(CLEAR), 0.5, prompts=15))
+    assert "Other prompts" not in held(with_samples(with_ends(CLEAR), 0.5, prompts=1))
+
+
+def test_holms_pairs_are_those_of_the_leading_comparison_that_have_a_p_value() -> None:
+    ends = {"reinforce": [0.9, 0.91, 0.93], "ppo": [0.6, 0.65, 0.61], "dpo": [0.7, 0.72, 0.71]}
+    assert "Holm's correction for 3 pairs" in held(with_ends(ends))
+    assert "Holm" not in held(with_ends(ends | {"dpo": [0.7]}))  # of one common seed
+    assert "for 3 pairs" in held(with_ends(ends | {"best": [0.99]}))
+    end = standings(evaluations(with_ends(ends))).end
+    lead = dataclasses.replace(end, kind="kl", pairs=end.pairs[:2])
+    assert "for 2 pairs" in conditions.sentence(with_ends(ends), end, lead)
+
+
+def test_the_data_seed_is_said() -> None:
+    made = with_samples(with_ends(CLEAR), 0.1)
+    assert "data seed 0, which all seeds share" in held(made)
+    assert "these 40 test prompts" in held(made)
+    anew = dataclasses.replace(made, experiment={"replicate_data": True})
+    assert "drawn anew for every seed" in held(anew)
+    assert held(with_ends({"ppo": [0.5], "dpo": [0.6]})) == ""

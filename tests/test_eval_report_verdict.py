@@ -13,7 +13,7 @@ import pytest
 from report_world import ARMS, POINTS, World, with_ends, with_paths, world
 
 from eval import stats
-from eval.report import claims, conditions, verdict, versus
+from eval.report import claims, verdict, versus
 from eval.report.document import Table, Text
 from eval.report.frames import evaluations
 from eval.report.standings import standings
@@ -492,67 +492,6 @@ def test_two_seeds_are_too_few_to_forecast() -> None:
     text = said(with_ends({"ppo": [0.52, 0.6], "dpo": [0.7, 0.71]}))
     assert "would likely" not in text
     assert text.endswith("begin with 5 seeds: rlhf-compare --resume reports/x --seeds 5")
-
-
-# What the intervals hold for ---------------------------------------------------------------------------
-
-
-def with_samples(made: World, spread: float, prompts: int = 40) -> World:
-    """Prompts on which the arms differ by `spread` (standard deviation), the same for all seeds."""
-    generator = np.random.default_rng(0)
-    effects = spread * generator.normal(size=prompts)
-    rows = [
-        {"arm": arm, "seed": seed, "prompt_id": i, "length": 10, "judge": 0.5 + sign * effects[i] / 2}
-        for arm, sign in (("base", 0), ("reinforce", 1), ("ppo", -1))
-        for seed in range(1 if arm == "base" else 5)
-        for i in range(prompts)
-    ]
-    return dataclasses.replace(made, samples=pd.DataFrame(rows))
-
-
-def held(made: World) -> str:
-    found = standings(evaluations(made))
-    return conditions.sentence(made, found.end, verdict.leading(made, found))
-
-
-def test_other_prompts_are_mentioned_where_they_matter() -> None:
-    quiet, loud = with_samples(with_ends(CLEAR), 0.001), with_samples(with_ends(CLEAR), 0.5)
-    assert "Other prompts" not in held(quiet)
-    pair = standings(evaluations(loud)).end.pairs[0]
-    effect = conditions.prompt_effect(loud, pair)
-    samples = loud.samples.groupby(["arm", "prompt_id"])["judge"].mean()
-    difference = samples["reinforce"] - samples["ppo"]
-    assert effect.mean == pytest.approx(difference.mean())
-    assert effect.half_width == pytest.approx(1.96 * difference.std() / np.sqrt(40), rel=0.1)
-    assert (
-        f"Other prompts would move the difference between reinforce and ppo by ± {effect.half_width:.3f}"
-        in held(loud)
-    )
-    assert held(loud) == held(loud)
-
-
-def test_few_prompts_speak_of_other_prompts_too() -> None:
-    assert "Other prompts would move" in held(with_samples(with_ends(CLEAR), 0.5, prompts=15))
-    assert "Other prompts" not in held(with_samples(with_ends(CLEAR), 0.5, prompts=1))
-
-
-def test_holms_pairs_are_those_of_the_leading_comparison_that_have_a_p_value() -> None:
-    ends = {"reinforce": [0.9, 0.91, 0.93], "ppo": [0.6, 0.65, 0.61], "dpo": [0.7, 0.72, 0.71]}
-    assert "Holm's correction for 3 pairs" in held(with_ends(ends))
-    assert "Holm" not in held(with_ends(ends | {"dpo": [0.7]}))  # of one common seed
-    assert "for 3 pairs" in held(with_ends(ends | {"best": [0.99]}))
-    end = standings(evaluations(with_ends(ends))).end
-    lead = dataclasses.replace(end, kind="kl", pairs=end.pairs[:2])
-    assert "for 2 pairs" in conditions.sentence(with_ends(ends), end, lead)
-
-
-def test_the_data_seed_is_said() -> None:
-    made = with_samples(with_ends(CLEAR), 0.1)
-    assert "data seed 0, which all seeds share" in held(made)
-    assert "these 40 test prompts" in held(made)
-    anew = dataclasses.replace(made, experiment={"replicate_data": True})
-    assert "drawn anew for every seed" in held(anew)
-    assert held(with_ends({"ppo": [0.5], "dpo": [0.6]})) == ""
 
 
 # The section of pairs ----------------------------------------------------------------------------------

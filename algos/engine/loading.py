@@ -34,7 +34,8 @@ _TIMEOUTS = (5.0, 10.0, 10.0, 10.0)  # seconds to connect, read, write and wait 
 def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model in fp32, with its saved adapter where `path` holds one, and its tokenizer.
 
-    Raises UserError where they cannot be loaded, or where the model does not read from left to right.
+    Raises UserError where they cannot be loaded. Whether the model reads from left to right is asked where it becomes a
+    policy (`require_causal`).
     """
     base = base_of(path)
     with cached_where_unreachable(base), safetensors_only(base), safetensors_only(path):

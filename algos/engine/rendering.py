@@ -74,9 +74,8 @@ class _Worker:
             line = self._line(seconds)
         except BrokenPipeError:  # it is gone
             line = None
-        except (
-            BaseException
-        ):  # Ctrl-C, or a reward's time is up: the answer would be taken for the next one's
+        except BaseException:
+            # Ctrl-C, or a reward's time is up: the answer would be taken for the next one's.
             self.stop()
             raise
         if line is None:

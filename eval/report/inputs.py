@@ -28,7 +28,8 @@ class ReportInput(Protocol):
 
     @property
     def environment(self) -> dict[str, Any]:
-        """python, packages, hardware, threads, commit, command, started, finished."""
+        """python, packages, hardware, threads, workers, commit, command, runs (to make), started, finished, no_frontier (why
+        there is none), and earlier: the same of the sessions before."""
 
     @property
     def results(self) -> DataFrame:
