@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from report_cases import answered
+from report_words import held, said
 from report_world import World, with_ends
-from test_eval_report_verdict import answered, held, said
 
 from eval import stats
 from eval.report import conditions

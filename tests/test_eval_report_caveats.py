@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from report_cases import with_facts
 from report_world import ARMS, POINTS, World, with_ends, with_paths, world
 from small_world import small_world
 
@@ -21,10 +22,6 @@ from eval.workshop import Workshop
 
 def said(caveat: Caveat, made: World) -> str:
     return " ".join(caveat(made, evaluations(made)))
-
-
-def with_facts(made: World, **facts: Any) -> World:
-    return dataclasses.replace(made, facts={**made.facts, **facts})
 
 
 def with_settings(made: World, arm: str, **settings: Any) -> World:

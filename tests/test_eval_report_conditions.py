@@ -8,11 +8,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from report_words import held
 from report_world import World, with_ends
 from scipy.stats import t as student
 
 from eval import stats
-from eval.report import caveats, conditions, verdict
+from eval.report import caveats, conditions
 from eval.report.frames import evaluations
 from eval.report.standings import Pair, Standing, standings
 
@@ -67,11 +68,6 @@ def claims(runs: Runs) -> tuple[bool, bool]:
     """Whether the seeds tell the two arms apart, and whether that is said to be unsettled."""
     end = end_of(runs)
     return end.pairs[0].told_apart, bool(conditions.unsettled(with_answers(runs), end))
-
-
-def held(made: World) -> str:
-    found = standings(evaluations(made))
-    return conditions.sentence(made, found.end, verdict.leading(made, found))
 
 
 @pytest.mark.parametrize("prompts", [8, 64])

@@ -1,0 +1,49 @@
+"""The section of pairs: a table for each of the three comparisons."""
+
+from __future__ import annotations
+
+from report_cases import OWN, twelve, two_paths, with_facts
+from report_world import World, with_ends, with_paths
+
+from eval.report import verdict, versus
+from eval.report.document import Table, Text
+from eval.report.frames import evaluations
+from eval.report.standings import standings
+
+
+def tables_of(made: World) -> list[Table]:
+    view = evaluations(made)
+    found = standings(view)
+    section = versus.section(view, found, verdict.leading(made, found))
+    return [block for block in section.blocks if isinstance(block, Table) and "differences" in block.heading]
+
+
+def test_three_tables_the_leading_one_first() -> None:
+    plain, apart = tables_of(two_paths()), tables_of(with_facts(two_paths(), **OWN))
+    titles = ["At each arm's own end", "At equal total cost", "At matched KL"]
+    assert [table.heading.partition(":")[0] for table in plain] == titles
+    assert [table.heading.partition(":")[0] for table in apart] == [titles[2], *titles[:2]]
+    heads = [column.label for column in apart[0].columns]
+    (row,) = [[cell.text for cell in row] for row in apart[0].rows]
+    assert dict(zip(heads, row, strict=True)) | {"p": "", "effect": "", "difference": ""} == {
+        "higher": "reinforce", "lower": "dpo", "difference": "", "p": "", "P(higher is better)": "1.00", "effect": "",
+        "KL": "2.00", "seeds": "5", "at 5%": "told apart",
+    }  # fmt: skip
+
+
+def test_tables_are_folded_where_there_are_many_arms() -> None:
+    assert [bool(table.folded) for table in tables_of(two_paths())] == [False, False, False]
+    four = with_ends({f"arm{i}": [0.5, 0.6, 0.55] for i in range(4)})
+    assert [bool(table.folded) for table in tables_of(four)] == [False, True, True]
+    assert [bool(table.folded) for table in tables_of(twelve(3))] == [True, True, True]
+
+
+def test_a_comparison_that_cannot_be_made_says_why() -> None:
+    still = [(0.0, 0.0, 0.4), (1.0, 0.01, 0.4), (2.0, 0.01, 0.41)]
+    moved = [(0.0, 0.0, 0.4), (1.0, 1.0, 0.5), (2.0, 2.0, 0.6)]
+    made = with_paths({"still": [still, still], "moved": [moved, moved]})
+    view = evaluations(made)
+    found = standings(view)
+    texts = [b for b in versus.section(view, found, found.end).blocks if isinstance(b, Text)]
+    (why,) = [text.text for text in texts if text.label == "At matched KL"]
+    assert "still stayed within 0.05 nats of the base" in why
