@@ -86,7 +86,7 @@ def main() -> None:
         rows = list(pool.imap(measure, jobs))
     frame = pd.DataFrame(rows)
     for name, group in frame.groupby("algorithm", sort=False):
-        table = group.groupby(list(GRID[name]), sort=False)[
+        table = group.groupby(list(GRID[str(name)]), sort=False)[
             ["reward/judge", "reward/proxy", "kl/sequence", "seconds"]
         ]
         print(f"\n{name}\n{table.mean().round(3).to_string()}")

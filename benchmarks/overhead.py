@@ -13,7 +13,7 @@ import functools
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Stopwatch:
     """Seconds spent in each timed function, those it calls among them included."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         self.inside = False
 
     def watch(self, owner: Any, name: str) -> None:
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
         whole = time.perf_counter() - begun
         training = sum(run.status["seconds"] for run in store.Store.open(out).all_runs)
     print(f"runs {training:.1f} s, the whole comparison {whole:.1f} s")
-    for name, seconds in watch.spent.most_common():
+    for name, seconds in sorted(watch.spent.items(), key=lambda item: -item[1]):
         print(f"{name:16} {seconds:7.3f} s {100 * seconds / training:6.2f}% of the runs")
     total = sum(watch.spent.values())
     print(f"{'together':16} {total:7.3f} s {100 * total / training:6.2f}% of the runs")

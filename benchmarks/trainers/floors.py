@@ -151,10 +151,8 @@ class Rates:
         shapes = [(tokens, *shape, n) for shape, n in matrices(model).items()]
         shapes.append((SEQUENCES * RESPONSE_TOKENS, width, vocabulary, 1))
         self.flops = sum(2.0 * rows * k * columns * n for rows, k, columns, n in shapes)
-        self.products = [
-            (n, *(torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, k), (columns, k))))
-            for rows, k, columns, n in shapes
-        ]
+        draw = partial(torch.randn, device=device, dtype=dtype)
+        self.products = [(n, draw((rows, k)), draw((columns, k))) for rows, k, columns, n in shapes]
         self.weights = torch.ones(cost.trunk + cost.head, device=device, dtype=dtype)
 
     def __call__(self) -> dict[str, float]:
