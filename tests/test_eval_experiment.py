@@ -103,6 +103,21 @@ def test_command_line_over_yaml_over_preset(tmp_path: Path) -> None:
     assert [own[name].beta for name in ("reinforce", "ppo", "dpo")] == [0.5, 0.25, 0.5]
 
 
+def betas(*told: str) -> list[float]:
+    arms = parse(list(told)).experiment.arms
+    return [arms[name].beta for name in ("reinforce", "ppo", "dpo")]
+
+
+def test_arms_seek_one_objective_unless_pairs_are_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("model: m\npairs: p\n", encoding="utf-8")
+    own = ("--model", "m", "--prompts", "q", "--reward", "r.py:score")
+    assert betas(*own) == betas("--task", "custom", *own) == [0.05, 0.05, 0.05]
+    assert betas(*own, "--pairs", "p") == betas("--config", str(file)) == [0.05, 0.05, 0.1]
+    assert betas(*own, "--beta", "0.2") == [0.2, 0.2, 0.2]
+    assert betas(*own, "--dpo.beta", "0.3") == [0.05, 0.05, 0.3]
+
+
 def test_a_number_in_a_file_is_the_budget_it_is_on_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "e.yaml"
     for number in ("2000", "2000.5"):

@@ -120,7 +120,8 @@ def _layers(first: argparse.Namespace, named: Mapping[str, Any], stored: Experim
     }
     if stored is not None:
         return layered(stored.to_dict(), named, shared)
-    return layered(preset(task), named, {"task": task}, shared)
+    pairs = bool(first.pairs or named.get("pairs"))
+    return layered(preset(task, pairs), named, {"task": task}, shared)
 
 
 def _trusting_nobody(first: argparse.Namespace, below: Experiment) -> Experiment:

@@ -59,10 +59,12 @@ def shape_of(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | 
     return custom_shape(experiment, quick)
 
 
-def preset(task: str) -> Mapping[str, Any]:
+def preset(task: str, recorded_pairs: bool = False) -> Mapping[str, Any]:
     """The task's own settings, under what the user says."""
     if task == "reviews":
         from eval.tasks.reviews.preset import PRESET
 
         return PRESET
-    return {}
+    from eval.tasks.custom.preset import preset as custom_preset
+
+    return custom_preset(recorded_pairs)
