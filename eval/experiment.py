@@ -48,7 +48,7 @@ class Experiment:
     first_seed: int = 0
     """The training seed of each arm's first run."""
     model: str | None = None
-    """The model to start from: a directory or a hub id."""
+    """The model to start from: a directory or a hub id, owner/name or owner/name@revision."""
     prompts: str | None = None
     """Prompts to train and evaluate on: JSONL, CSV, Parquet, or a data set's name."""
     pairs: str | None = None

@@ -98,7 +98,7 @@ def require_classifier(base: str) -> None:
 
 
 def train_reward_model(
-    base: Path,
+    base: str | Path,
     pairs: Sequence[Mapping[str, str]],
     out: Path,
     *,
@@ -123,17 +123,19 @@ def train_reward_model(
     with _controlled(fit):
         from transformers import AutoTokenizer
 
+        from algos.engine.hub import cached_where_unreachable, pinned
         from algos.engine.inputs import embedding_rows, max_positions
         from algos.engine.kernels import quicken
 
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-        model = _classifier(base)
+        with cached_where_unreachable(str(base)):
+            tokenizer = AutoTokenizer.from_pretrained(**pinned(str(base)), trust_remote_code=False)
+            model = _classifier(str(base))
         quicken(model)
         kept, dropped = _encode_pairs(tokenizer, pairs, max_positions(model.config))
         train, heldout = _split_by_prompt(kept, seed)
         rows = embedding_rows(model)
         model.config.get_text_config().pad_token_id = _unused_id(tokenizer, train, rows)
-        _train_on_pairs(model, base, train, fit)
+        _train_on_pairs(model, tokenizer, train, fit)
         model.config.reward_pooling = "mask"
         model.config.reward_offset = 0.0
         model.save_pretrained(out)
@@ -155,27 +157,29 @@ def train_reward_model(
     return facts
 
 
-def _classifier(base: Path) -> PreTrainedModel:
+def _classifier(base: str) -> PreTrainedModel:
     """A classifier with one output: the base's trunk in float32, and a head drawn from torch's generator."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from algos.engine.hub import pinned
     from algos.engine.weights import safetensors_only
 
     with safetensors_only(base):
         return AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            **pinned(base), num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
 
 
-def _train_on_pairs(model: PreTrainedModel, base: Path, rows: Sequence[Mapping[str, Any]], fit: _Fit) -> None:
+def _train_on_pairs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], fit: _Fit
+) -> None:
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
     # transformers' classifiers pool at the last id ≠ pad. TRL takes that id from the tokenizer it is given, so it gets
     # one of its own, whose pad occurs in no text: pooling is then at the last attended position.
-    padding = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    padding = copy.deepcopy(tokenizer)
     padding.pad_token = padding.convert_ids_to_tokens(model.config.get_text_config().pad_token_id)
     dataset = Dataset.from_list([{key: row[key] for key in ("chosen_ids", "rejected_ids")} for row in rows])
     with tempfile.TemporaryDirectory() as scratch:

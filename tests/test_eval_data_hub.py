@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import socket
@@ -10,17 +11,22 @@ import time
 from pathlib import Path
 
 import pytest
+from report_world import world
 from small_world import SmallWorld
 from tiny import same_weights
 
-from algos import Policy, RewardModel
-from algos.engine import loading
+from algos import Policy, RewardModel, Sampling
+from algos.engine import hub
 from algos.engine.errors import UserError
-from algos.engine.loading import read_config, read_tokenizer
+from algos.engine.loading import base_of, read_config, read_tokenizer
 from eval.data import read_rows
 from eval.experiment import Experiment
 from eval.memory.footprint import Need
 from eval.process.offline import refuse_hub_ids
+from eval.report import details
+from eval.stages import train_reward_model
+from eval.tasks import materials_of
+from eval.workshop import Workshop
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b\u2028c", "n": 2}]
 
@@ -35,21 +41,33 @@ def _refusal(source: str) -> str:
 def test_a_hub_name_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    asked = []
+    asked: list[tuple[str | None, ...]] = []
 
-    def load_dataset(*name: str, split: str) -> datasets.Dataset:
-        asked.append((*name, split))
+    def load_dataset(*name: str, split: str, revision: str | None) -> datasets.Dataset:
+        asked.append((*name, split, revision))
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "why_unreachable", lambda: "")
     assert [row.values for row in read_rows("trl-lib/ultrafeedback_binarized").rows] == ROWS
     read_rows("trl-lib/ultrafeedback_binarized:test")
     read_rows("openai/summarize/comparisons:validation")
-    name = "trl-lib/ultrafeedback_binarized"
-    assert asked == [(name, "train"), (name, "test"), ("openai/summarize", "comparisons", "validation")]
-    for not_a_name in ("nowhere", "/a/b", "a/b.jsonl", "a/b/c/d", "http://a/b", "a/b\x00", "x" * 5000, ""):
+    read_rows("openai/summarize/comparisons@refs/pr/1:validation")
+    name, of = "trl-lib/ultrafeedback_binarized", ("openai/summarize", "comparisons", "validation")
+    assert asked == [(name, "train", None), (name, "test", None), (*of, None), (*of, "refs/pr/1")]
+    for not_a_name in (
+        "nowhere",
+        "/a/b",
+        "a/b.jsonl",
+        "a/b/c/d",
+        "http://a/b",
+        "a/b\x00",
+        "a/b@",
+        "x" * 5000,
+        "",
+    ):
         assert "no file or directory" in _refusal(not_a_name)
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,21 +106,30 @@ def test_a_model_that_nobody_has_is_said_at_once(name: str, monkeypatch: pytest.
     "name", ["/a/b", "./a", "../a", "~/a", "a/b/c", "nobody/no thing", "a..b", "a\x1b[31m", "x" * 5000, ""]
 )
 def test_what_cannot_be_on_a_hub_is_not_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "why_unreachable", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub, "why_unreachable", lambda: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="there is no model directory") as caught:
         read_config(name, False)
     assert str(caught.value).isprintable()
 
 
+FIRST, SECOND = "0" * 40, "1" * 40
+
+
+def keep(cache: Path, model: str, commit: str, *references: str) -> None:
+    """A commit of nobody/something in the hub's cache, as the hub's own client lays it out."""
+    kept = cache / "models--nobody--something"
+    shutil.copytree(model, kept / "snapshots" / commit)
+    for reference in references:
+        file = kept / "refs" / reference
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(commit)
+
+
 @pytest.fixture
 def cached_model(small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Laid out as the hub's own client lays it out."""
     from huggingface_hub import constants
 
-    kept = tmp_path / "models--nobody--something"
-    shutil.copytree(small.model, kept / "snapshots" / ("0" * 40))
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text("0" * 40)
+    keep(tmp_path, small.model, FIRST, "main")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     return "nobody/something"
 
@@ -121,6 +148,98 @@ def test_without_a_hub_a_cached_model_is_loaded(
     assert constants.HF_HUB_OFFLINE is False
 
 
+@pytest.fixture
+def moved_model(small: SmallWorld, cached_model: str, tmp_path: Path) -> str:
+    """The branch main has moved to other weights, which are tagged v2, since what is tagged v1."""
+    import torch
+
+    policy = Policy.load(small.model)
+    with torch.no_grad():
+        next(iter(policy.trainable().values())).add_(1.0)
+    policy.save(tmp_path / "second")
+    (tmp_path / "models--nobody--something" / "refs" / "v1").write_text(FIRST)
+    keep(tmp_path, str(tmp_path / "second"), SECOND, "main", "refs/pr/2")
+    return cached_model
+
+
+def test_a_revision_is_what_is_loaded(small: SmallWorld, moved_model: str, tmp_path: Path) -> None:
+    first, second = Policy.load(small.model), Policy.load(str(tmp_path / "second"))
+    assert not same_weights(first, second)
+    for revision, expected in (("v1", first), (FIRST, first), ("refs/pr/2", second), (SECOND, second)):
+        name = f"{moved_model}@{revision}"
+        assert same_weights(Policy.load(name), expected)
+        assert hub.is_cached(name)
+        assert read_config(name, False).vocab_size == len(read_tokenizer(name, False))
+    assert same_weights(Policy.load(moved_model), second)
+    assert not hub.is_cached(f"{moved_model}@v3")
+    with pytest.raises(UserError, match="no directory 'nobody/something@v3'"):
+        Policy.load(f"{moved_model}@v3")
+
+
+def test_a_revision_leads_out_of_no_folder(moved_model: str) -> None:
+    for revision in ("", "../main", "refs/../main", "/etc", "v1 "):
+        assert not hub.is_cached(f"{moved_model}@{revision}")
+        with pytest.raises(UserError, match="no model directory"):
+            Policy.load(f"{moved_model}@{revision}")
+
+
+def test_a_directory_may_have_an_at_in_its_name(small: SmallWorld, tmp_path: Path) -> None:
+    shutil.copytree(small.model, tmp_path / "mine@v1")
+    assert same_weights(Policy.load(tmp_path / "mine@v1"), Policy.load(small.model))
+
+
+def test_an_adapter_belongs_to_a_commit(
+    small: SmallWorld, cached_model: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    adapted = Policy.load(cached_model, lora=True)
+    adapted.save(tmp_path / "adapter")
+    request.getfixturevalue("moved_model")
+    assert base_of(str(tmp_path / "adapter")) == f"{cached_model}@{FIRST}"
+    assert same_weights(Policy.load(tmp_path / "adapter"), adapted)
+
+
+def test_a_comparison_keeps_to_the_commit_that_it_began_with(
+    small: SmallWorld, moved_model: str, tmp_path: Path
+) -> None:
+    asked = Experiment(
+        task="custom",
+        model=moved_model,
+        prompts=small.prompts,
+        reward=small.reward(),
+        sampling=Sampling(max_new_tokens=8),
+    )
+    made = materials_of(asked, Workshop(tmp_path / "cache"), 0)
+    assert made.model == made.facts["hub"]["model"] == f"{moved_model}@{SECOND}"
+    comparison = dataclasses.replace(world(tmp_path), facts={"hub": made.facts["hub"]})
+    (told,) = [block.text for block in details.data(comparison).blocks if "hub" in block.text]
+    assert told == f"Taken from the hub, at these commits: model {moved_model}@{SECOND}."
+    tagged = materials_of(
+        dataclasses.replace(asked, model=f"{moved_model}@v1"), Workshop(tmp_path / "cache"), 0
+    )
+    assert tagged.model == f"{moved_model}@{FIRST}"
+
+
+def test_a_reward_model_is_trained_from_a_revision(
+    small: SmallWorld, moved_model: str, tmp_path: Path
+) -> None:
+    pairs = [{"prompt": f"a {i}", "chosen": " b", "rejected": " c d"} for i in range(20)]
+    told = {
+        "centre_on": ["a b"],
+        "epochs": 1,
+        "learning_rate": 1e-3,
+        "batch_size": 8,
+        "seed": 0,
+        "threads": 1,
+    }
+    scores = []
+    for number, name in enumerate((f"{moved_model}@v1", small.model)):
+        train_reward_model(name, pairs, tmp_path / f"reward-{number}", **told)
+        made = RewardModel(tmp_path / f"reward-{number}")
+        scores.append(made(prompts=["a", "a"], completions=[" b", " c d"], completion_ids=[[5], [6, 7]]))
+    assert scores[0] == scores[1]
+    assert scores[0][0] != scores[0][1]
+
+
 def test_a_slow_hub_is_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and never answers the question: the library is left to try on."""
     from huggingface_hub import constants
@@ -128,8 +247,8 @@ def test_a_slow_hub_is_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setattr(loading, "_TIMEOUTS", (5.0, 0.2, 0.2, 0.2))
-        assert loading.why_unreachable() == ""
+        monkeypatch.setattr(hub, "_TIMEOUTS", (5.0, 0.2, 0.2, 0.2))
+        assert hub.why_unreachable() == ""
 
 
 @pytest.fixture
@@ -153,6 +272,12 @@ def test_without_a_hub_its_cached_datasets_are_read(cached_dataset: str) -> None
     assert [row.values for row in read_rows(cached_dataset).rows] == ROWS
 
 
+def test_without_a_hub_no_revision_of_a_dataset_is_told_from_another(cached_dataset: str) -> None:
+    told = _refusal(f"{cached_dataset}@v1:train")
+    assert "the hub cannot be asked for the revision of 'owner/name@v1' (HF_HUB_OFFLINE is set)" in told
+    assert "Leave @v1 out" in told
+
+
 # --offline
 
 
@@ -173,8 +298,17 @@ def cached(cached_model: str, cached_dataset: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["model", "reward", "judge"])
 def test_offline_takes_a_model_that_is_cached(name: str, cached: tuple[str, str]) -> None:
     cached_model, _ = cached
-    refuse_hub_ids(Experiment(task="custom", **{name: cached_model}))
-    for other in ("nobody/other", "something", f"{cached_model}:score", "a/b/c", "x" * 5000, "no.py:score"):
+    for here in (cached_model, f"{cached_model}@{FIRST}", f"{cached_model}@main"):
+        refuse_hub_ids(Experiment(task="custom", **{name: here}))
+    for other in (
+        "nobody/other",
+        "something",
+        f"{cached_model}:score",
+        f"{cached_model}@v9",
+        "a/b/c",
+        "x" * 5000,
+        "no.py:score",
+    ):
         with pytest.raises(UserError, match=f"^--offline: {name} '{other}' is not on this machine"):
             refuse_hub_ids(Experiment(task="custom", **{name: other}))
 
@@ -186,7 +320,7 @@ def test_offline_takes_a_dataset_that_is_cached(name: str, cached: tuple[str, st
     _, cached_dataset = cached
     for here in (cached_dataset, f"{cached_dataset}:test", f"{cached_dataset}/default:train"):
         refuse_hub_ids(Experiment(task="custom", **{name: here}))
-    for other in ("owner/other", f"{cached_dataset}/other", "name", f"{cached_dataset}.jsonl", "x" * 5000, "a/b/c/d"):  # fmt: skip
+    for other in ("owner/other", f"{cached_dataset}/other", f"{cached_dataset}@v1", "name", f"{cached_dataset}.jsonl", "x" * 5000, "a/b/c/d"):  # fmt: skip
         with pytest.raises(UserError, match=f"^--offline: {name} '{other}' is not on this machine"):
             refuse_hub_ids(Experiment(task="custom", **{name: other}))
     assert datasets.config.HF_HUB_OFFLINE is False

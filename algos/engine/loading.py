@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import HFValidationError, get_session, httpx, validate_repo_id
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -23,12 +21,11 @@ from transformers import (
 )
 
 from algos.engine.errors import UserError, one_line
+from algos.engine.hub import cached_where_unreachable, pinned
 from algos.engine.inputs import accepts, inputs_for
 from algos.engine.memory import out_of_memory
 from algos.engine.settings import Precision
 from algos.engine.weights import safetensors_only
-
-_TIMEOUTS = (5.0, 10.0, 10.0, 10.0)  # seconds to connect, read, write and wait for a free connection
 
 
 def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -57,20 +54,22 @@ def _with_saved_adapter(model: Any, path: str) -> Any:
 
 
 def base_of(path: str) -> str:
-    """What a saved LoRA adapter is an adapter of, or `path` itself. Raises UserError for one that does not say."""
+    """What a saved LoRA adapter is an adapter of, in the revision that it names, or `path` itself. Raises UserError for one
+    that does not say."""
     file = Path(path, "adapter_config.json")
     if not os.path.isfile(file):
         return path
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
+        revision = config.get("revision")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {one_line(error)} Save the adapter again.") from error
     if kind != "LORA" or not isinstance(base, str):
         raise UserError(
             f"{file} must describe a LoRA adapter and name its base; got {kind!a} of {base!a}. Save it with peft."
         )
-    return base
+    return f"{base}@{revision}" if revision and not os.path.exists(base) else base
 
 
 def read_config(path: str, trust_remote_code: bool) -> PretrainedConfig:
@@ -80,7 +79,7 @@ def read_config(path: str, trust_remote_code: bool) -> PretrainedConfig:
     """
     base = base_of(path)
     with cached_where_unreachable(base), _readable(base):
-        return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(**pinned(base), trust_remote_code=trust_remote_code)
 
 
 def read_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -94,7 +93,7 @@ def tokenizer_in(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
     """The tokenizer saved there. Raises UserError for one that transformers made up from the model's configuration
     because there is none: it knows special tokens, and no text."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        source, trust_remote_code=trust_remote_code
+        **pinned(source), trust_remote_code=trust_remote_code
     )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"no tokenizer in {source!r}. Save it there with tokenizer.save_pretrained.")
@@ -104,51 +103,6 @@ def tokenizer_in(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
 def _tokenizer_of(path: str) -> str:
     """Where the tokenizer lies: a saved adapter may come without one."""
     return path if os.path.isfile(Path(path, "tokenizer_config.json")) else base_of(path)
-
-
-@contextmanager
-def cached_where_unreachable(name: str) -> Iterator[None]:
-    """The block in which libraries read the model `name`, if it is no directory, from the hub; or from what
-    they have cached, where the hub cannot even be asked: they would try for half a minute a file.
-
-    Raises UserError where there is no such directory, and where the hub is away and nothing is cached.
-    """
-    if os.path.exists(name):  # not Path's, which raises for what no path can be
-        yield
-        return
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise UserError(
-            f"there is no model directory {name!a}. Check the path; a model on the hub is named owner/name."
-        ) from None
-    away, before = why_unreachable(), constants.HF_HUB_OFFLINE
-    if away and not isinstance(try_to_load_from_cache(name, "config.json"), str):
-        raise UserError(
-            f"there is no directory {name!a}, no copy of such a model in the hub's cache, and the hub cannot be "
-            f"asked for it ({away}). Check the name, the path or the network."
-        )
-    constants.HF_HUB_OFFLINE = before or bool(away)  # the libraries' own switch
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def why_unreachable() -> str:
-    """Why no connection to the hub (`HF_ENDPOINT`, through the user's proxies) can be made; empty if one can.
-
-    Any answer counts, and so does a slow one: only a failure to connect, known within seconds, does not.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_TIMEOUTS)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        return one_line(error)
-    except httpx.RequestError:
-        pass
-    return ""
 
 
 @contextmanager
@@ -169,10 +123,10 @@ def _readable(name: str) -> Iterator[None]:
 
 def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
     with _readable(path):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(**pinned(path), trust_remote_code=trust_remote_code)
         # fp32 master weights: steps of 1e-6 vanish in bf16, which autocast uses only for the products.
         model = AutoModelForCausalLM.from_pretrained(
-            path,
+            **pinned(path),
             config=config,
             dtype=torch.float32,
             use_safetensors=True,

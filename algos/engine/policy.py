@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from algos.engine.errors import UserError, one_line
 from algos.engine.frozen import Frozen
 from algos.engine.head import unwrapped
+from algos.engine.hub import commit
 from algos.engine.inputs import embedding_rows, max_positions
 from algos.engine.kernels import quicken
 from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, require_causal, room_for
@@ -72,7 +73,7 @@ class Policy:
         trust_remote_code: bool = False,
         reference: bool = True,
     ) -> Policy:
-        """From a directory or a hub id, a model or a saved adapter; weights as safetensors only.
+        """From a directory or a hub id (`owner/name` or `owner/name@revision`), a model or a saved adapter; weights as safetensors only.
 
         The reference is the policy as loaded: with a fresh adapter the model without it, else a frozen copy, or
         `reference=False` none, for a policy that is neither trained nor held against it.
@@ -91,7 +92,7 @@ class Policy:
                 f"{source!r} is an adapter already, which training goes on with as it is. Leave --lora out."
             )
         if lora:
-            model = with_adapter(model, LoRA() if lora is True else lora)
+            model = with_adapter(model, LoRA() if lora is True else lora, commit(source))
         with room_for(
             f"{source!r} and its frozen reference", "Train adapters with --lora: they need no copy."
         ):
@@ -213,8 +214,9 @@ def _require_known(model: Any) -> None:
             )
 
 
-def with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
-    """A fresh adapter around the model; raises UserError where its targets are not there."""
+def with_adapter(model: PreTrainedModel, lora: LoRA, revision: str | None = None) -> Any:
+    """A fresh adapter around the model, which saves the hub's `revision` of it beside its name. Raises UserError where
+    its targets are not there."""
     from peft import LoraConfig, get_peft_model
 
     if not isinstance(lora, LoRA):
@@ -226,7 +228,7 @@ def with_adapter(model: PreTrainedModel, lora: LoRA) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the adapter's random half is part of the model, not of a run's seed
         try:
-            return get_peft_model(model, config)
+            return get_peft_model(model, config, revision=revision)
         except ValueError as error:
             raise UserError(
                 f"cannot put adapters on {lora.targets!r}: {one_line(error)} Set --lora-settings.targets."

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from algos.engine.calls import GuardedReward, RewardError, guarded
 from algos.engine.errors import UserError, one_line
+from algos.engine.hub import cached_where_unreachable, pinned
 from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
 from algos.engine.kernels import quicken
-from algos.engine.loading import cached_where_unreachable, tokenizer_in
+from algos.engine.loading import tokenizer_in
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.rollouts import pad_right
 from algos.engine.template import Text, render_prompt
@@ -151,7 +152,7 @@ class RewardModel:
         try:
             with cached_where_unreachable(str(path)), safetensors_only(path):
                 self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-                    path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                    **pinned(str(path)), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
                 )
                 self.tokenizer = tokenizer_in(str(path), trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as error:

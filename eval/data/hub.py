@@ -10,7 +10,7 @@ from algos.engine.errors import UserError, one_line
 
 
 def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
-    """Rows of `owner/name` or `owner/name/configuration`.
+    """Rows of `owner/name` or `owner/name/configuration`, each also with `@revision` behind it.
 
     The library itself tries for half a minute to reach a hub that is not there. One question decides
     beforehand: where it cannot even be asked, the library is told to use what it has cached, at once.
@@ -18,14 +18,20 @@ def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
     """
     import datasets
 
-    from algos.engine.loading import why_unreachable
+    from algos.engine.hub import why_unreachable
 
-    owner, repository, *configuration = name.split("/")
+    place, named, revision = name.partition("@")
+    owner, repository, *configuration = place.split("/")
     away = why_unreachable()
+    if away and named:
+        raise UserError(
+            f"the hub cannot be asked for the revision of {name!a} ({away}), and the library's cache does not tell "
+            f"revisions apart. Leave @{revision} out to take what is cached, or give a file."
+        )
     try:
         with _cache_alone(bool(away)):
             dataset: Iterable[dict[str, Any]] = datasets.load_dataset(
-                f"{owner}/{repository}", *configuration, split=split
+                f"{owner}/{repository}", *configuration, split=split, revision=revision or None
             )
     except ConnectionError as error:
         raise UserError(
@@ -36,9 +42,12 @@ def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the library has a copy of `owner/name` or `owner/name/configuration`; no hub is asked."""
+    """Whether the library has a copy of `owner/name` or `owner/name/configuration`; no hub is asked. Of a named revision
+    it cannot tell."""
     import datasets
 
+    if "@" in name:
+        return False
     owner, repository, *configuration = name.split("/")
     try:
         with _cache_alone(True):

@@ -16,7 +16,7 @@ from eval.data.lines import open_bytes
 from eval.data.rows import Row, Table
 
 _FORMATS = ".jsonl, .json, .csv (each also .gz) or .parquet"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@\w[\w./-]*)?", re.ASCII)
 
 
 def read_rows(source: str, columns: Mapping[str, str] | None = None) -> Table:
@@ -24,7 +24,7 @@ def read_rows(source: str, columns: Mapping[str, str] | None = None) -> Table:
 
     `source` is a `.jsonl`, `.json`, `.csv` (each also gzipped) or `.parquet` file, a directory made by
     `datasets.save_to_disk`, or a dataset's name on the Hugging Face hub (`owner/name`, or
-    `owner/name/configuration` where it has several); the last two take a split after a colon
+    `owner/name/configuration` where it has several, each with `@revision` behind it where one is wanted); the last two take a split after a colon
     (`owner/name:test`), by default `train`. `columns` maps the names that are wanted to the file's own:
     `{"prompt": "question"}`.
 
@@ -50,7 +50,7 @@ def _read(source: str) -> Table:
         return _read_hub(path, split, source)
     raise UserError(
         f"there is no file or directory {source!a}. Check the path; a dataset on the Hugging Face hub "
-        "is named owner/name, a split of it owner/name:split."
+        "is named owner/name, a split of it owner/name:split, a revision owner/name@revision."
     )
 
 
@@ -59,7 +59,7 @@ def hub_name(source: str) -> str:
     path, _ = _path_and_split(source)
     if os.path.exists(path) or _file_format(path) is not None or not _HUB_ID.fullmatch(path):
         return ""
-    return "/".join(path.split("/")[:2])
+    return "/".join(path.partition("@")[0].split("/")[:2])
 
 
 def _path_and_split(source: str) -> tuple[str, str]:

@@ -27,22 +27,17 @@ def refuse_hub_ids(experiment: Experiment) -> None:
         source: str | None = getattr(experiment, name)
         if not source or any(os.path.exists(part) for part in (source, source.rpartition(":")[0])):
             continue
-        if not (_is_cached_model(source) if name in _MODELS else _is_cached_dataset(source)):
+        if not (_is_cached_dataset if name in _DATA else _is_cached_model)(source):
             raise UserError(
                 f"--offline: {name} {source!a} is not on this machine, and no hub is asked for it. "
                 "Give a file or directory, or leave --offline out."
             )
 
 
-def _is_cached_model(name: str) -> bool:
-    """By the file that `algos.engine.loading.cached_where_unreachable` looks for."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+def _is_cached_model(source: str) -> bool:
+    from algos.engine.hub import is_cached
 
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError:  # no hub has a model of such a name
-        return False
+    return is_cached(source)
 
 
 def _is_cached_dataset(source: str) -> bool:

@@ -49,6 +49,9 @@ def data(comparison: ReportInput) -> Section:
     judge = f"The judge is {facts.get('judge', 'unknown')}"
     gold = ", the truth of this task (gold)" if facts.get("judge_is_gold") else ""
     blocks: list[Block] = [Text(f"{judge}{gold}. The training reward is {facts.get('reward', 'unknown')}.")]
+    if hub := facts.get("hub"):
+        named = ", ".join(f"{what} {name}" for what, name in hub.items())
+        blocks.append(Text(f"Taken from the hub, at these commits: {named}."))
     model = facts.get("reward_model") or {}
     if "accuracy" in model:
         count = f" {model['pairs']:,}" if "pairs" in model else ""

@@ -20,10 +20,9 @@ def model_identity(model: str) -> str:
     """What a cache may know a model by: the content of a local one, the commit of one from the hub."""
     if Path(model).exists():
         return content_hash(Path(model))
-    from transformers.utils.hub import cached_file
+    from algos.engine.hub import commit, repository_and_revision
 
-    # The hub's cache keeps a folder a commit.
-    return f"{model}@{Path(str(cached_file(model, 'config.json'))).parent.name}"
+    return f"{repository_and_revision(model)[0]}@{commit(model)}"
 
 
 def names_function(spec: str, what: str) -> bool:

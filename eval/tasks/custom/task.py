@@ -38,14 +38,15 @@ class _Learned:
 class _Builder:
     def __init__(self, experiment: Experiment, workshop: Workshop, data_seed: int) -> None:
         self.experiment, self.workshop, self.data_seed = experiment, workshop, data_seed
-        self.model = _place(require_inputs(experiment))
+        model = require_inputs(experiment)
         self.stages: list[dict[str, Any]] = []
         self.base = Policy.load(
-            self.model,
+            model,
             dtype=experiment.dtype,
             device=experiment.device,
             trust_remote_code=experiment.trust_remote_code,
         )
+        self.model = _place(model)
         if not experiment.reward:
             require_classifier(self.model)
         self.inputs = read_inputs(experiment, self.base)
@@ -128,7 +129,7 @@ class _Builder:
             )
             centre = [row["prompt"] + row["completion"] for row in own]
             train_reward_model(
-                Path(self.model), rendered, folder, centre_on=centre, **asdict(settings),
+                self.model, rendered, folder, centre_on=centre, **asdict(settings),
                 seed=seed, threads=experiment.threads_per_run, device=str(self.base.device),
             )  # fmt: skip
 
@@ -188,14 +189,24 @@ class _Builder:
             "data": [account.as_dict() for account in self.accounts],
             "notes": self.notes,
             "stages": self.stages,
+            "hub": self._from_hub(reward, judge),
         }
         models = {"reward_model": learned, "judge_model": learned_judge}
         return facts | {name: model.facts for name, model in models.items() if model}
 
+    def _from_hub(self, reward: Scorer, judge: Scorer) -> dict[str, str]:
+        """The models that were taken from the hub, with their commits."""
+        models = {"model": self.model}
+        models |= {
+            name: one.where for name, one in (("reward", reward), ("judge", judge)) if one.kind == "model"
+        }
+        return {name: where for name, where in models.items() if not Path(where).is_absolute()}
+
 
 def _place(model: str) -> str:
-    """A directory wherever the comparison is gone on with; a name on the hub as it is."""
-    return str(Path(model).resolve()) if os.path.isdir(model) else model
+    """Where a model that was loaded lies wherever and whenever the comparison is gone on with: its directory, or its
+    commit on the hub, where a name alone may mean something else tomorrow."""
+    return str(Path(model).resolve()) if os.path.isdir(model) else model_identity(model)
 
 
 def _rendered(base: Policy, pairs: Rows) -> list[dict[str, str]]:
