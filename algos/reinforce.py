@@ -112,4 +112,11 @@ def _spread(returns_PG: Tensor, scored_PG: Tensor | None) -> Tensor:
     """[P] standard deviation over the scored responses of each group."""
     if scored_PG is None:
         return returns_PG.std(-1)
-    return torch.stack([returns[scored].std() for returns, scored in zip(returns_PG, scored_PG, strict=True)])
+    return torch.stack(
+        [
+            returns[scored].std()
+            if scored.sum() > 1
+            else returns.new_zeros(())  # of a group that is left out
+            for returns, scored in zip(returns_PG, scored_PG, strict=True)
+        ]
+    )

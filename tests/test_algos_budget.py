@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,9 @@ from tiny import tiny_policy
 from algos import DPO, PPO, REINFORCE, Budget, Policy, Sampling, UserError, train
 from algos.engine.budget import UNITS, Meter
 from algos.engine.loop import learning_rate
+from algos.engine.pairs import reference_logps
+from algos.engine.state import TrainState, read_state
+from algos.engine.storage import versions
 
 
 @pytest.mark.parametrize(
@@ -189,6 +195,35 @@ def test_a_budget_in_seconds_ends() -> None:
     ).rows
     assert rows[-1]["seconds"] >= 0.05
     assert len(rows) == 1 or rows[-2]["seconds"] < 0.05
+
+
+def test_a_budget_in_seconds_is_of_what_follows_the_references_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which another run may have left in the cache, and whose time is told all the same."""
+    pairs = [{"prompt": "a", "chosen": " b" * n, "rejected": " a"} for n in range(1, 9)]
+    states: list[TrainState] = []
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return reference_logps(*arguments)
+
+    def hook(state: TrainState, progress: float) -> None:
+        states.append(state)
+        assert state.iteration or progress == 0
+        if len(states) == 2:
+            state.save(tmp_path)
+
+    monkeypatch.setattr("algos.engine.sources.reference_logps", slow)
+    algorithm = DPO(epochs=10_000, learning_rate=1e-3)
+    rows = train(algorithm, tiny_policy(), pairs=pairs, budget="0.2s", hook=hook).rows
+    assert rows[0]["learning_rate"] == 1e-3
+    assert rows[-1]["seconds"] >= 0.5
+    assert len(rows) == 1 or rows[-2]["seconds"] < 0.3 + 0.2 + 0.2
+    meter, saved = states[0].meter, read_state(versions(tmp_path)[-1])["meter"]
+    assert 0.3 <= meter.preparation == saved["preparation"] < saved["seconds"]
+    assert Meter.from_dict(meter.as_dict()) == meter
+    assert Meter.from_dict({k: v for k, v in saved.items() if k != "preparation"}).preparation == 0
 
 
 def test_pairs_stop_after_their_epochs_or_with_the_budget() -> None:

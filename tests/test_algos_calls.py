@@ -98,8 +98,8 @@ FAULTS: dict[str, Callable[..., Any]] = {
     "returns strings": returning([1.0, "2"]),
     "returns None": returning([1.0, None]),
     "returns only None": returning([None, None]),
-    "returns booleans": returning([True, False]),
-    "returns a boolean tensor": returning(torch.tensor([True, False])),
+    "returns words as bytes": returning([1.0, b"2"]),
+    "returns dates": returning(np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[D]")),
     "returns NaN": returning([1.0, math.nan]),
     "returns infinity": returning([math.inf, 0.0]),
     "returns minus infinity": returning([0.0, -math.inf]),
@@ -338,7 +338,7 @@ def test_a_judge_that_leaves_some_unscored_is_to_be_another_one(monkeypatch: pyt
     allowed = RewardCalls(reward_retries=0, allow_unscored=True)
     judge = Scorer("function", "rewards.py:some", "some").judge("cpu", allowed)
     with pytest.raises(RewardError, match="name one that scores everything with --judge") as caught:
-        judge.scores(ROWS, [" good", " bad"], [[1], [2]], ["", ""])
+        judge.scores(ROWS, [" good", " bad"], [[1], [2]], ["", ""], [0.0, 0.0])
     assert "--allow-unscored" not in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from chat_tokenizers import TOKENIZERS, byte_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import EOS, gpt2, word_tokenizer
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from algos import Policy
@@ -44,6 +44,25 @@ def dialogue(said: str) -> list[Message]:
         {"role": "assistant", "content": said},
         {"role": "user", "content": said},
     ]
+
+
+def test_what_is_in_front_is_asked_once_and_again_where_it_changed(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = ids_in_front(tokenizer)
+    calls: list[Any] = []
+    call = type(tokenizer).__call__
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda *a, **b: calls.append(a) or call(*a, **b))
+    front.append(0)
+    assert ids_in_front(tokenizer) == front[:-1], "nobody else's list"
+    assert calls == []
+    changed = copy.deepcopy(tokenizer)
+    changed.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="a $A", special_tokens=[("a", 7)]
+    )
+    assert ids_in_front(changed) == [7]
+    changed.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    assert ids_in_front(changed) == []
 
 
 def test_what_is_typed_adds_no_control_token_to_a_dialogue(tokenizer: Any) -> None:

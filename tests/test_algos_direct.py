@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import weakref
 from typing import Any
 
@@ -41,6 +42,14 @@ def test_the_same_samples_as_through_the_model(kind: str, monkeypatch: pytest.Mo
 def test_other_families_go_through_the_model(name: str) -> None:
     """Mistral's window keeps less of a text than all its keys and values."""
     assert direct(FAMILIES[name].policy().model) is None
+
+
+def test_who_asks_is_told_that_it_goes_through_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "algos"):
+        direct(FAMILIES["Gemma 2"].policy().model)
+        direct(tiny_policy("llama").model)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["Gemma2Model is read through transformers' own layers."]
 
 
 @pytest.mark.parametrize("name", ["GPT-2", "Llama, tied", "Mistral", "Qwen 2", "Qwen 3"])

@@ -56,10 +56,39 @@ def test_dpo_learns_from_sampled_groups_best_against_worst() -> None:
 
 
 def test_groups_without_an_order_give_no_update() -> None:
+    policy, seen = tiny_policy(), []
+
+    def first_two(prompts: list[str], **_: Any) -> list[float]:
+        """Of four iterations those two in which every response gets the same."""
+        seen.append(0)
+        return [0.0 if len(seen) < 3 else float(i) for i in range(len(prompts))]
+
+    def hook(state: TrainState, _: float) -> None:
+        if state.iteration in (1, 2):
+            assert same_weights(policy, tiny_policy())
+
+    rows = run(
+        DPO(learning_rate=0.1),
+        policy,
+        "4iterations",
+        prompts=PROMPTS,
+        pairs=None,
+        reward=first_two,
+        hook=hook,
+    ).rows
+    assert [row["updates"] for row in rows] == [0, 0, 1, 2]
+    assert not same_weights(policy, tiny_policy())
+
+
+def test_a_run_whose_budget_ends_before_its_first_update_is_an_error() -> None:
     policy = tiny_policy()
     constant = lambda completions, **_: [1.0] * len(completions)  # noqa: E731
-    rows = run(DPO(learning_rate=0.1), policy, prompts=PROMPTS, pairs=None, reward=constant).rows
-    assert [row["updates"] for row in rows] == [0, 0, 0]
+    options: dict[str, Any] = {"prompts": PROMPTS, "pairs": None, "reward": constant}
+    with pytest.raises(
+        RunError, match="the run ended before its first update: the reward tells no two"
+    ) as caught:
+        run(DPO(learning_rate=0.1), policy, **options)
+    assert "\n" not in str(caught.value)
     assert same_weights(policy, tiny_policy())
 
 

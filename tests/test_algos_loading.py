@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny import word_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from tiny import llama, tiny_policy, word_tokenizer
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from algos import Policy, RewardModel, UserError
-from algos.engine.loading import read_tokenizer
+from algos.engine.loading import read_tokenizer, require_causal
 
 
 @pytest.mark.parametrize(
@@ -104,3 +113,44 @@ def test_a_tokenizer_that_cannot_be_made_up_is_asked_for(tmp_path: Path) -> None
     ) as caught:
         Policy.load(tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def half_only(module: Any, query: torch.Tensor, *rest: Any, **options: Any) -> Any:
+    """What FlashAttention says of fp32, and computes of anything else."""
+    if query.dtype == torch.float32:
+        raise RuntimeError("FlashAttention only support fp16 and bf16\ndata type")
+    return sdpa_attention_forward(module, query, *rest, **options)
+
+
+def test_an_attention_that_refuses_fp32_is_told_with_another() -> None:
+    """Weights are kept in fp32, whatever is multiplied in."""
+    AttentionInterface.register("half_only", half_only)
+    AttentionMaskInterface.register("half_only", sdpa_mask)
+    tokenizer = word_tokenizer("a b c d e f")
+    model = llama(len(tokenizer)).bfloat16()
+    model.set_attn_implementation("half_only")
+    with pytest.raises(UserError, match=r"attn_implementation='half_only' and weights in float32") as caught:
+        Policy(model, tokenizer, dtype="bf16")
+    assert "FlashAttention only support" in str(caught.value)
+    assert 'Load it with attn_implementation="sdpa"' in str(caught.value)
+    assert "\n" not in str(caught.value)
+    model.set_attn_implementation("sdpa")
+    Policy(model, tokenizer, dtype="bf16")
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_what_is_asked_of_a_model_is_computed_in_fp32(precision: str) -> None:
+    """In TF32, or in bf16 as some CPUs do, rounding is taken for an attention that depends on padding."""
+    policy = tiny_policy("llama", "a b c d e f")
+    seen: list[str] = []
+    policy.model.register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        require_causal(policy.model, "a model")
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["ieee"] * 3

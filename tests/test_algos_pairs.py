@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chat_tokenizers import byte_pairs
+from families import FAMILIES, WORDS
 from tiny import EOS, gpt2, tiny_policy, word_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from algos import DPO, Policy, UserError, train
+from algos import DPO, Policy, Sampling, UserError, train
 from algos.engine.budget import Meter
 from algos.engine.control import Rendered, Span
 from algos.engine.pairs import (
     PairSource,
     collate,
+    encode_pair,
     encode_pairs,
     reference_key,
     reference_logps,
@@ -107,6 +112,128 @@ def test_any_declared_eos_closes_a_response() -> None:
     policy.model.generation_config.eos_token_id = [EOS, 3]
     (kept,), _ = encode_pairs(policy, [pair("a", " b c", meant(" b <eos> a"))], 8)
     assert (kept.chosen, kept.rejected) == ([2, 3], [2, EOS])
+
+
+def test_turns_behind_the_first_are_cut_and_counted() -> None:
+    """A line end that the template writes behind an EOS is none."""
+    policy = policy_with(word_tokenizer("a b user: model:"))
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %} {{ m['role'] }}: {{ m['content'] }} {% if m['role'] == 'model' %}<eos>\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %} model:{% endif %}"
+    )
+    asks, answers = ({"role": "user", "content": "a"}, {"role": "model", "content": "b b"})
+    one = {"prompt": [asks], "chosen": [answers], "rejected": [answers | {"content": "a"}]}
+    (kept,), counts = encode_pairs(policy, [one], 16)
+    assert counts == {}
+    (cut,), counts = encode_pairs(policy, [one | {"chosen": [answers, asks, answers]}], 16)
+    assert counts == {"response cut at its first EOS": 1}
+    assert cut == kept
+    assert cut.chosen[-1] == EOS
+
+
+def test_the_line_end_behind_an_eos_is_no_turn() -> None:
+    """Where the model's EOS, which the template writes, is not the tokenizer's."""
+    tokenizer = byte_pairs()
+    tokenizer.eos_token = "<|endoftext|>"
+    policy = policy_with(tokenizer)
+    policy.model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    row = {"prompt": [{"role": "user", "content": "a"}], **{
+        name: [{"role": "assistant", "content": text}] for name, text in (("chosen", "b"), ("rejected", "c"))
+    }}  # fmt: skip
+    (kept,), counts = encode_pairs(policy, [row], 16, "left")
+    assert "response cut at its first EOS" not in counts
+    assert tokenizer.decode(kept.chosen).endswith("b<|im_end|>")
+
+
+def test_a_response_of_no_tokens_is_an_empty_one() -> None:
+    """Whether or not the model has an EOS to put behind it."""
+    for tokenizer, eos in ((word_tokenizer("a b", eos=None), None), (word_tokenizer("a b"), EOS)):
+        kept, counts = encode_pairs(
+            policy_with(tokenizer, eos=eos), [pair("a", " ", " b"), pair("a", " b", "  ")], 8
+        )
+        assert (kept, counts) == ([], {"empty response": 2})
+
+
+def test_without_a_limit_only_the_models_positions_cut() -> None:
+    policy = tiny_policy()  # 32 positions
+    rows = [pair("a", " b" * 20, " a"), pair("a", " b" * 40, " a")]
+    (whole, cut), counts = encode_pairs(policy, rows, None)
+    assert whole.chosen == [2] * 20 + [EOS]
+    assert cut.chosen == [2] * 31
+    assert counts == {"response truncated": 1, "longer than the model": 1}
+    # A long prompt leaves room for the responses, but keeps half of the positions.
+    long = " ".join(["a"] * 39 + ["b"])
+    (short, half), counts = encode_pairs(
+        policy, [pair(long, " b" * 9, " a"), pair(long, " b" * 40, " a")], None, "left"
+    )
+    assert (short.prompt, short.chosen) == ([1] * 21 + [2], [2] * 9 + [EOS])
+    assert (half.prompt, half.chosen) == ([1] * 15 + [2], [2] * 16)
+    assert counts == {"prompt truncated": 2, "response truncated": 1, "longer than the model": 1}
+
+
+def test_training_cuts_responses_where_it_is_told_to_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "algos.engine.sources")  # the command line keeps it quiet
+
+    def roomy() -> Policy:
+        model = FAMILIES["Llama, tied"].model(max_position_embeddings=128)
+        return Policy(model, word_tokenizer(WORDS), dtype="fp32")
+
+    rows = [pair("a", " b" * 70, " a"), *(pair("a", " b" * n, " a") for n in range(1, 11))]
+    assert train(DPO(), roomy(), pairs=rows).counts == {}
+    few = [*rows[1:], *rows[1:], pair("a", " b" * 12, " a")]
+    counts = train(DPO(), tiny_policy(), pairs=few, sampling=Sampling(max_new_tokens=11)).counts
+    assert (counts, caplog.messages) == ({"response truncated": 1}, [])
+    counts = train(DPO(), roomy(), pairs=rows, sampling=Sampling()).counts
+    assert counts == {"response truncated": 1}
+    assert caplog.messages == [
+        "1 of 11 pairs have a response cut at max_new_tokens=64 or the model's last position, which then has no end."
+    ]
+
+
+def test_many_rows_are_encoded_as_one_by_one_is_and_faulty_ones_named_in_order() -> None:
+    policy = policy_with(word_tokenizer("a b user: assistant: User: Assistant:"))
+    policy.tokenizer.chat_template = (
+        "{% if messages[0]['content'] == 'no' %}{{ raise_exception('no') }}{% endif %}"
+        "{% for m in messages %} {{ m['role'] }}: {{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %} assistant:{% endif %}"
+    )
+
+    def chat(asked: str, chosen: str) -> dict[str, Any]:
+        said = {"prompt": ("user", asked), "chosen": ("assistant", chosen), "rejected": ("assistant", "a")}
+        return {name: [{"role": role, "content": text}] for name, (role, text) in said.items()}
+
+    rows: list[dict[str, Any]] = [
+        chat("a b", "b " * (i % 5)) if i % 3 else pair("a", " b" * (i % 7), " a") for i in range(40)
+    ]
+    together, counts = encode_pairs(policy, rows, 4)
+    each = [encode_pair(policy, row, 4) for row in rows]
+    assert together == [found for found, _ in each if found is not None]
+    assert counts == Counter(reason for _, reasons in each for reason in reasons)
+    faulty: list[Any] = [*rows[:5], chat("no", "b"), *rows[5:8], {"prompt": "a"}, *rows[8:]]
+    with pytest.raises(UserError, match=r"^rows\[5\]: the model's chat template refuses"):
+        encode_pairs(policy, faulty, 4, where="rows")
+    with pytest.raises(UserError, match=r"^rows\[8\] has no chosen"):
+        encode_pairs(policy, [*faulty[:5], *faulty[6:]], 4, where="rows")
+
+
+def test_the_text_of_special_tokens_is_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "algos.engine.sources")  # the command line keeps it quiet
+    """As where strings went through a chat template before: what it wrote is characters then."""
+    said = "text of a special token, which stays text"
+    policy = tiny_policy()
+    rows = [
+        pair("a", " b", " a"),
+        pair("a <eos>", " b", " a"),
+        pair("a", " b<eos>", " b"),
+        pair("a <eos>", " b", " b"),
+    ]
+    assert encode_pairs(policy, rows, 8)[1] == {said: 2, "identical responses": 1}
+    assert encode_pairs(policy, [pair("a", meant(" b <eos>"), " a")], 8)[1] == {}
+    assert encode_prompts(policy, [*rows, "b <eos> a"], 8)[1] == {said: 3}
+    train(DPO(), policy, pairs=rows)
+    (message,) = caplog.messages
+    assert message.startswith("2 of 3 pairs hold the text of special tokens, which is read as characters.")
+    assert "lists of messages" in message
 
 
 def test_pairs_for_a_model_without_eos_do_not_break() -> None:

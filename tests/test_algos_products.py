@@ -162,7 +162,7 @@ def test_the_same_run_again_to_the_last_bit(threads: int) -> None:
     try:
         for _ in range(2):
             found.append(tiny_policy())
-            run(ALGORITHMS["ppo-separate"], found[-1])
+            run(ALGORITHMS["ppo-separate"], found[-1], budget="2iterations")
     finally:
         torch.set_num_threads(before)
     assert same_weights(*found)

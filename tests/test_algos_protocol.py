@@ -13,7 +13,7 @@ from tiny import tiny_policy
 from tiny_runs import ALGORITHMS, run
 
 from algos import REINFORCE, Algorithm, UserError
-from algos.engine.algorithm import Outputs, State
+from algos.engine.algorithm import Needs, Outputs, State
 from algos.engine.rollouts import Rollouts
 from algos.engine.state import TrainState
 
@@ -78,3 +78,22 @@ def test_an_algorithm_may_keep_one_tensor_twice_and_log_numbers(tmp_path: Path) 
             micro_batch=micro_batch,
         )
         assert {(row["plain_max"], row["plain"]) for row in history.rows} == {(2.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class ValuesAlone(REINFORCE):
+    """Says that it reads no log-probabilities, which values come with."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(values="shared", old_logps=False)
+
+    def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
+        rollouts.filled("values_PGT")
+        return super().prepare(rollouts, state)
+
+
+def test_who_asks_for_values_gets_them() -> None:
+    assert run(ValuesAlone()).rows
+    assert Needs(values="separate", old_logps=False) == Needs(values="separate")
+    assert not Needs(old_logps=False).old_logps

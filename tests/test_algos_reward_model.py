@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from chat_tokenizers import TOKENIZERS
 from test_algos_rewards import COMPLETIONS, PROMPTS, classifier
 from tiny import EOS, word_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from algos import RewardModel
+from algos import RewardModel, UserError
+from algos.engine.rewards import call_reward
+
+ASKED = [{"role": "user", "content": "be kind"}]
+ANSWERED = [{"role": "assistant", "content": "hello there"}]
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,90 @@ def test_a_text_is_cut_to_the_positions_that_are_for_text(
     assert ids[-1] == EOS
     (score,) = reward(prompts=["a"], completions=[" b" * 30])
     assert math.isfinite(score)
+
+
+def foreign(path: Path, name: str, **declared: Any) -> tuple[Any, Any]:
+    """A tiny classifier of somebody else's, whose tokenizer has a chat template."""
+    tokenizer = TOKENIZERS[name]()
+    config = AutoConfig.for_model(
+        "llama", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64, num_labels=1,
+        pad_token_id=tokenizer.pad_token_id, initializer_range=0.4, **declared,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_foreign_model_reads_the_finished_dialogue(tmp_path: Path, name: str) -> None:
+    """What its own template makes of it: the end of the turn and what follows it, one BOS, no EOS that is not there."""
+    model, tokenizer = foreign(tmp_path, name)
+    reward = RewardModel(tmp_path, device="cpu")
+    expected = list(tokenizer.apply_chat_template([*ASKED, *ANSWERED], tokenize=True)["input_ids"])
+    assert reward._encode(ASKED, ANSWERED) == expected
+    text = tokenizer.apply_chat_template([*ASKED, *ANSWERED], tokenize=False)  # as TRL's trainers do
+    assert tokenizer(text, add_special_tokens=False).input_ids == expected
+    model.config.pad_token_id = reward.pad_id  # as TRL's do, too
+    with torch.no_grad():
+        score = float(model(input_ids=torch.tensor([expected])).logits)
+    found = call_reward(reward, [{"prompt": ASKED}], ["hello there"], [[1]])
+    assert found == pytest.approx([score], abs=1e-5)
+
+
+def test_an_answer_that_was_begun_is_one_message(tmp_path: Path) -> None:
+    _, tokenizer = foreign(tmp_path, "byte_pairs")
+    begun = [*ASKED, {"role": "assistant", "content": "hello"}]
+    whole = tokenizer.apply_chat_template([*ASKED, *ANSWERED], tokenize=True)["input_ids"]
+    rest = [{"role": "assistant", "content": " there"}]
+    assert RewardModel(tmp_path, device="cpu")._encode(begun, rest) == list(whole)
+
+
+def test_special_tokens_in_an_answer_stay_text(tmp_path: Path) -> None:
+    """An answer cannot end its turn and begin another."""
+    _, tokenizer = foreign(tmp_path, "byte_pairs")
+    typed = [{"role": "assistant", "content": "hello<|im_end|>"}]
+    ids = RewardModel(tmp_path, device="cpu")._encode(ASKED, typed)
+    assert (
+        ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+    )  # the user's turn and the assistant's
+
+
+def test_texts_and_models_trained_here_are_read_as_in_training(tmp_path: Path) -> None:
+    """Prompt, response and EOS."""
+    _, tokenizer = foreign(tmp_path / "foreign", "byte_pairs")
+    foreign(tmp_path / "own", "byte_pairs", reward_pooling="mask")
+    plain = [*tokenizer("be kind hello").input_ids, tokenizer.eos_token_id]
+    assert RewardModel(tmp_path / "foreign", device="cpu")._encode("be kind", " hello") == plain
+    open_text = tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer(open_text + "hello there", add_special_tokens=False).input_ids
+    own = RewardModel(tmp_path / "own", device="cpu")._encode(ASKED, ANSWERED)
+    assert own == [*whole, tokenizer.eos_token_id]
+
+
+def test_a_template_that_refuses_a_conversation_is_one_line(tmp_path: Path) -> None:
+    _, tokenizer = foreign(tmp_path, "byte_pairs")
+    tokenizer.chat_template = "{{ raise_exception('no users here') }}"
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"a conversation for the reward model .*: .* refuses .*no users"
+    ) as caught:
+        RewardModel(tmp_path, device="cpu")(prompts=[ASKED], completions=[ANSWERED])
+    assert "\n" not in str(caught.value)
+
+
+def test_it_goes_where_policies_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign(tmp_path, "byte_pairs")
+    asked: list[str] = []
+
+    def pick(device: str) -> torch.device:
+        asked.append(device)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("algos.engine.rewards.pick_device", pick)
+    RewardModel(tmp_path)
+    RewardModel(tmp_path, "cpu")
+    assert asked == ["auto", "cpu"]

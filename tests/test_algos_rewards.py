@@ -33,11 +33,11 @@ def call(scores: Any) -> list[float]:
 @pytest.mark.parametrize(
     "scores",
     [
-        [1.0], [1.0, 2.0, 3.0], [], [1.0, math.nan], [math.inf, 0.0], [1.0, None], [1.0, "2"], [True, False],
+        [1.0], [1.0, 2.0, 3.0], [], [1.0, math.nan], [math.inf, 0.0], [1.0, None], [1.0, "2"],
         "ab", None, 1.0, {"a": 1, "b": 2}, [[1.0], [2.0]], [1.0, 1j], b"ab", torch.tensor(1.0), torch.ones(2, 1),
-        torch.tensor([1.0, torch.nan]), np.array([1.0, np.inf]), torch.tensor([True, False]),
-        [torch.tensor(1.0), torch.tensor(torch.nan)], [torch.ones(1), torch.ones(1)], [torch.tensor(True), 1.0],
-        [np.array("1"), np.bool_(True)],
+        torch.tensor([1.0, torch.nan]), np.array([1.0, np.inf]),
+        [torch.tensor(1.0), torch.tensor(torch.nan)], [torch.ones(1), torch.ones(1)],
+        [np.array("1"), 1.0],
         ValueError("two\nlines"), KeyError("x"), ZeroDivisionError(),
     ],
 )  # fmt: skip
@@ -63,6 +63,23 @@ def test_anything_but_one_finite_number_a_completion_is_one_line(scores: Any) ->
 )
 def test_numbers_of_any_kind_become_floats(scores: Any) -> None:
     assert call(scores) == [1.0, 2.0]
+    assert all(type(score) is float for score in call(scores))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [True, False],
+        [1.0, False],
+        np.array([True, False]),
+        [np.bool_(True), np.bool_(False)],
+        torch.tensor([True, False]),
+        [torch.tensor(True), 0],
+    ],
+)
+def test_yes_and_no_are_one_and_zero(scores: Any) -> None:
+    """As in TRL, which the same function may serve."""
+    assert call(scores) == [1.0, 0.0]
     assert all(type(score) is float for score in call(scores))
 
 

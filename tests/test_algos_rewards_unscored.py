@@ -15,7 +15,7 @@ from algos import DPO, PPO, REINFORCE, Algorithm, Sampling
 from algos.advantages import leave_one_out
 from algos.engine.algorithm import Outputs
 from algos.engine.calls import GuardedReward, RewardCalls, RewardError
-from algos.engine.prompts import EncodedPrompt, learnable
+from algos.engine.prompts import learnable
 from algos.engine.rollouts import Rollouts
 
 ALLOWED = RewardCalls(reward_retries=0, allow_unscored=True)
@@ -84,12 +84,10 @@ def test_leave_one_out_by_hand() -> None:
 
 # What is left to learn from ------------------------------------------------------------------------------
 
-PROMPTS = [EncodedPrompt({"prompt": "first"}, [1]), EncodedPrompt({"prompt": "second"}, [1])]
-
 
 def left(*scores: list[float], greedy: list[float] | None = None, group_size: int = 1) -> Any:
     greedy_P = None if greedy is None else torch.tensor(greedy)
-    found = learnable(PROMPTS, torch.tensor(scores), greedy_P, group_size)
+    found = learnable(torch.tensor(scores), greedy_P, group_size)
     return None if found is None else found.tolist()
 
 
@@ -102,12 +100,15 @@ def test_what_can_be_learned_from() -> None:
     assert left([1, 2], [3, 4], greedy=[nan, 0]) == [[False, False], [True, True]]
 
 
-def test_never_a_whole_row() -> None:
-    with pytest.raises(RewardError, match="scored none of the 2 responses to 'second'"):
-        left([1, 2], [math.nan, math.nan])
+def test_a_prompt_of_which_nothing_is_scored_is_left_out() -> None:
+    nan = math.nan
+    for group_size in (1, 2):
+        assert left([1, 2], [nan, nan], group_size=group_size) == [[True, True], [False, False]]
 
 
 def test_something_must_be_left() -> None:
+    with pytest.raises(RewardError, match="scored none of the 4 responses of an iteration"):
+        left([math.nan, math.nan], [math.nan, math.nan])
     with pytest.raises(RewardError, match="no prompt has 2 to learn from"):
         left([1, math.nan], [math.nan, 2], group_size=2)
 
@@ -134,10 +135,26 @@ def test_training_goes_on_without_them(name: str) -> None:
         if name != "greedy"
         else (lambda completions, **_: [None if i == 1 else 1.0 for i in range(len(completions))])
     )
-    rows = run(algorithm, policy, reward=GuardedReward(reward, ALLOWED), prompts=["a", "b"], budget="4iterations",
+    data: dict[str, Any] = {"pairs": None} if name == "dpo-online" else {}
+    rows = run(algorithm, policy, reward=GuardedReward(reward, ALLOWED), prompts=["a", "b"], budget="4iterations", **data,
                sampling=Sampling(max_new_tokens=5, group_size=4, prompts_per_iteration=4)).rows  # fmt: skip
     assert any(row.get("unscored/train", 0) > 0 for row in rows)
     assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_training_goes_on_without_all_responses_to_a_prompt(name: str) -> None:
+    def only_a(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
+        return [float(len(set(text))) + i % 3 if prompt == "a" else None
+                for i, (prompt, text) in enumerate(zip(prompts, completions, strict=True))]  # fmt: skip
+
+    policy = tiny_policy()
+    rows = run(replace(ALGORITHMS[name], learning_rate=1e-2), policy, reward=GuardedReward(only_a, ALLOWED),
+               prompts=["a", "b"], pairs=None, budget="3iterations",
+               sampling=Sampling(max_new_tokens=5, group_size=4, prompts_per_iteration=4)).rows  # fmt: skip
+    assert [row["unscored/train"] for row in rows] == [0.5] * 3
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert not same_weights(policy, tiny_policy())
 
 
 def test_where_all_are_scored_nothing_differs() -> None:

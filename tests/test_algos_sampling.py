@@ -33,6 +33,13 @@ def policy(request: pytest.FixtureRequest) -> Policy:
 PROMPTS = [[1], [2, 3, 1], [3, 3], [1, 2, 3, 1, 2]]
 
 
+def test_texts_are_refused_with_what_encodes_them(policy: Policy) -> None:
+    for texts in (["a b"], [[1, 2], "a b"], "a b"):
+        with pytest.raises(UserError, match=r"token ids; got the text 'a.*encode_prompts") as caught:
+            sample(policy, texts, Sampling(max_new_tokens=4), 0)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+
+
 def test_samples_do_not_depend_on_their_batch_or_its_order(policy: Policy) -> None:
     sampling = Sampling(max_new_tokens=6, group_size=3)
     together = responses(sample(policy, PROMPTS, sampling, 0))

@@ -85,6 +85,10 @@ def test_an_algorithm_is_a_frozen_value(kind: type[Algorithm]) -> None:
         kind().beta = 1.0  # type: ignore[misc]
 
 
+PAIRS: list[dict[str, str]] = [{"prompt": "a", "chosen": " b", "rejected": " a"}]
+ALONE: dict[str, Any] = {"prompts": None, "reward": None}
+
+
 def constant(completions: list[str], **_: Any) -> list[float]:
     return [0.0] * len(completions)
 
@@ -104,8 +108,15 @@ def constant(completions: list[str], **_: Any) -> list[float]:
         (PPO(), {"prompts": []}, "no prompts"),
         (PPO(), {"prompts": [" ".join(["a"] * 40)]}, "no prompts"),
         (PPO(), {"prompts": [{"text": "a"}]}, "prompt"),
-        (DPO(), {"pairs": [{"prompt": "a", "chosen": " b"}]}, "rejected"),
-        (DPO(), {"pairs": []}, "no preference pairs"),
+        (DPO(), {"pairs": [{"prompt": "a", "chosen": " b"}]} | ALONE, "rejected"),
+        (DPO(), {"pairs": []} | ALONE, "no preference pairs"),
+        (DPO(), {"pairs": PAIRS}, "learns from pairs here; got prompts and reward as well"),
+        (DPO(), {"pairs": PAIRS, "prompts": None}, "learns from pairs here; got reward as well"),
+        (PPO(), {"pairs": PAIRS}, "learns from prompts here; got pairs as well"),
+        (DPO(on_policy=True), {"pairs": PAIRS}, "learns from prompts here; got pairs as well"),
+        (PPO(), {"reference_cache": "/tmp"}, "got reference_cache as well"),
+        (DPO(epochs=3), {}, "epochs is about recorded pairs; got 3, and prompts alone"),
+        (DPO(batch_size=4), {}, "batch_size is about recorded pairs; got 4, and prompts alone"),
         (PPO(), {"budget": "5epochs"}, "epochs"),
     ],
 )  # fmt: skip

@@ -106,6 +106,32 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     assert same_weights(first, second)
 
 
+def test_a_finished_run_is_saved_whatever_its_interval(tmp_path: Path) -> None:
+    """Else what came behind the last interval would be done again."""
+    first, second = tiny_policy(), tiny_policy()
+    rows = run("reinforce", first, checkpoint=tmp_path / "state", checkpoint_every=4).rows
+    assert [saved.name for saved in versions(tmp_path / "state")] == ["00000004", "00000006"]
+    assert run("reinforce", second, checkpoint=tmp_path / "state", checkpoint_every=4).rows == rows
+    assert same_weights(first, second)
+    run("reinforce", tiny_policy(), checkpoint=tmp_path / "hook's")  # only what the hook saves
+    assert versions(tmp_path / "hook's") == []
+
+
+def test_what_a_hook_saves_can_be_gone_on_with(tmp_path: Path) -> None:
+    """Whether or not training had a folder of its own."""
+
+    def hook(state: TrainState, _: float) -> None:
+        if state.iteration == 3:
+            state.save(tmp_path)
+
+    straight, again = tiny_policy(), tiny_policy()
+    run("ppo", straight, hook=hook)
+    assert len(run("ppo", again, checkpoint=tmp_path).rows) == 6
+    assert same_weights(again, straight)
+    with pytest.raises(RunError, match="its budget is 6iterations, this run's 7iterations"):
+        run("ppo", tiny_policy(), checkpoint=tmp_path, budget="7iterations")
+
+
 def test_a_finished_run_that_went_beyond_its_budget_is_done_and_no_more(tmp_path: Path) -> None:
     """Iterations of 6 completions in a budget of 8."""
     sampling = Sampling(max_new_tokens=4, group_size=2, prompts_per_iteration=3)

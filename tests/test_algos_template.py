@@ -9,7 +9,7 @@ import pytest
 
 from algos.engine import rendering
 from algos.engine.errors import UserError
-from algos.engine.template import render_pair, render_prompt, with_options
+from algos.engine.template import render_pair, render_prompt, render_prompts, with_options
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n"
@@ -156,6 +156,52 @@ def test_a_template_without_end_is_stopped(template: str, monkeypatch: pytest.Mo
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     assert render_prompt(tokenizer(CHATML), ASK).endswith("assistant\n")  # and the next one is none the worse
+
+
+def said(words: str) -> Any:
+    return [{"role": "user", "content": words}]
+
+
+def test_many_conversations_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    ask = rendering._Worker.ask
+
+    def counting(worker: Any, request: Any, count: int, seconds: float) -> Any:
+        asked.append(count)
+        return ask(worker, request, count, seconds)
+
+    monkeypatch.setattr(rendering._Worker, "ask", counting)
+    one = tokenizer(CHATML)
+    prompts = [(said(f"Hi {i}.") if i % 4 else "text", "") for i in range(40)]
+    assert list(render_prompts(one, prompts)) == [render_prompt(one, prompt) for prompt, _ in prompts]
+    assert asked[:3] == [12, 12, 6]
+    asked.clear()
+    assert len(list(render_prompts(one, [(said("a" * 2**20), "")] * 3))) == 3
+    assert asked == [1, 1, 1], "long ones alone"
+
+
+def test_time_is_bounded_for_each_conversation_and_not_for_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = tokenizer(
+        "{% if messages[0]['content'] == 'slow' %}{% for i in range(1500) %}{% for j in range(1500) %}{% endfor %}{% endfor %}"
+        "{% elif messages[0]['content'] == 'endless' %}" + LOOPS + "{% endif %}{{ messages[0]['content'] }}"
+    )
+    render_prompt(slow, said("a"))  # the process for templates is up
+    start = time.monotonic()
+    render_prompt(slow, said("slow"))
+    bound = 8 * (time.monotonic() - start)
+    monkeypatch.setattr(rendering, "MAX_SECONDS", bound)
+    start = time.monotonic()
+    assert list(render_prompts(slow, [(said("slow"), "")] * 16)) == ["slow"] * 16
+    assert time.monotonic() - start > bound
+    found = render_prompts(slow, [(said(word), word) for word in ("a", "b", "endless", "c")])
+    start = time.monotonic()
+    assert [next(found), next(found)] == ["a", "b"]
+    with pytest.raises(UserError, match=r"^endless: the model's chat template refuses .*did not end within"):
+        next(found)
+    assert time.monotonic() - start < bound + 5
+    assert render_prompt(slow, said("d")) == "d"
 
 
 class TimeIsUp(BaseException):

@@ -26,7 +26,8 @@ def short(completion_ids: list[list[int]], **_: Any) -> list[float]:
 def trained(name: str, data: Any, **options: Any) -> tuple[list[dict[str, float]], Policy]:
     """The rows of a short run, without the time it took, and the policy."""
     policy = tiny_policy()
-    given = {"prompts": None, "pairs": None, "reward": short, name: data} | options
+    reward = short if name == "prompts" else None
+    given = {"prompts": None, "pairs": None, "reward": reward, name: data} | options
     algorithm = REINFORCE(learning_rate=1e-2) if name == "prompts" else DPO(learning_rate=1e-2, batch_size=4)
     rows = run(algorithm, policy, **given).rows
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows], policy

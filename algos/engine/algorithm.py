@@ -27,12 +27,17 @@ class Needs:
     values: Literal["shared", "separate"] | None = None
     """Whether a value function is learned, and whether on the policy's trunk or on its own."""
     old_logps: bool = True
-    """Whether `prepare` reads the log-probabilities of the policy that sampled the batch."""
+    """Whether `prepare` or `loss` reads the log-probabilities of the policy before the update. They come with the values,
+    in one pass: where `values` are asked for it is always True."""
     greedy: bool = False
     """Whether each prompt also gets a greedy response, scored as a baseline."""
     pairs_per_step: int = 0
     pair_epochs: int = 0
     """For those that learn from recorded pairs: an iteration's pairs, and passes over all of them."""
+
+    def __post_init__(self) -> None:
+        if self.values is not None:
+            object.__setattr__(self, "old_logps", True)
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,16 @@ class Meter:
     flops: float = 0.0
     seconds: float = 0.0
     reward_calls: int = 0
+    preparation: float = 0.0
+    """Of the seconds, those before the first iteration, in which the reference reads recorded pairs. No budget counts
+    them: they depend on whether another run has left what it read in the cache."""
 
     def spent(self, budget: Budget | None) -> float:
         """The fraction of the budget spent; 0 without one."""
-        return 0.0 if budget is None else getattr(self, budget.unit) / budget.amount
+        if budget is None:
+            return 0.0
+        spent: float = getattr(self, budget.unit)
+        return (spent - self.preparation if budget.unit == "seconds" else spent) / budget.amount
 
     def charge(self, parameters: int, tokens: int, factor: int = 2) -> None:
         """`factor` FLOPs a parameter and token: 2 forward, 6 forward and backward (Kaplan et al. 2020)."""
@@ -81,9 +87,22 @@ class Meter:
         finally:
             self.seconds += time.perf_counter() - start
 
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """As `running`, for what no budget counts."""
+        start = self.seconds
+        with self.running():
+            yield
+        self.preparation += self.seconds - start
+
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
+    def logged(self) -> dict[str, float]:
+        """What each iteration's row says: all but the preparation, of which every row would say the same."""
+        return {name: value for name, value in self.as_dict().items() if name != "preparation"}
+
     @classmethod
     def from_dict(cls, values: dict[str, float]) -> Meter:
+        values = {"preparation": 0.0, **values}  # which older checkpoints did not tell apart
         return cls(**{f.name: values[f.name] for f in fields(cls)})  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, overload
 from weakref import WeakKeyDictionary
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,14 +66,26 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         ids = tokenizer(str(text), add_special_tokens=False, split_special_tokens=True).input_ids
     else:
         ids = reader.with_marks(tokenizer, text)
-    return [meant for token in ids for meant in reader.meaning(tokenizer, token)]
+    found: list[int] = []
+    for token in ids:
+        if token in reader.meanings or token in reader.special:
+            found += reader.meaning(tokenizer, token)
+        else:
+            found.append(token)
+    return found
 
 
 def ids_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer puts before every text by itself: BOS, or nothing."""
-    whole, bare = (list(tokenizer("a", add_special_tokens=added).input_ids) for added in (True, False))
-    starts = (i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare)
-    return whole[: next(starts, int(whole[:1] == [tokenizer.bos_token_id]))]
+    return list(_reader(tokenizer).in_front(tokenizer))
+
+
+def holds_special_text(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a special token's characters stand in a text as characters: somebody typed them, or the text, a plain
+    `str`, went through a chat template before."""
+    special, _ = control_patterns(tokenizer, "")
+    meant = {(span.start, span.end) for span in getattr(text, "spans", ()) if span.is_control}
+    return any(found.span() not in meant for found in special.finditer(text))
 
 
 def control_patterns(
@@ -105,6 +117,17 @@ class _Reader:
         self.marks: dict[tuple[str, bool], str] = {}
         self.meanings: dict[int, list[int]] = {}
         self._patterns: dict[str, tuple[re.Pattern[str], re.Pattern[str]]] = {}
+        self._in_front: dict[tuple[bytes | None, int | None], list[int]] = {}
+
+    def in_front(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Asked of the tokenizer once, and again where it puts something else since (`add_bos_token = True`)."""
+        core = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(core, Tokenizer):  # written in Python, and anything may have changed
+            return _in_front(tokenizer)
+        key = core.post_processor.__getstate__(), tokenizer.bos_token_id
+        if key not in self._in_front:
+            self._in_front[key] = _in_front(tokenizer)
+        return self._in_front[key]
 
     def patterns(
         self, tokenizer: PreTrainedTokenizerBase, template: str
@@ -149,11 +172,17 @@ class _Reader:
         return self.marks[content, is_control]
 
     def meaning(self, tokenizer: PreTrainedTokenizerBase, token: int) -> list[int]:
-        """Ids of the tokenizer itself. Where its model makes a special token of mere characters (one whose
-        vocabulary lists them as words does), they are spelled out."""
+        """Ids of the tokenizer itself, of a mark or a special token. Where its model makes one of these of mere characters
+        (one whose vocabulary lists them as words does), they are spelled out."""
         if token in self.meanings:
             return self.meanings[token]
-        return spelled(tokenizer, self.added[token].content) if token in self.special else [token]
+        return spelled(tokenizer, self.added[token].content)
+
+
+def _in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    whole, bare = (list(tokenizer("a", add_special_tokens=added).input_ids) for added in (True, False))
+    starts = (i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare)
+    return whole[: next(starts, int(whole[:1] == [tokenizer.bos_token_id]))]
 
 
 def spelled(tokenizer: PreTrainedTokenizerBase, content: str) -> list[int]:

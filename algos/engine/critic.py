@@ -16,7 +16,11 @@ from algos.engine.rollouts import Rollouts
 
 
 class Critic(nn.Module):
-    """Predicts the return from the state in which token t is predicted. Zero-initialised: V = 0 at first."""
+    """Predicts the return from the state in which token t is predicted. Zero-initialised: V = 0 at first.
+
+    A trunk of its own learns by the same weights as the policy: with LoRA by adapters of its own, on frozen weights that
+    both read.
+    """
 
     def __init__(self, model: Any, kind: Literal["shared", "separate"]) -> None:
         super().__init__()
@@ -43,10 +47,13 @@ class Critic(nn.Module):
 
     @property
     def trunk_size(self) -> int:
-        """Parameters of the critic's own trunk; the head's are too few to count."""
-        return 0 if self.trunk is None else sum(p.numel() for p in self.trunk.parameters())
+        """Parameters of the critic's own trunk, adapters not; the head's are too few to count."""
+        if self.trunk is None:
+            return 0
+        return sum(p.numel() for name, p in self.trunk.named_parameters() if "lora_" not in name)
 
 
 def _own_copy(model: PreTrainedModel) -> nn.Module:
-    trunk: nn.Module = copy.deepcopy(model.base_model)
-    return trunk.requires_grad_(True).eval()
+    """The policy's trunk, of which what is trained is copied; what is frozen never changes, and is shared."""
+    frozen = {id(p): p for p in model.base_model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model.base_model, frozen).eval()

@@ -7,6 +7,7 @@ Whether that is what a model computes is tried out on a short text in fp32, not 
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from algos.engine.activated import is_watched
 from algos.engine.cache import GrowingLayer, growing_cache
 from algos.engine.head import linear_head, unwrapped
-from algos.engine.inputs import inputs_for
+from algos.engine.inputs import depends_on_batch, full_precision, inputs_for
 from algos.engine.layers import Direct, DirectModel, Layer, Rotation, WithHead
 from algos.engine.memory import out_of_memory
 from algos.engine.parts import AsFunctions, AsModules, Parts, function_of
@@ -124,6 +125,8 @@ _KNOWN: dict[str, Callable[[Any, Parts], Any]] = {
 }
 """By the name of their trunk's class in transformers."""
 
+logger = logging.getLogger(__name__)
+
 _found: weakref.WeakKeyDictionary[nn.Module, tuple[nn.Module, Direct | None]] = weakref.WeakKeyDictionary()
 """By who owns a trunk, which what is found holds: remembered with the trunk it would never go."""
 
@@ -140,6 +143,8 @@ def direct_trunk(owner: nn.Module, trunk: Any) -> Direct | None:
     """The owner's trunk taken apart; a `DirectModel` if the owner is its language model."""
     if owner not in _found or _found[owner][0] is not trunk:
         remember(owner, trunk, _tried(owner, trunk))
+        if _found[owner][1] is None:
+            logger.debug("%s is read through transformers' own layers.", type(trunk).__name__)
     found = _found[owner][1]
     return None if found is None or is_watched(*found.passed_over) else found
 
@@ -150,11 +155,13 @@ def remember(owner: nn.Module, trunk: nn.Module, found: Direct | None) -> None:
 
 
 @torch.no_grad()
+@full_precision()
 def _tried(owner: Any, trunk: Any) -> Direct | None:
     """Two padded prompts and two responses to each, read at once and token by token."""
     of_transformers = type(trunk).__module__.startswith("transformers.")
     build = _KNOWN.get(type(trunk).__name__) if of_transformers else None
-    if build is None:
+    # Factors that are chosen by what is on the device would be waited for, and not be chosen in a recorded step.
+    if build is None or depends_on_batch(trunk.config):
         return None
     cache = growing_cache(trunk.config)
     is_model = getattr(owner, "base_model", None) is trunk

@@ -9,6 +9,7 @@ head alone.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from typing import Any
 
@@ -23,6 +24,8 @@ CHUNK = 2**20
 """Logits that exist at once on a CPU: 4 MiB in fp32, which its cache holds."""
 GPU_CHUNK = 2**24
 """And on a GPU, where every part costs the start of a dozen kernels."""
+
+logger = logging.getLogger(__name__)
 
 _is_linear: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -45,6 +48,8 @@ def linear_head(model: Any) -> nn.Linear | None:
         return None
     if inner not in _is_linear:
         remember(inner, _tried(inner, head))
+        if not _is_linear[inner]:
+            logger.debug("%s: all its logits are made at once.", type(inner).__name__)
     return head if _is_linear[inner] else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -62,10 +62,30 @@ def lengthened(ids_BS: Tensor, mask_BS: Tensor, model: Any) -> tuple[Tensor, Ten
 
 
 def max_positions(config: Any) -> int | None:
-    """The longest sequence that a model has positions for; None where it has no such limit."""
+    """The longest sequence that a model has positions for; None where it has no such limit.
+
+    Where rotary factors go with the longest text of a batch (`depends_on_batch`), as many as have the same ones whatever
+    is beside them: LongRoPE's `original_max_position_embeddings`, with dynamic scaling `max_position_embeddings`.
+    """
     names, config = ("max_position_embeddings", "n_positions", "max_seq_len"), config.get_text_config()
     # XLNet says -1 where it has none.
-    return next((limit for name in names if (limit := getattr(config, name, None) or 0) > 0), None)
+    limits = [limit for name in names if (limit := getattr(config, name, None) or 0) > 0][:1]
+    longrope = (rope for rope in _ropes(config) if rope["rope_type"] == "longrope")
+    originals = [limit for rope in longrope if (limit := rope.get("original_max_position_embeddings"))]
+    return min(limits + originals, default=None)
+
+
+def depends_on_batch(config: Any) -> bool:
+    """Whether rotary factors are chosen in each forward pass, by the longest text of its batch."""
+    ropes = _ropes(config.get_text_config())
+    return any(rope["rope_type"] == "longrope" or "dynamic" in rope["rope_type"] for rope in ropes)
+
+
+def _ropes(config: Any) -> list[Mapping[str, Any]]:
+    """The parameters of rotary embeddings: of all layers, or of each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    nested = [found] if "rope_type" in found else list(found.values())
+    return [rope for rope in nested if isinstance(rope, Mapping) and "rope_type" in rope]
 
 
 def embedding_rows(model: Any) -> int:
@@ -82,3 +102,20 @@ def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """bf16 matrix products on fp32 weights where asked for; softmax and losses stay in fp32."""
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """The block in which fp32 is multiplied in fp32, whatever `torch.set_float32_matmul_precision` says: the rounding of
+    TF32 or bf16 is as large as what a model's checks look for."""
+    # Not by that function, which refuses to tell what is set where part of it was set by backend.
+    known: Any = torch.backends
+    backends = known.cuda.matmul, known.mkldnn.matmul
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value

@@ -22,7 +22,7 @@ from transformers import (
 
 from algos.engine.errors import UserError, one_line
 from algos.engine.hub import cached_where_unreachable, pinned
-from algos.engine.inputs import accepts, inputs_for
+from algos.engine.inputs import accepts, full_precision, inputs_for
 from algos.engine.memory import out_of_memory
 from algos.engine.settings import Precision
 from algos.engine.weights import safetensors_only
@@ -138,12 +138,14 @@ def _load(path: str, tokenizer_path: str, trust_remote_code: bool) -> tuple[Any,
 
 
 @torch.no_grad()
+@full_precision()
 def require_causal(model: Any, name: str) -> None:
     """Raises UserError where a token's prediction depends on padding or on what follows it.
 
     Bidirectional models and recurrent layers that do not see the mask would train on other
     probabilities than they sample from. A short text alone against the same text padded and continued, and against
     what the model makes of it by itself: RoBERTa's positions begin behind the padding's, not at the 0 that it is given.
+    And where the attention chosen for it does not compute in the precision of its weights.
     """
     if not accepts(model, "attention_mask"):
         raise UserError(
@@ -158,7 +160,8 @@ def require_causal(model: Any, name: str) -> None:
     mask = torch.ones_like(rows, dtype=torch.bool)
     mask[0, :2] = False
     alone = torch.tensor([text], device=model.device)
-    together = model(**inputs_for(model, rows, mask)).logits.float().log_softmax(-1)
+    with _attention_in(model, name):
+        together = model(**inputs_for(model, rows, mask)).logits.float().log_softmax(-1)
     inputs = inputs_for(model, alone, torch.ones_like(alone, dtype=torch.bool))
     expected = model(**inputs).logits.float().log_softmax(-1)
     cases = {"padding": together[:1, 2:], "the words that follow": together[1:, :4]}
@@ -171,6 +174,23 @@ def require_causal(model: Any, name: str) -> None:
                 f"{name!r} predicts a word otherwise depending on {cause}: it cannot be trained here. "
                 "Use a causal language model whose layers all respect the attention mask and whose positions begin at 0."
             )
+
+
+@contextmanager
+def _attention_in(model: Any, name: str) -> Iterator[None]:
+    """Raises UserError where an attention that somebody chose refuses the model's numbers, as FlashAttention does fp32,
+    in which weights are kept."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        chosen = getattr(model.config, "_attn_implementation", None)
+        if out_of_memory(error) or chosen in (None, "sdpa", "eager"):
+            raise
+        weights = str(next(model.parameters()).dtype).removeprefix("torch.")
+        raise UserError(
+            f"{name!r} cannot be read with attn_implementation={chosen!r} and weights in {weights}: {one_line(error)} "
+            'Load it with attn_implementation="sdpa", or call model.set_attn_implementation("sdpa").'
+        ) from error
 
 
 def pick_device(device: str) -> torch.device:

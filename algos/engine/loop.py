@@ -69,10 +69,7 @@ class Loop:
         steps = self._steps(prepared, rate, ahead) if prepared.P else []
         state.idle = 0 if steps else state.idle + 1
         if state.idle == MAX_IDLE:
-            raise RunError(
-                f"{MAX_IDLE} iterations in a row made no updates: the reward tells no two responses to a prompt "
-                "apart. Give a reward that does, or a larger --group-size."
-            )
+            raise idle(f"{MAX_IDLE} iterations in a row made no updates")
         state.meter.iterations += 1
         return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **mean_of_steps(steps)}
 
@@ -170,9 +167,15 @@ class Loop:
     def _charge(self, minibatch: Rollouts) -> None:
         state, tokens = self.state, minibatch.token_count
         state.meter.trained_tokens += int(minibatch.mask_PGT.sum())
-        state.meter.charge(state.policy.size, tokens, state.policy.backward_factor)
-        if state.critic is not None:
-            state.meter.charge(state.critic.trunk_size, tokens, 6 + state.policy.recomputation)
+        parameters = state.policy.size + (state.critic.trunk_size if state.critic is not None else 0)
+        state.meter.charge(parameters, tokens, state.policy.backward_factor)
+
+
+def idle(what: str) -> RunError:
+    """The error of a run that does not learn, beginning with what it did instead."""
+    return RunError(
+        f"{what}: the reward tells no two responses to a prompt apart. Give a reward that does, or a larger --group-size."
+    )
 
 
 def learning_rate(algorithm: Algorithm, progress: float) -> float:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from algos.engine.budget import Meter
-from algos.engine.control import text_ids
+from algos.engine.control import holds_special_text
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
-from algos.engine.prompts import room_for_prompts
+from algos.engine.prompts import SPECIAL_TEXT, room_for_prompts
+from algos.engine.responses import closed, has_words, split_tokens
 from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
 from algos.engine.seeding import digest, generator
-from algos.engine.template import render_pair
-from algos.engine.text import encode, end_of
+from algos.engine.template import Text, render_pairs
+from algos.engine.text import end_of
 from algos.engine.versions import installed
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-_ANCHORS = "\n.:0"
 
 
 @dataclass(frozen=True)
@@ -39,52 +34,10 @@ class EncodedPair:
     rejected: list[int]
 
 
-def split_tokens(policy: Policy, prompt: str, response: str) -> tuple[list[int], list[int], bool]:
-    """(prompt ids, response ids, merged). The two are tokenised together, as the model would read them.
-
-    Where a token straddles the boundary (`merged`), the response's ids are those of its own text, in which that
-    token at most is split. Raises UserError for a token that the model has no embedding of.
-    """
-    prompt_ids = encode(policy.tokenizer, prompt)
-    joint = encode(policy.tokenizer, prompt + response)
-    policy.require_embedded(joint)
-    if joint[: len(prompt_ids)] == prompt_ids:
-        return prompt_ids, joint[len(prompt_ids) :], False
-    return prompt_ids, _own_ids(policy.tokenizer, prompt_ids, response), True
-
-
-def _own_ids(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response: str) -> list[int]:
-    """Ids of a response that read as it does behind the prompt's.
-
-    Tokenised alone, unless the tokenizer puts a space before every text, as SentencePiece's do: that would stand
-    between prompt and response. Then as it is tokenised behind a character with which it does not merge.
-    """
-    alone = text_ids(tokenizer, response)
-    if _reads_as(tokenizer, prompt_ids, alone, response):
-        return alone
-    for character in _ANCHORS:
-        front, whole = text_ids(tokenizer, character), text_ids(tokenizer, character + response)
-        ids = whole[len(front) :]
-        if whole[: len(front)] == front and _reads_as(tokenizer, prompt_ids, ids, response):
-            return ids
-    return alone
-
-
-def _reads_as(
-    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response_ids: list[int], response: str
-) -> bool:
-    """Whether the ids, behind the prompt's, are decoded to the response."""
-    prefix, whole = (
-        str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-        for ids in (prompt_ids, prompt_ids + response_ids)
-    )
-    return whole == prefix + response
-
-
 def encode_pairs(
     policy: Policy,
     rows: Iterable[Mapping[str, Any]],
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     too_long: Literal["drop", "left"] = "drop",
     where: str = "",
 ) -> tuple[list[EncodedPair], dict[str, int]]:
@@ -93,10 +46,8 @@ def encode_pairs(
     The reasons, which of them drop a row, and what raises UserError are those of `encode_pair`, to which a row is
     `where[i]` if `where` says in what.
     """
-    found = [
-        encode_pair(policy, row, max_new_tokens, too_long, where and f"{where}[{i}]")
-        for i, row in enumerate(rows)
-    ]
+    named = ((row, where and f"{where}[{i}]") for i, row in enumerate(rows))
+    found = list(_encoded_pairs(policy, named, max_new_tokens, too_long))
     counts = Counter(reason for _, reasons in found for reason in reasons)
     return [pair for pair, _ in found if pair is not None], dict(counts)
 
@@ -104,21 +55,37 @@ def encode_pairs(
 def encode_pair(
     policy: Policy,
     row: Mapping[str, Any],
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     too_long: Literal["drop", "left"] = "drop",
     where: str = "",
 ) -> tuple[EncodedPair | None, list[str]]:
     """One row's pair, None where nothing can be learned from it, and what is to be said of it: where there
     is none, the first is why.
 
-    Responses are cut at `max_new_tokens` and at the model's last position ("response truncated", and
-    "longer than the model" where prompt and response have more tokens than the model positions). A pair is
-    dropped whose prompt has no tokens or leaves no room for a response, or whose two responses are the
-    same, before or after cutting. `too_long="left"` cuts a long prompt as `encode_prompts` does ("prompt truncated"), so
-    that pairs are learned behind what they were sampled behind. Raises UserError for a token that the model has no
-    embedding of; and, naming `where`, for a row without one of the columns, for one that is no text, and where a chat
-    template refuses its messages.
+    Responses are cut at `max_new_tokens`, if it is not None, and at the model's last position ("response truncated",
+    and "longer than the model" where prompt and response have more tokens than the model positions), and behind their
+    first EOS ("response cut at its first EOS", where words follow it: later turns). A pair is dropped whose prompt has no
+    tokens or leaves no room for a response, of which one has no tokens, or whose two responses are the same, before or
+    after cutting. `too_long="left"` cuts a long prompt as `encode_prompts` does ("prompt truncated"), so that pairs are
+    learned behind what they were sampled behind; without `max_new_tokens`, for the longer response and at most to half of
+    the model's positions. Raises UserError for a token that the model has no embedding of; and, naming `where`, for a row
+    without one of the columns, for one that is no text, and where a chat template refuses its messages.
     """
+    return next(_encoded_pairs(policy, [(row, where)], max_new_tokens, too_long))
+
+
+def _encoded_pairs(
+    policy: Policy,
+    rows: Iterable[tuple[Mapping[str, Any], str]],
+    max_new_tokens: int | None,
+    too_long: Literal["drop", "left"],
+) -> Iterator[tuple[EncodedPair | None, list[str]]]:
+    """`encode_pair` of each (row, where); their conversations go through the template together."""
+    for texts in render_pairs(policy.tokenizer, (_columns(row, where) for row, where in rows)):
+        yield _encoded(policy, texts, max_new_tokens, too_long)
+
+
+def _columns(row: Mapping[str, Any], where: str) -> tuple[Text, Text, Text, str]:
     if not isinstance(row, Mapping):
         raise UserError(
             f"{where or 'a pair'} is a {type(row).__name__}. Give a dict with prompt, chosen and rejected."
@@ -129,48 +96,54 @@ def encode_pair(
             f"{where or 'a pair'} has no {missing[0]}; got the columns {', '.join(map(str, row)) or 'none'}. "
             "Give prompt, chosen and rejected."
         )
-    texts = render_pair(policy.tokenizer, row["prompt"], row["chosen"], row["rejected"], where)
+    return row["prompt"], row["chosen"], row["rejected"], where
+
+
+def _encoded(
+    policy: Policy, texts: Mapping[str, str], max_new_tokens: int | None, too_long: Literal["drop", "left"]
+) -> tuple[EncodedPair | None, list[str]]:
     prompt, chosen, rejected = texts["prompt"], texts["chosen"], texts["rejected"]
     if chosen == rejected:
         return None, ["identical responses"]
     if not chosen or not rejected:
         return None, ["empty response"]
     prompt_ids, chosen_ids, merged_1 = split_tokens(policy, prompt, chosen)
-    _, rejected_ids, merged_2 = split_tokens(policy, prompt, rejected)
-    front = room_for_prompts(policy, max_new_tokens) if too_long == "left" else None
-    truncated = front is not None and len(prompt_ids) > front
-    if front is not None:
-        prompt_ids = end_of(policy.tokenizer, prompt_ids, front)
-    room = math.inf if policy.max_positions is None else policy.max_positions - len(prompt_ids)
-    if not prompt_ids:
+    _, rejected_ids, merged_2 = split_tokens(policy, prompt, rejected, prompt_ids)
+    if not chosen_ids or not rejected_ids:
+        return None, ["empty response"]
+    whole = [closed(policy, ids) for ids in (chosen_ids, rejected_ids)]
+    longest = max(map(len, whole))
+    ids = _shortened(policy, prompt_ids, longest, max_new_tokens) if too_long == "left" else prompt_ids
+    limit = policy.max_positions
+    room = math.inf if limit is None else limit - len(ids)
+    if not ids:
         return None, ["prompt has no tokens"]
     if room < 1:
         return None, ["prompt too long"]
-    whole = [closed(policy, ids) for ids in (chosen_ids, rejected_ids)]
-    width = int(min(max_new_tokens, room))
-    pair = EncodedPair(prompt_ids, whole[0][:width], whole[1][:width])
-    same, longest = pair.chosen == pair.rejected, max(map(len, whole))
+    width = int(min(max_new_tokens or longest, room))
+    pair = EncodedPair(ids, whole[0][:width], whole[1][:width])
+    same = pair.chosen == pair.rejected
+    behind_eos = [ids[len(kept) :] for ids, kept in zip((chosen_ids, rejected_ids), whole, strict=True)]
     said = {
         "identical once truncated": same,
-        "prompt truncated": truncated and not same,
+        "prompt truncated": len(ids) < len(prompt_ids) and not same,
         "response truncated": longest > width and not same,
+        "response cut at its first EOS": not same and any(has_words(policy, ids) for ids in behind_eos),
         "longer than the model": longest > room,
         "boundary merge": (merged_1 or merged_2) and not same,
+        SPECIAL_TEXT: not same and any(holds_special_text(policy.tokenizer, text) for text in texts.values()),
     }
     return None if same else pair, [reason for reason, applies in said.items() if applies]
 
 
-def closed(policy: Policy, ids: list[int]) -> list[int]:
-    """A response with one EOS at its end: cut behind the first of any declared one, else EOS appended
-    (a model without any EOS has responses without end). Raises UserError for one that the model has no embedding of."""
-    eos = policy.eos_ids
-    ends = [i for i, token in enumerate(ids) if token in eos]
-    if ends:
-        return ids[: ends[0] + 1]
-    own = policy.tokenizer.eos_token_id
-    end = [own] if own is not None else eos[:1]
-    policy.require_embedded(end)
-    return [*ids, *end]
+def _shortened(policy: Policy, ids: list[int], longest: int, max_new_tokens: int | None) -> list[int]:
+    """A prompt's end, where it leaves no room for responses of `max_new_tokens`, or of its `longest` without a limit."""
+    limit = policy.max_positions
+    if max_new_tokens is None:
+        room = None if limit is None else max(limit - longest, limit // 2)
+    else:
+        room = room_for_prompts(policy, max_new_tokens)
+    return ids if room is None else end_of(policy.tokenizer, ids, room)
 
 
 def recorded(

@@ -163,7 +163,7 @@ class Policy:
             with self._reference.awake() as model:
                 yield model
         elif self.adapter_is_reference:
-            with self.model.disable_adapter():
+            with _as_trained(self.model), self.model.disable_adapter():
                 yield self.model
         else:
             raise UserError("this policy has no reference. Load it without reference=False.")
@@ -244,6 +244,17 @@ def _widen(model: nn.Module) -> None:
     for x in (*model.parameters(), *model.buffers()):
         if x.is_floating_point() and x.dtype.itemsize < 4:
             x.data = x.data.float()
+
+
+@contextmanager
+def _as_trained(model: nn.Module) -> Iterator[None]:
+    """After the block every weight is trained or frozen as before it: peft, switching an adapter on, trains all of it."""
+    trained = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for p, was in trained:
+            p.requires_grad_(was)
 
 
 def _fresh_adapter(model: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from algos.engine.budget import Meter
 from algos.engine.calls import RewardError
+from algos.engine.control import holds_special_text
 from algos.engine.errors import UserError
 from algos.engine.policy import Policy
 from algos.engine.rewards import Reward, call_reward
@@ -20,7 +21,11 @@ from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import sample
 from algos.engine.seeding import derive, digest, generator
 from algos.engine.settings import Sampling
-from algos.engine.text import decode_completion, encode_prompt, end_of
+from algos.engine.template import Text, render_prompts
+from algos.engine.text import decode_completion, encode, end_of
+
+SPECIAL_TEXT = "text of a special token, which stays text"
+"""What is said of a row where `holds_special_text`."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,20 @@ def encode_prompts(
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
     """Rows or texts → prompts that fit the model with their responses, and counts of those that don't.
 
-    `too_long="left"` cuts a long prompt's beginning, but for its BOS, instead of dropping it; both are counted.
+    `too_long="left"` cuts a long prompt's beginning, but for its BOS, instead of dropping it; both are counted, and so is
+    the text of special tokens in those that are kept (`holds_special_text`).
     Raises UserError where responses of `max_new_tokens` leave no room for any prompt and for a token that the model has
     no embedding of; and, naming the row as `where[i]` if `where` says in what, for one without a prompt, for a prompt
     that is no text, and where a chat template refuses its messages.
     """
     room = room_for_prompts(policy, max_new_tokens)
     rows = [item if isinstance(item, Mapping) else {"prompt": item} for item in prompts]
-    found = [_encode(policy, row, room, too_long, where and f"{where}[{i}]") for i, row in enumerate(rows)]
-    counts = Counter(reason for _, reason in found if reason)
+    named = (
+        (_prompt_of(row, name), name) for i, row in enumerate(rows) for name in [where and f"{where}[{i}]"]
+    )
+    rendered = render_prompts(policy.tokenizer, named)
+    found = [_encode(policy, row, text, room, too_long) for row, text in zip(rows, rendered, strict=True)]
+    counts = Counter(reason for _, reasons in found for reason in reasons)
     return [prompt for prompt, _ in found if prompt is not None], dict(counts)
 
 
@@ -65,23 +75,29 @@ def room_for_prompts(policy: Policy, max_new_tokens: int) -> int | None:
     return limit - max_new_tokens
 
 
-def _encode(
-    policy: Policy, row: Mapping[str, Any], room: int | None, too_long: Literal["drop", "left"], where: str
-) -> tuple[EncodedPrompt | None, str]:
-    """A row's prompt in at most `room` tokens, None where it is dropped, and what is to be said of it."""
+def _prompt_of(row: Mapping[str, Any], where: str) -> Text:
     if "prompt" not in row:
         raise UserError(
             f"{where or 'a row'} has no prompt; got the columns {', '.join(map(str, row)) or 'none'}. Name it `prompt`."
         )
-    ids = encode_prompt(policy.tokenizer, row["prompt"], where)
+    prompt: Text = row["prompt"]
+    return prompt
+
+
+def _encode(
+    policy: Policy, row: Mapping[str, Any], text: str, room: int | None, too_long: Literal["drop", "left"]
+) -> tuple[EncodedPrompt | None, list[str]]:
+    """A row's prompt, rendered, in at most `room` tokens, None where it is dropped, and what is to be said of it."""
+    ids = encode(policy.tokenizer, text)
     policy.require_embedded(ids)
     if not ids:
-        return None, "prompt has no tokens"
+        return None, ["prompt has no tokens"]
+    said = [SPECIAL_TEXT] if holds_special_text(policy.tokenizer, text) else []
     if room is None or len(ids) <= room:
-        return EncodedPrompt(row, ids), ""
+        return EncodedPrompt(row, ids), said
     if too_long == "left":
-        return EncodedPrompt(row, end_of(policy.tokenizer, ids, room)), "prompt truncated"
-    return None, "prompt too long"
+        return EncodedPrompt(row, end_of(policy.tokenizer, ids, room)), ["prompt truncated", *said]
+    return None, ["prompt too long"]
 
 
 def texts(
@@ -110,20 +126,17 @@ def score(
     return torch.tensor(scores, device=policy.device).unflatten(0, (rollouts.P, rollouts.G))
 
 
-def learnable(
-    prompts: Sequence[EncodedPrompt], scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, group_size: int
-) -> torch.Tensor | None:
+def learnable(scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, group_size: int) -> torch.Tensor | None:
     """[P, G] True where there is enough to learn from: a score, `group_size` of them in the group, one of the
     greedy response where there is one. None where that holds of every response.
 
-    Raises RewardError for a prompt none of whose responses was scored, and where nothing is left to learn from.
+    Raises RewardError where nothing is left to learn from.
     """
     scored_PG = ~scores_PG.isnan()
-    if bool((~scored_PG.any(-1)).any()):
-        first = prompts[int((~scored_PG.any(-1)).nonzero()[0])]
+    if not bool(scored_PG.any()):
         raise RewardError(
-            f"the reward scored none of the {scores_PG.shape[1]} responses to {str(first.row['prompt'])[:60]!r}. "
-            "It must score at least one response to every prompt."
+            f"the reward scored none of the {scores_PG.numel()} responses of an iteration. "
+            "Give a reward that scores some of them."
         )
     if greedy_P is not None:
         scored_PG = scored_PG & ~greedy_P.isnan()[:, None]
@@ -194,7 +207,7 @@ class PromptSource:
         return replace(
             rollouts,
             scores_PG=self._penalised(scores_PG, rollouts),
-            scored_PG=learnable(batch, scores_PG, greedy_P, self.group_size),
+            scored_PG=learnable(scores_PG, greedy_P, self.group_size),
             greedy_scores_P=greedy_P,
         )
 

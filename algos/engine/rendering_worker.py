@@ -1,6 +1,7 @@
 """Renders chat templates in a process of its own, in which a template may loop or grow without harm.
 
-Run as a script by `rendering.py`: one request a line on the standard input, one answer a line on the output.
+Run as a script by `rendering.py`: one request a line on the standard input, for each of its conversations an answer a
+line on the output, up to the first that is an error.
 """
 
 from __future__ import annotations
@@ -28,16 +29,20 @@ def serve() -> None:
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        _bound_time(request["seconds"])
-        print(json.dumps(_answer(render_jinja_template, request)), file=answers, flush=True)
+        for messages, options in request["conversations"]:
+            _bound_time(request["seconds"])
+            answer = _answer(render_jinja_template, request, messages, options)
+            print(json.dumps(answer), file=answers, flush=True)
+            if "error" in answer:
+                break
 
 
-def _answer(render: Any, request: dict[str, Any]) -> dict[str, str]:
+def _answer(render: Any, request: dict[str, Any], messages: list[Any], options: list[str]) -> dict[str, str]:
     try:
         (text,), _ = render(
-            conversations=[request["messages"]],
+            conversations=[messages],
             chat_template=request["template"],
-            **request["options"],
+            **dict.fromkeys(options, True),
             **request["variables"],
         )
     except Exception as error:  # a template is a program of its own: it can raise anything

@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from algos.engine.calls import GuardedReward, RewardError, guarded
+from algos.engine.control import Rendered, text_ids
 from algos.engine.errors import UserError, one_line
+from algos.engine.guarded import Message, Plan, Template, rendered
 from algos.engine.hub import cached_where_unreachable, pinned
 from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
 from algos.engine.kernels import quicken
-from algos.engine.loading import tokenizer_in
+from algos.engine.loading import pick_device, tokenizer_in
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.rollouts import pad_right
 from algos.engine.template import Text, render_prompt
@@ -116,11 +118,8 @@ def _number(score: Any, i: int, who: str, preview: str, remedy_for_none: str) ->
         if getattr(score, "ndim", None) == 0:  # a tensor or an array of one number
             score = score.item()
         # Scores are kept in 32 bits: what does not fit would become infinite there.
-        if (
-            isinstance(score, Real)
-            and not isinstance(score, bool)
-            and abs(number := float(score)) <= _LARGEST
-        ):
+        # Booleans are 0 and 1, as in TRL.
+        if isinstance(score, Real) and abs(number := float(score)) <= _LARGEST:
             return number
         shown = " ".join(repr(score).split())[:60]
     except Exception:  # an integer beyond any float, or an object that cannot even be shown
@@ -136,14 +135,15 @@ class RewardModel:
 
     `pooling="mask"` reads the last *attended* position; transformers' own classifiers read the last
     id ≠ pad, which lies before EOS where pad = EOS. A model trained with that pooling keeps it
-    (`"model"`); `"auto"` follows what the model's config declares as `reward_pooling`. `batch_size` texts
-    are read at once, fewer where memory runs out.
+    (`"model"`); `"auto"` follows what the model's config declares as `reward_pooling`, and where it declares none
+    conversations go through the model's own chat template (docs/models.md). `batch_size` texts are read at once, fewer
+    where memory runs out. `device`: as in `Policy.load`, the GPU where there is one.
     """
 
     def __init__(
         self,
         path: str | Path,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         pooling: Literal["auto", "mask", "model"] = "auto",
         batch_size: int = 64,
     ) -> None:
@@ -163,7 +163,8 @@ class RewardModel:
             raise UserError(
                 f"the reward model {str(path)!r} has {self.model.config.num_labels} outputs; it must have 1."
             )
-        self.model = self.model.to(device).eval().requires_grad_(False)
+        where = device if isinstance(device, torch.device) else pick_device(device)
+        self.model = self.model.to(where).eval().requires_grad_(False)
         quicken(self.model)
         config = self.model.config
         self.pooling = getattr(config, "reward_pooling", "model") if pooling == "auto" else pooling
@@ -171,6 +172,8 @@ class RewardModel:
         self.pad_id = self._pad_id()
         self.limit = _longest(self.model)
         self.offset = float(getattr(config, "reward_offset", 0.0))
+        # One that was trained here has read rendered prompts and their responses, each with EOS.
+        self.reads_dialogues = not hasattr(config, "reward_pooling") and bool(self.tokenizer.chat_template)
         self.parameter_count = sum(p.numel() for p in self.model.parameters())
         self.batch_size, self.portions = batch_size, Portions()
         self.__name__ = f"reward model {Path(path).name}"
@@ -198,12 +201,28 @@ class RewardModel:
         return self.portions.run("scoring by the reward model", self.batch_size, attempt, SHORTER)
 
     def _encode(self, prompt: Text, completion: Any) -> list[int]:
-        """As in training: prompt and response together, one BOS, EOS behind; of a text too long for the model its end."""
-        text = completion if isinstance(completion, str) else completion[0]["content"]
-        ids = encode(self.tokenizer, render_prompt(self.tokenizer, prompt) + text)
-        if self.tokenizer.eos_token_id is not None and ids[-1:] != [self.tokenizer.eos_token_id]:
-            ids.append(self.tokenizer.eos_token_id)
+        """As in training; of a text too long for the model its end.
+
+        A conversation goes to somebody else's model as a finished dialogue, which holds what its chat template writes and
+        nothing else. Otherwise prompt and response together, one BOS, EOS behind.
+        """
+        if self.reads_dialogues and not isinstance(prompt, str) and not isinstance(completion, str):
+            ids = text_ids(self.tokenizer, self._dialogue(prompt, completion))
+        else:
+            text = completion if isinstance(completion, str) else completion[0]["content"]
+            ids = encode(self.tokenizer, render_prompt(self.tokenizer, prompt) + text)
+            if self.tokenizer.eos_token_id is not None and ids[-1:] != [self.tokenizer.eos_token_id]:
+                ids.append(self.tokenizer.eos_token_id)
         return ids if self.limit is None else end_of(self.tokenizer, ids, self.limit)
+
+    def _dialogue(self, prompt: list[Message], completion: list[Message]) -> Rendered:
+        """Prompt and completion, rendered by the model's own template; one that refuses them is a UserError."""
+        dialogue = [*prompt, *completion]
+        if prompt[-1]["role"] == "assistant":  # left open, and continued by the completion
+            words = prompt[-1]["content"] + completion[0]["content"]
+            dialogue = [*prompt[:-1], {**prompt[-1], "content": words}, *completion[1:]]
+        template = Template(self.tokenizer, f"a conversation for the {self.__name__}", [dialogue])
+        return next(rendered([Plan(lambda texts: texts[0], template, [template.asked(dialogue)])]))
 
     @torch.no_grad()
     def _scores(self, rows: list[list[int]]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from algos.engine.decoding import filtered, inverse_cdf, stepper
 from algos.engine.direct import direct
+from algos.engine.errors import UserError
 from algos.engine.forward import upcast
 from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
@@ -39,8 +40,14 @@ def sample(
     """`group_size` responses to each prompt (token ids), without scores; `sampler_logps_PGT` is filled.
 
     The log-probabilities are those of the distribution drawn from, at `sampling.temperature`. Raises
-    RunError where memory does not take even one response.
+    UserError for prompts that are texts, and RunError where memory does not take even one response.
     """
+    text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
+    if text is not None:
+        raise UserError(
+            f"sample takes prompts as token ids; got the text {text[:40]!r}. Encode them: "
+            "encode_prompts of algos.engine.prompts gives each one's ids."
+        )
     G = 1 if greedy else group_size or sampling.group_size
     U_PGT = torch.from_numpy(uniforms(seed, prompts, G, sampling.max_new_tokens))
 

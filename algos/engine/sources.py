@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from algos.engine.algorithm import Algorithm
 from algos.engine.budget import Meter
 from algos.engine.errors import UserError
 from algos.engine.pairs import PairSource, encode_pairs, reference_logps
-from algos.engine.prompts import PromptSource, encode_prompts
+from algos.engine.prompts import SPECIAL_TEXT, PromptSource, encode_prompts
 from algos.engine.rewards import Reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.settings import Sampling
 from algos.engine.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+_FEW = 0.05
+"""The share of pairs that may have a response cut without a word of it."""
 
 
 class Source(Protocol):
@@ -29,17 +37,20 @@ class Source(Protocol):
 def from_pairs(
     state: TrainState,
     pairs: Iterable[Mapping[str, Any]],
-    sampling: Sampling,
+    sampling: Sampling | None,
     too_long: Literal["drop", "left"],
     cache: Path | None,
 ) -> tuple[PairSource, dict[str, int]]:
-    """Recorded pairs with the reference's log-probabilities, and counts of what was dropped or cut."""
+    """Recorded pairs with the reference's log-probabilities, and counts of what was dropped or cut; without `sampling`
+    responses are cut at the model's last position alone."""
     needs = state.algorithm.needs
     rows = rows_of(pairs, "pairs")
-    encoded, counts = encode_pairs(state.policy, rows, sampling.max_new_tokens, too_long, "pairs")
+    limit, temperature = (sampling.max_new_tokens, sampling.temperature) if sampling else (None, 1.0)
+    encoded, counts = encode_pairs(state.policy, rows, limit, too_long, "pairs")
     _require_some("preference pairs", encoded, counts, "Give more or shorter pairs.")
-    with state.meter.running():
-        logps = reference_logps(state.policy, encoded, sampling.temperature, cache)
+    _tell("pairs", encoded, counts, limit)
+    with state.meter.preparing():
+        logps = reference_logps(state.policy, encoded, temperature, cache)
     source = PairSource(state.policy, encoded, needs.pairs_per_step, needs.pair_epochs, state.seed, logps)
     return source, counts
 
@@ -64,6 +75,7 @@ def from_prompts(
     encoded, counts = encode_prompts(state.policy, rows, sampling.max_new_tokens, too_long, "prompts")
     remedy = "Give shorter ones, or pass truncate_prompts='left' (--truncate-prompts left)."
     _require_some("prompts", encoded, counts, remedy)
+    _tell("prompts", encoded, counts)
     source = PromptSource(state.policy, encoded, reward, sampling, state.seed, needs.greedy, needs.group_size)
     return source, counts
 
@@ -87,6 +99,48 @@ def rows_of(data: Any, name: str) -> Iterable[Any]:
             "Pass a list; what is in a file is to be read first."
         )
     return data
+
+
+def require_read(algorithm: Algorithm, source: Literal["prompts", "pairs"], **given: Any) -> None:
+    """Raises UserError for what `train` was given beside the source of its batches, and nothing would read: other data, and
+    settings about pairs of an algorithm that is for them and has prompts instead."""
+    unread = " and ".join(name for name, value in given.items() if value is not None)
+    if unread:
+        raise UserError(
+            f"{algorithm.name} learns from {source} here; got {unread} as well, which nothing would read. "
+            f"Leave out {unread}."
+        )
+    if source == "prompts" and algorithm.needs.source == "pairs":
+        for name, value in _pair_settings(algorithm):
+            raise UserError(
+                f"{name} is about recorded pairs; got {value}, and prompts alone. Leave it out, or give pairs."
+            )
+
+
+def _pair_settings(algorithm: Algorithm) -> Iterator[tuple[str, Any]]:
+    """Settings that only pairs ask for, where they are not the default."""
+    for setting in fields(algorithm):
+        value = getattr(algorithm, setting.name)
+        if setting.default is not MISSING and value != setting.default:
+            needs, plain = algorithm.needs, replace(algorithm, **{setting.name: setting.default}).needs
+            if (needs.pairs_per_step, needs.pair_epochs) != (plain.pairs_per_step, plain.pair_epochs):
+                yield setting.name, value
+
+
+def _tell(kind: str, kept: Sequence[Any], counts: Mapping[str, int], limit: int | None = None) -> None:
+    """Warns of what was lost of rows that are kept: a `History` tells it when all is done."""
+    special, cut = counts.get(SPECIAL_TEXT, 0), counts.get("response truncated", 0)
+    if special:
+        logger.warning(
+            "%d of %d %s hold the text of special tokens, which is read as characters. If they went through a chat "
+            "template before, give lists of messages instead.", special, len(kept), kind,
+        )  # fmt: skip
+    if cut > _FEW * len(kept):
+        at = "" if limit is None else f"max_new_tokens={limit} or "
+        logger.warning(
+            "%d of %d pairs have a response cut at %sthe model's last position, which then has no end.",
+            cut, len(kept), at,
+        )  # fmt: skip
 
 
 def _require_some(kind: str, kept: Sequence[Any], counts: Mapping[str, int], remedy: str) -> None:

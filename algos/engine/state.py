@@ -76,7 +76,9 @@ class TrainState:
             )
         kind = algorithm.needs.values
         critic = Critic(policy.model, kind) if kind else None
-        parameters = list(policy.trainable().values()) + (list(critic.parameters()) if critic else [])
+        parameters = list(policy.trainable().values()) + (
+            [p for p in critic.parameters() if p.requires_grad] if critic else []
+        )
         optimizer = torch.optim.AdamW(
             parameters,
             lr=algorithm.learning_rate,
@@ -148,7 +150,8 @@ class TrainState:
             for name, p in self.policy.trainable().items():
                 p.copy_(tensors[f"policy/{name}"])
         if self.critic is not None:
-            self.critic.load_state_dict(_below(tensors, "critic/"))
+            # Not strictly: what is frozen is the policy's. That nothing else is missing was asked above.
+            self.critic.load_state_dict(_below(tensors, "critic/"), strict=False)
         self._load_optimizer(_below(tensors, "optimizer/"))
         self.own = _below(tensors, "own/")
         self.meter = Meter.from_dict(record["meter"])
@@ -168,7 +171,8 @@ class TrainState:
     def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {f"policy/{name}": p for name, p in self.policy.trainable().items()}
         if self.critic is not None:
-            tensors |= {f"critic/{name}": p for name, p in self.critic.state_dict().items()}
+            frozen = {name for name, p in self.critic.named_parameters() if not p.requires_grad}
+            tensors |= {f"critic/{k}": x for k, x in self.critic.state_dict().items() if k not in frozen}
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": value for name, value in slots.items()}
         # Copies: an algorithm may keep one tensor under two names, which a file of tensors may not.

@@ -13,11 +13,11 @@ from algos.engine.algorithm import Algorithm, require
 from algos.engine.budget import Budget
 from algos.engine.checks import check_reference
 from algos.engine.errors import UserError
-from algos.engine.loop import Loop
+from algos.engine.loop import Loop, idle
 from algos.engine.policy import Policy
 from algos.engine.rewards import Reward
 from algos.engine.settings import Sampling
-from algos.engine.sources import Source, from_pairs, from_prompts
+from algos.engine.sources import Source, from_pairs, from_prompts, require_read
 from algos.engine.state import TrainState
 
 if TYPE_CHECKING:
@@ -65,21 +65,23 @@ def train(
     Args:
         prompts: rows with a `prompt` (a text or chat messages) or plain texts, for algorithms that sample: a list, a
             generator, a `datasets.Dataset` or a DataFrame.
-        pairs: rows with `prompt, chosen, rejected`, likewise, for DPO.
+        pairs: rows with `prompt, chosen, rejected`, likewise, for DPO; without prompts and reward.
         reward: called as TRL calls its reward functions; needed with prompts.
+        sampling: `Sampling()` where it is not given, except that recorded responses are then whole: they are cut at the
+            model's last position alone, not at `max_new_tokens`.
         budget: `20k` completions, `300updates`, `2e15flops`, `90s`, …; optional for recorded pairs.
         seed: an integer; the same one gives the same run.
         truncate_prompts: what becomes of prompts too long for the model: "drop" or "left", which cuts their beginning.
         checkpoint: a folder for the state; training goes on from there if it holds one, of the same settings and
             data (columns of prompts that JSON has no word for are not compared).
-        checkpoint_every: iterations between two saves to `checkpoint`. 0: none but those that the hook makes, by
-            `state.save`. (The command line's --checkpoint-every counts seconds, and its 0 saves after every iteration.)
+        checkpoint_every: iterations between two saves to `checkpoint`; one more is made at the end. 0: none but those that
+            the hook makes, by `state.save`. (The command line's --checkpoint-every counts seconds, and its 0 saves after
+            every iteration.)
         micro_batch: prompts (groups) in one forward and backward, fewer where memory runs out; by default
             what is likely to fit. The result does not depend on it.
 
     Raises UserError for what the caller can mend, RunError where training itself went wrong.
     """
-    sampling = sampling or Sampling()
     budget = None if budget is None else Budget.parse(budget)
     seed = _integer("seed", seed)
     checkpoint_every = _integer("checkpoint_every", checkpoint_every, 0)
@@ -90,13 +92,15 @@ def train(
     _without_dropout(state)  # whatever was done to the model since it became a policy
     source: Source
     if algorithm.needs.source == "pairs" and pairs is not None:
+        require_read(algorithm, "pairs", prompts=prompts, reward=reward)
         source, counts = from_pairs(state, pairs, sampling, truncate_prompts, _path(reference_cache))
     elif prompts is not None and reward is not None:
         if budget is None:
             raise UserError(
                 "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
             )
-        source, counts = from_prompts(state, prompts, reward, sampling, truncate_prompts)
+        require_read(algorithm, "prompts", pairs=pairs, reference_cache=reference_cache)
+        source, counts = from_prompts(state, prompts, reward, sampling or Sampling(), truncate_prompts)
     else:
         wanted = (
             "pairs, or prompts and a reward" if algorithm.needs.source == "pairs" else "prompts and a reward"
@@ -104,23 +108,24 @@ def train(
         given = "no prompts" if prompts is None else "no reward"
         raise UserError(f"{algorithm.name} learns from {wanted}; got {given}. Pass them to train().")
     folder = _path(checkpoint)
+    sampling = sampling or Sampling()
+    # Without a folder, too: a hook may save to one from which training goes on later.
+    state.context = {"sampling": asdict(sampling), "budget": str(budget), "data": source.fingerprint()}
     if folder is not None:
-        state.context = {
-            "sampling": asdict(sampling),
-            "budget": str(budget),
-            "data": source.fingerprint(),
-        }
         state.load(folder)
     loop = Loop(state, source, sampling.temperature, budget, micro_batch)
     _call(hook, state, loop)
     while loop.progress() < 1:
         with state.meter.running():
             row = loop.iterate()
-        state.history.append({**state.meter.as_dict(), "fraction": min(loop.progress(), 1.0), **row})
+        state.history.append({**state.meter.logged(), "fraction": min(loop.progress(), 1.0), **row})
         _call(hook, state, loop)
         # After the hook, so that what it wrote is not written again when training goes on from here.
-        if folder is not None and checkpoint_every and state.iteration % checkpoint_every == 0:
+        due = checkpoint_every and (state.iteration % checkpoint_every == 0 or loop.progress() >= 1)
+        if folder is not None and due:
             state.save(folder)
+    if state.meter.updates == 0:
+        raise idle("the run ended before its first update")
     check_reference(policy, state.reference)
     return History(state.history, counts)
 

@@ -90,9 +90,9 @@ def standing_of(algorithm: Algorithm, load: Load) -> dict[str, int]:
         whole, kind = _whole(load), algorithm.needs.values
         size = sum(p.numel() for p in whole.parameters())
         own = whole.get_output_embeddings().weight.shape[-1] + 1 if kind else 0
-        if kind == "separate":
-            own += sum(p.numel() for p in whole.base_model.parameters())
         _, trained = with_trained(whole, load.lora)
+        if kind == "separate":  # what is frozen it shares with the policy
+            own += trained if load.lora else sum(p.numel() for p in whole.base_model.parameters())
     return {
         "weights": 4 * (size + (trained if load.lora else 0)),
         "reference": 0 if load.lora or _rests(4 * size, load) else 4 * size,
@@ -203,9 +203,9 @@ class _Phases:
         direct.remember(model, model.base_model, None)
         return model
 
-    def critic(self, kind: Literal["shared", "separate"]) -> Critic:
+    def critic(self, kind: Literal["shared", "separate"], lora: LoRA | None = None) -> Critic:
         """Its trunk is made and not copied: stand-ins with buffers cannot be."""
-        model = self._made()
+        model, _ = with_trained(self._made(), lora)
         critic = Critic(model, "shared")
         if kind == "separate":
             critic.shared, critic.trunk = False, model.base_model
@@ -233,7 +233,7 @@ class _Phases:
     def _training(self) -> int:
         load = self.load
         model, kind = self.model(), self.algorithm.needs.values
-        critic = self.critic(kind) if kind else None
+        critic = self.critic(kind, load.lora) if kind else None
         model, _ = with_trained(model, load.lora)
         minibatch = math.ceil(self.P / self.algorithm.steps_per_pass)
         groups = min(load.micro_batch or self._portion(minibatch, self.G, backward=True), minibatch)
