@@ -21,7 +21,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eval.process.quiet import quiet
 
@@ -31,14 +30,11 @@ from algos import UserError  # noqa: E402 (libraries are told to be quiet before
 from eval.console import Console  # noqa: E402
 from eval.escape import for_terminal  # noqa: E402
 from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
+from eval.process.refusals import nobody_reads  # noqa: E402
 from eval.recording.trackers import require_trackers  # noqa: E402
 from eval.settings.arguments import Options, parse  # noqa: E402
-from eval.store import Store, next_folder, nobody_reads  # noqa: E402
+from eval.store import Run, Store, next_folder  # noqa: E402
 from eval.terminal import show_ends, show_list, show_plan  # noqa: E402
-
-if TYPE_CHECKING:
-    pass
-
 
 # A paragraph a line: the help page would join them.
 _DESCRIPTION = "\n\n".join(line.strip() for line in (__doc__ or "").splitlines() if line.strip())
@@ -141,17 +137,18 @@ def _opened(options: Options) -> Iterator[Store]:
 
 def _carry_out(store: Store, options: Options, console: Console, command: str) -> int:
     from eval.comparison import compare
+    from eval.format import counted
     from eval.launch import Workers, workers_for
     from eval.report.commands import resume
     from eval.workshop import Workshop
 
     experiment = store.asked
     console.say(
-        f"{len(experiment.algos)} arms × {experiment.seeds} seeds, budget {experiment.budget} each, into {store.path}"
+        f"{counted(len(experiment.algos), 'arm')} × {counted(experiment.seeds, 'seed')}, budget {experiment.budget} each, into {store.path}"
     )
     try:
         with Workers(workers_for(experiment, options.workers)) as workers:
-            report = compare(store, Workshop(options.cache.expanduser()), workers, console, command)
+            report = compare(store, Workshop(options.cache), workers, console, command)
     except KeyboardInterrupt:
         unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
         again = command if unwritten else resume(store)
@@ -164,15 +161,25 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
             store.discard()  # where nothing has run, the same command, mended if need be, may use the folder
         raise
     show_ends(Store.open(store.path), console)
-    failed = [run.folder.name for run in store.all_runs if run.status["status"] != "done"]
+    failed = [run for run in store.all_runs if run.status["status"] != "done"]
     if failed:
         print(
-            f"{len(failed)} of {len(store.all_runs)} runs failed: {', '.join(failed)}. The report says why. "
-            f"Run them again with: {for_terminal(resume(store))}",
+            f"{len(failed)} of {len(store.all_runs)} runs failed: {', '.join(run.folder.name for run in failed)}. "
+            f"The report says why. Run them again with: {for_terminal(resume(store))}{_unless_mended(store, failed)}",
             file=sys.stderr,
         )
     print(f"report: {for_terminal(str(report))}")
     return 1 if failed else 0
+
+
+def _unless_mended(store: Store, failed: Sequence[Run]) -> str:
+    """What else to do where a reward or judge failed: one that is mended is another, once something has been evaluated."""
+    from eval.report.commands import repeat
+
+    blamed = any(str(run.status.get("error", "")).startswith(("the reward", "the judge")) for run in failed)
+    if not blamed or not store.evaluated:
+        return ""
+    return f"; with a reward or judge that has been mended, make another comparison: {for_terminal(repeat(store))}"
 
 
 def _require_room(options: Options, console: Console) -> None:

@@ -15,6 +15,7 @@ from eval import sessions
 from eval.console import Console
 from eval.data.accounting import summary
 from eval.drawing import draw
+from eval.experiment import Experiment
 from eval.frontier.sampling import forget_pool, update_pool
 from eval.launch import Job, Update, Workers, run_jobs
 from eval.matches import forget, match
@@ -23,7 +24,7 @@ from eval.run import evaluate_base
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
-from eval.tasks.sources import check_sources, gone, refuse_other_data
+from eval.tasks.provenance import check_inputs, gone, mended
 from eval.tuning.tune import tune
 from eval.workshop import Workshop
 
@@ -35,7 +36,9 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
     workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
     torch.set_num_threads(experiment.threads_per_run)
     materials = _prepare(store, workshop, console)
-    store.write_experiment()  # not before: an extension that cannot be prepared would stay, as arms are never taken out
+    store.commit(
+        experiment
+    )  # not before: an extension that cannot be prepared would stay, as arms are never taken out
     if not store.base_metrics:
         with console.stage("evaluating the base"):
             evaluate_base(store, materials)
@@ -89,27 +92,48 @@ def _noting(store: Store, update: Update) -> Update:
 def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
     """Materials for every data seed, made once and kept with the comparison."""
     experiment = store.asked
+    _begin_again_where_mended(store, console)
     training_seeds = (*experiment.training_seeds, *experiment.tuning_seeds)
     seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in training_seeds))
     wants_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
+    first: Materials | None = None
     for seed in seeds:
         folder = store.path / "materials" / str(seed)
         found = Materials.load(folder)
+        made = None
         # An arm that was added may need pairs that the arms before it did not; what was built lies in the cache.
         if found is None or (wants_pairs and not found.pairs) or gone(found):
             with console.stage(
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):
-                try:
-                    made = materials_of(experiment, workshop, seed)
-                except RunError as error:  # a reward that fails on the base's samples fails everywhere
-                    raise UserError(str(error)) from error
-                refuse_other_data(found, made)
-                made.save(folder)
-        check_sources(store.path, seed, store.materials(seed))
+                made = _made(experiment, workshop, seed)
+        now = made or store.materials(seed)
+        # The user's data are the same for every seed, whichever read them; the embedded task draws some anew.
+        begun = [found if made else None, first if experiment.task == "custom" else None]
+        check_inputs(store.path, experiment, seed, now, [each for each in begun if each])
+        if made:
+            made.save(folder)
+        first = first or now
     for account in store.materials(seeds[0]).facts.get("data", []):
         console.say(summary(account))
     return store.materials(seeds[0])
+
+
+def _made(experiment: Experiment, workshop: Workshop, seed: int) -> Materials:
+    try:
+        return materials_of(experiment, workshop, seed)
+    except RunError as error:  # a reward that fails on the base's samples fails everywhere
+        raise UserError(str(error)) from error
+
+
+def _begin_again_where_mended(store: Store, console: Console) -> None:
+    """A reward or judge may be mended until something has been evaluated with it; from then on it is another."""
+    names = mended(store.path, store.asked)
+    if names and not store.evaluated:
+        console.say(
+            f"the {' and the '.join(names)} changed before anything was evaluated: the comparison begins again"
+        )
+        store.begin_again()
 
 
 def _draw_pool(store: Store, workers: Workers, console: Console) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, make_dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -17,7 +18,7 @@ from eval.recording.trackers import TrackerName
 from eval.settings.layers import build, plain, suggestion
 from eval.settings.limits import check_arm, check_limits
 from eval.settings.parts import Evaluation, Frontier, RewardTraining
-from eval.tuning.search import Space, corners, space
+from eval.tuning.search import Space, corners, name_of, space
 
 if TYPE_CHECKING:
     Hyperparameters = Any
@@ -33,6 +34,17 @@ else:
 
 TUNING_SEED = 1_000_000
 """The first training seed of tuning's runs: no run of a comparison that tunes has it or one above it."""
+
+LONGEST_NAME = 150
+"""Characters of an arm's name."""
+
+
+_KNOWN_AS = {
+    "rloo": ": reinforce is RLOO by its default baseline, leave_one_out.",
+    "remax": ": reinforce with --reinforce.baseline greedy is ReMax.",
+    "grpo": ": reinforce with --reinforce.scale-by-group-std scales advantages as it does; docs/architecture.md adds all of it.",
+}
+"""What people look for by another name."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ class Experiment:
     data_seed: int = 0
     """Varies sampled pairs, reward models and the random numbers of evaluation; shared by all seeds."""
     replicate_data: bool = False
-    """Give every seed pairs and a reward model of its own."""
+    """Give every seed what the data seed draws: sampled pairs, a learned reward model; what was given stays the same."""
     hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(
         default_factory=Hyperparameters
     )
@@ -146,10 +158,12 @@ class Experiment:
         for name in self.variants:
             taken = name in (*ALGORITHMS, "base")
             require(not taken, "a variant's name", "one of its own, not an algorithm's nor base", repr(name))
-            # It becomes a folder's name.
-            fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}", name)
-            allowed = "at most 150 letters, digits, '_', '.' and '-'"
-            require(bool(fit), "a variant's name", allowed, repr(name[:60]))
+            # It becomes a folder's name, and so do its tries'.
+            longest = LONGEST_NAME - len(name_of("", self.tune)) * (self.tune > 0)
+            fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) and len(name) <= longest
+            tuned = f" where --tune {self.tune} adds to it" if self.tune else ""
+            allowed = f"at most {longest} letters, digits, '_', '.' and '-'{tuned}"
+            require(bool(fit), "a variant's name", allowed, f"{name[:60]!r} ({len(name)})")
         for name, arm in self.arms.items():
             check_arm(name, arm)
             self._check_group_size(name, arm)
@@ -170,7 +184,7 @@ class Experiment:
             for name in getattr(self, setting):
                 if name not in known:
                     raise UserError(
-                        f"unknown arm '{setting}.{name}'{suggestion(name, known)}. Use one of {', '.join(known)}."
+                        f"unknown arm '{setting}.{name}'{suggestion(name, known)} Use one of {', '.join(known)}."
                     )
         for name, before in self.before_tuning.items():
             settings = {setting: value for setting, value in before.items() if setting != "algorithm"}
@@ -189,7 +203,7 @@ class Experiment:
                 last,
             )
 
-    @property
+    @cached_property
     def arms(self) -> dict[str, Algorithm]:
         """Every arm's algorithm with its settings."""
         return {name: self.arm(name) for name in self.algos}
@@ -200,9 +214,9 @@ class Experiment:
             arm: Algorithm = getattr(self.hyperparameters, name)
             return arm
         if name not in self.variants:
-            raise UserError(
-                f"unknown algorithm {name!r}{suggestion(name, [*ALGORITHMS, *self.variants])}. Use one of {', '.join([*ALGORITHMS, *self.variants])}."
-            )
+            known = [*ALGORITHMS, *self.variants]
+            hint = _KNOWN_AS.get(name.lower()) or suggestion(name, known)
+            raise UserError(f"unknown algorithm {name!r}{hint} Use one of {', '.join(known)}.")
         settings = dict(self.variants[name])
         kind = settings.pop("algorithm", None)
         if kind not in ALGORITHMS:
@@ -262,52 +276,3 @@ class Experiment:
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """Raises UserError for an unknown key (with a suggestion) or a value of the wrong type or range."""
         return build(cls, values, "")
-
-
-# How, not what: no result depends on it.
-_CARRIED_OUT = ("log_with", "reward_timeout", "reward_retries", "checkpoint_every")
-
-
-def extended(stored: Experiment, asked: Experiment) -> Experiment:
-    """A stored comparison with more seeds or arms, carried out as asked now. Raises UserError where anything else differs."""
-    asked = _as_chosen(stored, asked)
-    for setting in fields(Experiment):
-        before, now = getattr(stored, setting.name), getattr(asked, setting.name)
-        if setting.name == "variants":  # one that has run must stay as it was
-            now = {name: now.get(name) for name in before}
-        if setting.name not in ("seeds", "algos", *_CARRIED_OUT) and before != now:
-            was, got = _differing(plain(before), plain(now))
-            raise UserError(
-                f"this comparison was made with {setting.name} = {was}; got {got}. "
-                "Resume with the same settings (seeds, algorithms and variants may grow; "
-                f"{', '.join(_CARRIED_OUT)} may change), or name another folder with --out."
-            )
-    return replace(
-        asked, seeds=max(asked.seeds, stored.seeds), algos=tuple(dict.fromkeys((*stored.algos, *asked.algos)))
-    )
-
-
-def _as_chosen(stored: Experiment, asked: Experiment) -> Experiment:
-    """What tuning chose, where what it began with is asked: the arguments that made a comparison also resume it."""
-    own, variants = {}, dict(asked.variants)
-    for name, before in stored.before_tuning.items():
-        if name in ALGORITHMS:
-            arm, chosen = asked.arm(name), plain(stored.arm(name))
-            same = [setting for setting, value in before.items() if plain(getattr(arm, setting)) == value]
-            own[name] = replace(arm, **{setting: chosen[setting] for setting in same})
-        elif name in variants:
-            now, chosen = variants[name], stored.variants[name]
-            same = [
-                setting for setting in before if setting in chosen and now.get(setting) == before[setting]
-            ]
-            variants[name] = now | {setting: chosen[setting] for setting in same}
-    return replace(asked, hyperparameters=replace(asked.hyperparameters, **own), variants=variants)
-
-
-def _differing(before: Any, now: Any) -> tuple[Any, Any]:
-    """Both, mappings without what is the same in them."""
-    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
-        return before, now
-    keys = [key for key in {**before, **now} if before.get(key, ...) != now.get(key, ...)]
-    pairs = {key: _differing(before.get(key), now.get(key)) for key in keys}
-    return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from eval.recording.recorder import Recorder, Standing, costs_before
 from eval.recording.trackers import Trackers
 from eval.store import Run, Store
 from eval.tasks.materials import Materials
+
+TRIED_OUT = 4
+"""Responses by which a pairwise judge is tried out: more than one, as it may answer for one alone."""
 
 
 def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
@@ -54,7 +58,7 @@ def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
             return status
     except OSError as error:
         raise UserError(
-            f"{run.folder} cannot be written: {one_line(error)}. Mend that, and go on with --resume {directory}."
+            f"{run.folder} cannot be written: {one_line(error)}. Fix that, and go on with --resume {directory}."
         ) from error
 
 
@@ -79,13 +83,26 @@ def _outcome(store: Store, run: Run, report: Report, standing: Standing) -> tupl
 
 
 def evaluate_base(store: Store, materials: Materials) -> None:
-    """The untrained model on the test prompts: point 0 of every run. A reward that fails here fails for all,
+    """The untrained model on the test prompts: point 0 of every run. A reward or judge that fails here fails for all,
     so it is the user's to mend."""
     try:
-        evaluated = Evaluator(load_base(store.asked, materials), materials, store.asked)()
+        evaluator = Evaluator(load_base(store.asked, materials), materials, store.asked)
+        evaluated = evaluator()
+        _try_out(evaluator, evaluated.samples)
     except RunError as error:
         raise UserError(str(error)) from error
     store.write_base(evaluated.metrics, evaluated.samples)
+
+
+def _try_out(evaluator: Evaluator, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Asks a pairwise judge about some of the base's responses against others: evaluation compared them with themselves,
+    which asks nothing, and the first to ask would be a run that has trained. Raises RewardError."""
+    if evaluator.judge.pairwise:
+        some = samples[:TRIED_OUT]
+        rows = [evaluator.prompts[record["prompt_id"]].row for record in some]
+        texts = [record["completion"] for record in some]
+        others = [b if a != b else f"{a}." for a, b in zip(texts, texts[1:] + texts[:1], strict=True)]
+        evaluator.judge.prefers(rows, texts, others)
 
 
 def load_base(experiment: Experiment, materials: Materials) -> Policy:
@@ -121,13 +138,13 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
             policy,
             prompts=None if recorded else materials.train_prompts,
             pairs=materials.pairs if recorded else None,
-            reward=evaluator.reward,
+            reward=None if recorded else evaluator.reward,
             sampling=experiment.sampling,
             budget=experiment.budget,
             seed=run.seed,
             truncate_prompts=experiment.truncate_prompts,
             checkpoint=run.checkpoints,
-            reference_cache=store.path / "materials",
+            reference_cache=store.path / "materials" if recorded else None,
             micro_batch=experiment.micro_batch or None,
             hook=Recorder(store, run, evaluator, base, extra, report, standing, trackers),
         )

@@ -13,9 +13,6 @@ results.parquet  results.csv  figures/  report.md  report.html
 from __future__ import annotations
 
 import logging
-import select
-import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -30,7 +27,7 @@ from algos.engine.storage import (
     DamagedFile,
     atomic_directory,
     clear_leftovers,
-    refused,
+    disk,
     write_json,
     write_text,
 )
@@ -43,6 +40,7 @@ from eval.directory.run_shapes import Sample
 from eval.directory.runs import Run, as_jsonl, finite
 from eval.directory.shapes import BaseMetrics
 from eval.experiment import Experiment
+from eval.process.refusals import disk_told
 from eval.settings.layers import load_yaml
 
 if TYPE_CHECKING:
@@ -60,6 +58,7 @@ class Store:
     def __init__(self, path: Path, asked: Experiment) -> None:
         self.path = path
         self.asked = asked
+        """What is compared: it may be more than experiment.yaml has, until that is committed."""
         self.integrity = Integrity(path, self._run_named)
 
     @classmethod
@@ -69,7 +68,7 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         store = cls(path, experiment)
         store.integrity.begin()
-        store.write_experiment()
+        store.commit(experiment)
         return store
 
     @classmethod
@@ -93,7 +92,7 @@ class Store:
     def creating(cls, path: Path, experiment: Experiment) -> Iterator[Store]:
         """`create`, and the block in which this process, and no other, writes the comparison."""
         refuse_taken(path)  # before anything is put there
-        with held(path, "comparison"), _disk_told(path):
+        with held(path, "comparison"), disk_told(path):
             clear_leftovers(path)
             yield cls.create(path, experiment)
 
@@ -106,7 +105,7 @@ class Store:
         named in a warning.
         """
         cls.open(path)  # before anything is put there
-        with held(path, "comparison"), _disk_told(path):
+        with held(path, "comparison"), disk_told(path):
             clear_leftovers(path)
             store = cls.open(path)
             for unit in store.gone():
@@ -134,12 +133,47 @@ class Store:
         return self.integrity.check()
 
     def discard(self) -> None:
-        """Removes a comparison that was created but in which nothing has run."""
-        if not any((self.path / place).exists() for place in ("runs", "tuning/runs")):
-            shutil.rmtree(self.path)
+        """Removes a comparison that was created but in which nothing has run; of a folder that is reached through a link what
+        is in it. Raises nothing: it is called because something else went wrong."""
+        if any((self.path / place).exists() for place in ("runs", "tuning/runs")):
+            return
+        try:
+            for found in self.path.iterdir():
+                disk.remove(found)
+            if not self.path.is_symlink():
+                self.path.rmdir()
+        except OSError as error:
+            logger.warning("%s could not be removed: %s.", self.path, one_line(error))
 
-    def write_experiment(self) -> None:
-        text = yaml.safe_dump(self.asked.to_dict(), sort_keys=False, allow_unicode=True)
+    @property
+    def evaluated(self) -> bool:
+        """Whether a run, or a try of tuning, has come to an evaluation of its own: point 0 is the base's. Tries that all
+        failed have been chosen from, too."""
+        folders = [*self.path.glob("runs/*"), *self.path.glob("tuning/runs/*")]
+        runs = [Run(folder.name, 0, folder) for folder in folders]
+        return bool(self.tuning) or any(row["point"] > 0 for run in runs for row in run.read("rows"))
+
+    def begin_again(self) -> None:
+        """Removes all that was made, for a comparison in which nothing was evaluated: what was asked stays."""
+        self.integrity.begin()
+        # The sources last: what they tell of is made anew as long as they are there.
+        made = (
+            "runs",
+            "tuning",
+            "base",
+            "frontier",
+            "matches.json",
+            "facts.json",
+            "materials",
+            "sources.json",
+        )
+        for place in made:
+            disk.remove(self.path / place)
+
+    def commit(self, experiment: Experiment) -> None:
+        """What is asked from now on, in experiment.yaml, too."""
+        self.asked = experiment
+        text = yaml.safe_dump(experiment.to_dict(), sort_keys=False, allow_unicode=True)
         write_text(self.path / "experiment.yaml", sealed(text))
 
     def materials(self, data_seed: int) -> Materials:
@@ -243,31 +277,6 @@ class Store:
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
         return read_shaped(file, FILES[name]) if file.is_file() else {}
-
-
-@contextmanager
-def _disk_told(path: Path) -> Iterator[None]:
-    """What the system refuses is the user's to mend; what is there stays as it is."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and nobody_reads():
-            raise
-        what = "be written" if refused(error, path) else "go on"
-        # A comparison in which nothing has run was removed.
-        again = f"go on with --resume {path}" if (path / "experiment.yaml").exists() else "repeat the command"
-        raise UserError(f"{path} cannot {what}: {one_line(error)}. Mend that, and {again}.") from error
-
-
-def nobody_reads() -> bool:
-    """Whether standard output is a pipe whose reader has left (`| head`). A BrokenPipeError alone does not say so: workers
-    and what a reward or judge asks are at the other end of pipes and sockets, too."""
-    poll = select.poll()
-    try:
-        poll.register(sys.stdout.fileno(), 0)  # errors are told whatever is asked for
-    except (OSError, ValueError):  # a notebook's output has no descriptor
-        return False
-    return bool(poll.poll(0))
 
 
 def next_folder(reports: Path, task: str, date: str) -> Path:

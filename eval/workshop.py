@@ -51,7 +51,7 @@ class Workshop:
     """Directories of finished builds under one root, shared by every process that works there."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).resolve()  # what lies there is found from any working directory
 
     def build(self, stage: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Artefact:
         """The artefact of `stage` for `key`, made by `make(directory)` where no whole one exists.

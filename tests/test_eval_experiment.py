@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from algos import UserError
-from eval.experiment import Experiment, extended
+from eval.experiment import Experiment
 from eval.settings.layers import layered, load_yaml
 from eval.settings.parts import Evaluation
+from eval.settings.resume import extended
 from eval.store import Store
 from eval.tuning.tune import settled
 from run_compare import parse
@@ -43,6 +46,12 @@ def test_plain_data_and_back_is_the_same_experiment() -> None:
         ({"ppo": {"clip_rang": 0.1}}, r"'hyperparameters\.ppo\.clip_rang'; did you mean 'clip_range'\?"),
         ({"ppo": {"clip_range": 2}}, r"clip_range must be in \(0, 1\); got 2"),
         ({"seeds": "three"}, r"seeds: .*integer.*got 'three'"),
+        ({"ppo": 5}, r"^ppo takes settings by name; got 5\. Known here: .*clip_range"),
+        ({"ppo": None}, r"^ppo takes settings by name; got nothing\. Known here: "),
+        ({"hyperparameters": 5}, r"^hyperparameters takes settings by name; got 5\. Known here: reinforce"),
+        ({"seeds": True}, r"^seeds takes a number; got true\."),
+        ({"objective_beta": False}, r"^objective_beta takes a number; got false\."),
+        ({"dpo": {"epochs": True}}, r"^hyperparameters\.dpo\.epochs takes a number; got true\."),
         ({"seeds": 0}, r"seeds must be at least 1; got 0"),
         ({"eval": {"points": 0}}, r"eval points must be at least 1; got 0"),
         ({"algos": ["pqo"]}, r"unknown algorithm 'pqo'; did you mean 'ppo'\?"),
@@ -72,6 +81,7 @@ def test_what_is_wrong_is_said_in_one_line(values: dict[str, object], message: s
     with pytest.raises(UserError, match=message) as caught:
         Experiment.from_dict(layered(values))
     assert "\n" not in str(caught.value)
+    assert "?." not in str(caught.value)
 
 
 def test_ranges_are_the_same_from_python() -> None:
@@ -101,6 +111,24 @@ def test_command_line_over_yaml_over_preset(tmp_path: Path) -> None:
     assert (ppo.beta, ppo.clip_range, ppo.gae_lambda) == (0.5, 0.1, 0.9)
     own = parse(["--beta", "0.5", "--ppo.beta", "0.25"]).experiment.arms
     assert [own[name].beta for name in ("reinforce", "ppo", "dpo")] == [0.5, 0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("rloo", "is RLOO by its default"),
+        ("GRPO", "scale-by-group-std"),
+        ("remax", "baseline greedy"),
+        ("pp", "did you mean 'ppo'?"),
+    ],
+)
+def test_names_of_other_libraries_are_pointed_home(name: str, told: str) -> None:
+    with pytest.raises(
+        UserError, match=f"unknown algorithm '{name}'.*{re.escape(told)}.* Use one of reinforce, ppo, dpo"
+    ):
+        parse(["--algos", name])
+    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+        parse(["--sweep", "lr=1e-5,1e-4"])
 
 
 def betas(*told: str) -> list[float]:
@@ -204,6 +232,24 @@ def test_a_comparison_may_only_grow() -> None:
         stored, log_with=("tensorboard",), reward_timeout=1.0, reward_retries=0, checkpoint_every=5.0
     )
     assert extended(stored, otherwise) == otherwise
+
+
+def test_an_arms_name_leaves_room_for_those_of_its_tries() -> None:
+    def named(length: int, **settings: Any) -> Experiment:
+        return Experiment(algos=("dpo",), variants={"x" * length: {"algorithm": "dpo"}}, **settings)
+
+    named(150)
+    named(150 - len("-try-10"), tune=10)
+    with pytest.raises(UserError, match=r"at most 150 letters.*\(151\)"):
+        named(151)
+    with pytest.raises(UserError, match=r"at most 143 letters.* where --tune 10 adds to it; got .*\(144\)"):
+        named(144, tune=10)
+
+
+def test_arms_are_built_once() -> None:
+    experiment = Experiment(algos=("low",), variants={"low": {"algorithm": "ppo", "beta": 0.01}})
+    assert experiment.arms is experiment.arms
+    assert replace(experiment, variants={"low": {"algorithm": "ppo", "beta": 1}}).arms["low"].beta == 1
 
 
 def test_a_variant_that_has_run_stays_what_it_was() -> None:

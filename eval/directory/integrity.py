@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from algos import UserError
 from algos.engine.storage import MAKING, DamagedFile, read_tensors, write_json
@@ -19,9 +18,6 @@ from eval.directory.lock import LOCKS
 from eval.directory.reading import Shape, read_shaped, whole
 from eval.directory.runs import Run
 from eval.directory.shapes import Choice, Environment, Facts, Index, Matches, Sources
-
-if TYPE_CHECKING:
-    pass
 
 INDEX = "index.json"
 FILES: dict[str, Shape] = {

@@ -38,14 +38,22 @@ class Manifest(Open):
     files: Files
 
 
-class _Source(RootModel[Annotated[list[str], Field(min_length=2, max_length=2)]]):
-    """Where it is, and a hash of what is there."""
+class _Source(Closed):
+    where: str
+    content: str
+    """A hash of what is there."""
+    beside: Files = Field(default_factory=dict)
+    """Of a function: the files beside it that it may read."""
+
+
+_Bare = Annotated[list[str], Field(min_length=2, max_length=2)]
+"""Where it is and a hash, in directories of versions that knew no files beside a function."""
 
 
 class _Sources(Closed):
-    model: _Source
-    reward: _Source
-    judge: _Source
+    model: _Source | _Bare
+    reward: _Source | _Bare
+    judge: _Source | _Bare
 
 
 class Sources(RootModel[dict[str, _Sources]]):
@@ -119,6 +127,7 @@ class Facts(Open):
     reward: str = ""
     beta_is_objective: bool = False
     labels: str = ""
+    varies: list[Literal["pairs", "reward model"]] | None = None
     data: list[_Account] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     stages: list[_Stage] = Field(default_factory=list)

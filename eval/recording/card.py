@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval import format as fmt
 from eval.data.accounting import summary
 from eval.data.read import hub_name
 from eval.escape import fenced, for_markdown
 from eval.glossary import METRICS
-from eval.report import format as fmt
 from eval.sessions import sessions
+from eval.settings.paths import readable
 from eval.store import Run, Store
 
 HEADLINE = ("reward/judge", "reward/proxy", "kl/sequence", "win_rate")  # what the hub is told in its own form
@@ -72,7 +73,7 @@ def _front_matter(store: Store, run: Run, metrics: Mapping[str, float]) -> str:
 def _body(store: Store, run: Run, metrics: Mapping[str, float]) -> str:
     facts, asked = store.facts, store.asked
     arm = (facts.get("arms") or {}).get(run.arm) or {}
-    base = asked.model or f"the base model of the task {asked.task}"
+    base = readable(asked.model or "") or f"the base model of the task {asked.task}"
     algorithm = asked.arms[run.arm].name
     parts = [
         f"# {for_markdown(run.folder.name)}",

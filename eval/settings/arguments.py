@@ -16,9 +16,11 @@ import tyro
 
 from algos import UserError
 from eval.escape import for_terminal
-from eval.experiment import Experiment, extended
+from eval.experiment import Experiment
 from eval.settings.layers import layered, load_yaml
 from eval.settings.limits import WORKERS, at_most
+from eval.settings.paths import anchored
+from eval.settings.resume import extended
 from eval.settings.sweep import expanded, read_sweeps
 from eval.store import Store
 
@@ -65,6 +67,7 @@ def parse(args: Sequence[str], description: str = "") -> Options:
     """Raises UserError; a wrong option ends in tyro's box."""
     args = _hyphenated(args)
     first = _before_parsing(args)
+    first.config, first.resume = _at_home(first.config), _at_home(first.resume)
     named = load_yaml(first.config) if first.config else {}
     sweeps = named.pop("sweep", {})
     stored = Store.open(first.resume).asked if first.resume else None
@@ -82,7 +85,23 @@ def parse(args: Sequence[str], description: str = "") -> Options:
     columns = _columns(options.columns)
     asked = replace(options.experiment, columns=columns) if columns else options.experiment
     asked, notes = expanded(asked, read_sweeps(sweeps, [text for texts in options.sweep for text in texts]))
-    return replace(options, experiment=extended(stored, asked) if stored else asked, notes=notes)
+    asked = anchored(asked)
+    options = replace(options, experiment=extended(stored, asked) if stored else asked, notes=notes)
+    return _checked(options)
+
+
+def _checked(options: Options) -> Options:
+    """With the home directory for a ~. Raises UserError for folders that cannot be what they are named for."""
+    if options.resume and options.out:
+        raise UserError(
+            f"--resume goes on in {options.resume}; got --out {options.out}, too. Leave one out: for another comparison "
+            f"of the same settings name --config {options.resume / 'experiment.yaml'}."
+        )
+    cache = options.cache.expanduser()
+    above = next((place for place in (cache, *cache.parents) if place.exists()), cache)
+    if above.exists() and not above.is_dir():
+        raise UserError(f"--cache must be a folder; got {cache}, where {above} is a file. Name another.")
+    return replace(options, cache=cache, out=_at_home(options.out), resume=_at_home(options.resume))
 
 
 def _hyphenated(args: Sequence[str]) -> list[str]:
@@ -108,6 +127,11 @@ def _before_parsing(args: Sequence[str]) -> argparse.Namespace:
         return parser.parse_known_args(list(args))[0]
     except argparse.ArgumentError as error:
         raise UserError(f"{error}.") from None
+
+
+def _at_home(path: Path | None) -> Path | None:
+    """`--resume=~/mine`, which no shell reads."""
+    return path and path.expanduser()
 
 
 def _layers(first: argparse.Namespace, named: Mapping[str, Any], stored: Experiment | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import yaml
 
@@ -68,18 +68,22 @@ def _digits_as_text(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
+    """And true and false where a number is wanted, which pydantic would take for 1 and 0."""
     hints = _hints(kind)
     for key, value in values.items():
         place = f"{where}.{key}".strip(".")
         if key not in hints:
             near = _further_down(kind, key, where) or suggestion(str(key), list(hints))
-            raise UserError(f"unknown setting {place!r}{near}. Known here: {', '.join(hints)}.")
+            raise UserError(f"unknown setting {place!r}{near} Known here: {', '.join(hints)}.")
+        kinds = set(get_args(hints[key]) or (hints[key],)) - {type(None)}
+        if isinstance(value, bool) and kinds <= {int, float}:
+            raise UserError(f"{place} takes a number; got {str(value).lower()}.")
         if _part(hints[key]) and isinstance(value, Mapping):
             _refuse_unknown(hints[key], value, place)
 
 
 def _further_down(kind: type, key: str, where: str) -> str:
-    """Like `suggestion`, where a single part of these settings has one of this very name, else nothing:
+    """As `suggestion`, where a single part of these settings has one of this very name, else nothing:
     `--group-size` on the command line is `sampling: {group_size: …}` in a file."""
     owners = list(_owners(kind, key, where))
     return f"; did you mean '{owners[0]}.{key}' ({key} under {owners[0]})?" if len(owners) == 1 else ""
@@ -94,10 +98,21 @@ def _owners(kind: type, key: str, where: str) -> Iterator[str]:
             yield from _owners(hint, key, place)
 
 
+_ELSEWHERE = {
+    "lr": "learning_rate", "kl_coef": "beta", "cliprange": "clip_range", "epsilon": "clip_range", "lam": "gae_lambda",
+    "num_generations": "group_size", "max_completion_length": "max_new_tokens", "response_length": "max_new_tokens",
+}  # fmt: skip
+"""What TRL and others call settings that are known here."""
+
+
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """`, did you mean 'x'?` where something known is near, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """How a sentence about an unknown word ends: `; did you mean 'x'?` where something known is near, else a full stop."""
+    close = (
+        [_ELSEWHERE[word]]
+        if _ELSEWHERE.get(word) in known
+        else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    )
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -120,6 +135,7 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for layer in layers:
         values = dict(layer)
+        _refuse_scalars(values)
         own = {name: dict(values.pop(name)) for name in ALGORITHMS if isinstance(values.get(name), Mapping)}
         shared = {name: values.pop(name) for name in SHARED if name in values}
         if shared or own:
@@ -127,6 +143,15 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
             values["hyperparameters"] = _merged(nested, values.get("hyperparameters", {}))
         result = _merged(result, values)
     return result
+
+
+def _refuse_scalars(values: Mapping[str, Any]) -> None:
+    """Raises UserError where an algorithm has something else than settings by name."""
+    for name in ("hyperparameters", *ALGORITHMS):
+        if not isinstance(values.get(name, {}), Mapping):
+            known = _hints(ALGORITHMS[name]) if name in ALGORITHMS else ALGORITHMS
+            got = "nothing" if values[name] is None else repr(values[name])
+            raise UserError(f"{name} takes settings by name; got {got}. Known here: {', '.join(known)}.")
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from algos import Sampling
 from algos.engine.algorithm import require, require_choices
+from eval.frontier.plain import unusual
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Evaluation:
         self.sampling(max(1, self.greedy_prefix + 1))  # checks the ranges of the others
         if self.decoding == "greedy":
             alone = "as it is by default where decoding is greedy, which draws nothing"
-            for name in self._unusual:
+            for name in unusual(vars(self) | {"decoding": "sample"}):
                 require(False, f"eval {name}", alone, getattr(self, name))
             require(
                 self.responses == 1,
@@ -49,15 +50,9 @@ class Evaluation:
             )
 
     @property
-    def _unusual(self) -> list[str]:
-        """Settings under which a response is no sample of the policy itself."""
-        names = ("temperature", "top_p", "top_k", "greedy_prefix")
-        return [name for name in names if getattr(self, name) != getattr(Evaluation, name)]
-
-    @property
     def is_plain(self) -> bool:
         """Whether the responses that are judged are samples of the policy itself."""
-        return self.decoding == "sample" and not self._unusual
+        return not unusual(vars(self))
 
     def sampling(self, max_new_tokens: int) -> Sampling:
         """How the responses that are judged are drawn. Raises UserError for a prefix as long as they are."""
@@ -81,8 +76,13 @@ class Frontier:
     """Responses per prompt of the reference and of each arm (fewer each beyond three arms); 0: no frontier."""
 
     def __post_init__(self) -> None:
-        require(self.prompts >= 1, "frontier prompts", "at least 1", self.prompts)
+        require(self.prompts >= 1, "frontier prompts", "at least 1 (no frontier: samples 0)", self.prompts)
         require(self.samples >= 0, "frontier samples", "at least 0", self.samples)
+
+    def each(self, arms: int) -> int:
+        """Responses per prompt of each of so many arms: together they draw at most three times what the reference draws,
+        so that the size of the pool, though not the number of policies that score it, stays the same."""
+        return min(self.samples, -(-3 * self.samples // max(arms, 1)))
 
     def require_several(self) -> None:
         """Raises UserError for one response a prompt, of which nothing can be estimated. Apart from the other

@@ -102,14 +102,14 @@ def _check_names(experiment: Experiment, sweeps: Sequence[Sweep]) -> None:
     for sweep in sweeps:
         if sweep.whose and sweep.whose not in known_arms:
             raise UserError(
-                f"unknown algorithm {sweep.whose!r} in sweep {sweep.key}{suggestion(sweep.whose, known_arms)}. "
+                f"unknown algorithm {sweep.whose!r} in sweep {sweep.key}{suggestion(sweep.whose, known_arms)} "
                 f"Use one of {', '.join(known_arms)}."
             )
         kinds = [type(experiment.arm(sweep.whose))] if sweep.whose else list(ALGORITHMS.values())
         known = list(dict.fromkeys(name for kind in kinds for name in _settings(kind)))
         if sweep.setting not in known:
             raise UserError(
-                f"unknown setting {sweep.setting!r} in sweep {sweep.key}{suggestion(sweep.setting, known)}. "
+                f"unknown setting {sweep.setting!r} in sweep {sweep.key}{suggestion(sweep.setting, known)} "
                 f"Known here: {', '.join(known)}."
             )
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from algos import Reward, RewardModel
+from algos import Reward, RewardModel, UserError
 from algos.engine.calls import GuardedReward, RewardCalls
 from algos.engine.storage import atomic_directory, write_json
 from eval.directory.reading import Shape, read_jsonl, read_shaped, whole
@@ -39,21 +39,29 @@ class Scorer:
     title: str
     """What the report calls it."""
 
-    def open(self, device: torch.device | str, calls: RewardCalls | None = None) -> Reward:
+    def open(self, device: torch.device | str, calls: RewardCalls | None = None) -> GuardedReward:
         """As a reward, called as `calls` says. Raises UserError where it cannot be loaded."""
         return GuardedReward(self._function(device, "reward"), calls or RewardCalls())
 
-    def judge(self, device: torch.device | str, calls: RewardCalls | None = None) -> Judge:
-        """As a judge, which scores every response: what is not judged cannot be compared."""
-        function = self._function(device, "judge")
+    def judge(
+        self,
+        device: torch.device | str,
+        calls: RewardCalls | None = None,
+        reward: GuardedReward | None = None,
+    ) -> Judge:
+        """As a judge, which scores every response: what is not judged cannot be compared. `reward`: this same scorer as
+        a reward, opened already."""
+        function = self._function(device, "judge") if reward is None else reward.function
         careful = GuardedReward(function, replace(calls or RewardCalls(), allow_unscored=False), "judge")
-        return Judge(careful, self.title, pairwise=is_pairwise(function), is_gold=self.kind == "gold")
+        return Judge(careful, self.title, is_pairwise(function), self.kind == "gold", reward is not None)
 
     def _function(self, device: torch.device | str, what: str) -> Reward:
         if self.kind == "function":
             return load_function(self.where, what)
         if self.kind == "model":
             return RewardModel(self.where, device)
+        if self.where != "reviews":
+            raise UserError(f"there is no embedded task {self.where!a} with a {what}. Its name is reviews.")
         from eval.tasks.reviews.gold import gold
 
         return gold
@@ -91,7 +99,12 @@ class Materials:
     reward_learned: bool = False
     """Whether the training reward was learned from `pairs`."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """For the report: task, judge, reward, reward_model, data, notes, stages."""
+    """For the report: task, judge, reward, reward_model, varies (what the data seed draws), data, notes, stages."""
+
+    def scorers(self, device: torch.device | str, calls: RewardCalls) -> tuple[GuardedReward, Judge]:
+        """Reward and judge, opened: once where they are the same."""
+        reward = self.reward.open(device, calls)
+        return reward, self.judge.judge(device, calls, reward if self.judge == self.reward else None)
 
     def save(self, folder: Path) -> None:
         """Rows as JSON lines, the rest as materials.json."""

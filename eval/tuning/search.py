@@ -122,6 +122,11 @@ def space(
     return found
 
 
+def name_of(arm: str, number: int) -> str:
+    """The arm that a try is in the comparison of tries."""
+    return f"{arm}-try-{number}"
+
+
 def corners(arm: Algorithm, found: Space, where: str) -> Iterator[Algorithm]:
     """The arm at every combination of ends and choices. Raises UserError where the algorithm refuses one, and where
     there are too many to be looked at."""
@@ -156,9 +161,7 @@ def _declared(arm: Algorithm) -> Space:
 def _read(arm: Algorithm, name: str, asked: Mapping[str, Any], where: str) -> Range | Choices:
     place, known = f"search.{where}.{name}", [setting.name for setting in fields(arm)]
     if name not in known:
-        raise UserError(
-            f"unknown setting {place!r}{suggestion(name, known)}. Known here: {', '.join(known)}."
-        )
+        raise UserError(f"unknown setting {place!r}{suggestion(name, known)} Known here: {', '.join(known)}.")
     found: Range | Choices = build(Choices if "choices" in asked else Range, asked, place)
     if isinstance(found, Range):
         hint = get_type_hints(type(arm))[name]

@@ -12,7 +12,7 @@ from algos.engine.seeding import derive
 from eval.experiment import TUNING_SEED
 from eval.settings.layers import plain
 from eval.store import Run, Store
-from eval.tuning.search import Choices, Range, Space, three_digits
+from eval.tuning.search import Choices, Range, Space, name_of, three_digits
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -38,11 +38,6 @@ class Try:
     error: str
     flops: float
     seconds: float
-
-
-def name_of(arm: str, number: int) -> str:
-    """The arm that a try is in the comparison of tries."""
-    return f"{arm}-try-{number}"
 
 
 def read_try(tuning: Store, arm: str, number: int, space: Space) -> Try:

@@ -21,8 +21,8 @@ from eval.run import evaluate_base, load_base
 from eval.settings.layers import plain
 from eval.store import Run, Store
 from eval.tasks.materials import Materials, Rows
-from eval.tuning.search import Space
-from eval.tuning.tries import OBJECTIVE, STARTUP, Try, best, name_of, next_settings, read_try
+from eval.tuning.search import Space, name_of
+from eval.tuning.tries import OBJECTIVE, STARTUP, Try, best, next_settings, read_try
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def tune(store: Store, workers: Workers, console: Console) -> None:
     found = {arm.name: _tries(tuning, arm, range(1, store.asked.tune + 1)) for arm in arms}
     _write_choice(store, tuning, arms, found)
     chosen = {name: tried.settings if (tried := best(tries)) else {} for name, tries in found.items()}
-    store.asked = settled(store.asked, {arm.name: arm.start for arm in arms}, chosen)
-    store.write_experiment()
+    store.commit(settled(store.asked, {arm.name: arm.start for arm in arms}, chosen))
     for arm in arms:
         console.say(_outcome(arm, found[arm.name]))
 
@@ -71,10 +70,8 @@ def _begin(store: Store) -> tuple[list[_Arm], Store]:
     arms = []
     for name in start.untuned:
         arms.append(_Arm(name, start.arm(name), start.named_by(name), start.space(name)))
-    store.asked = replace(
-        store.asked, search=store.asked.search | {arm.name: plain(arm.space) for arm in arms}
-    )
-    store.write_experiment()
+    searched = store.asked.search | {arm.name: plain(arm.space) for arm in arms}
+    store.commit(replace(store.asked, search=searched))
     return arms, Store.open(folder) if begun else Store.create(folder, _comparison_of_tries(start, arms))
 
 
@@ -170,8 +167,7 @@ def _declare(tuning: Store, arms: Sequence[_Arm], numbers: range) -> None:
             name = name_of(arm.name, number)
             if name not in variants:
                 variants[name] = arm.variant(_settings(arm, number, history))
-    tuning.asked = replace(tuning.asked, algos=tuple(variants), variants=variants)
-    tuning.write_experiment()
+    tuning.commit(replace(tuning.asked, algos=tuple(variants), variants=variants))
 
 
 def _tries(tuning: Store, arm: _Arm, numbers: range) -> list[Try]:

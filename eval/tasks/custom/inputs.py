@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from algos import Policy, UserError
-from algos.engine.control import control_patterns
 from algos.engine.pairs import encode_pair
 from algos.engine.prompts import encode_prompts, room_for_prompts
 from eval.data import Accounting, Row, load_pairs, load_prompts, settle, split_rows
 from eval.data.rows import RowError
 from eval.data.split import SplitName, Splits, normalised_prompt
 from eval.experiment import Experiment
+from eval.settings.paths import readable
 from eval.tasks.materials import Rows
 
 
@@ -121,15 +121,14 @@ class _Reader:
         self.accounts: list[Accounting] = []
         self.notes: list[str] = []
         self.room = f"the model's {base.max_positions} tokens"
-        self.special, _ = control_patterns(base.tokenizer, "")
         self.room_for_prompts = f"{self.room} with {experiment.sampling.max_new_tokens} new ones"
 
     def pairs(self, source: str) -> _Usable:
-        rows, account = load_pairs(source, self.experiment.columns, self.experiment.on_bad_row)
+        rows, account = load_pairs(readable(source), self.experiment.columns, self.experiment.on_bad_row)
         return self._fitting(rows, account, self._check_pair, self.room)
 
     def prompts(self, source: str) -> _Usable:
-        rows, account = load_prompts(source, self.experiment.columns, self.experiment.on_bad_row)
+        rows, account = load_prompts(readable(source), self.experiment.columns, self.experiment.on_bad_row)
         return self._fitting(rows, account, self._check_prompt, self.room_for_prompts)
 
     def prompts_of(self, pairs: _Usable) -> _Usable:
@@ -164,8 +163,6 @@ class _Reader:
                 kept.append(row)
                 for reason in reasons:
                     account.note(reason, row.line)
-                if any(self.special.search(text) for text in _texts(row)):
-                    account.note("text of a special token, which stays text", row.line)
             else:
                 account.drop(reasons[0], row.line)
         settle(faults, account, self.experiment.on_bad_row)
@@ -190,13 +187,6 @@ class _Reader:
         length = self.experiment.sampling.max_new_tokens
         pair, reasons = encode_pair(self.base, row.values, length, self.experiment.truncate_prompts)
         return pair is not None, reasons
-
-
-def _texts(row: Row) -> Iterator[str]:
-    """What a row has to be read: its texts, or what its messages say."""
-    for name in ("prompt", "chosen", "rejected"):
-        said = row.values.get(name, "")
-        yield from [said] if isinstance(said, str) else (message["content"] for message in said)
 
 
 def _needed(experiment: Experiment, test_is_given: bool) -> list[SplitName]:

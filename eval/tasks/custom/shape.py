@@ -9,8 +9,9 @@ from algos.engine.text import encode_prompt
 from eval.data import Row, load_pairs, load_prompts, split_rows
 from eval.experiment import Experiment
 from eval.plan import Shape
-from eval.tasks.custom.identity import names_function
+from eval.settings.paths import readable
 from eval.tasks.custom.inputs import halves, require_inputs
+from eval.tasks.provenance import names_function
 
 SAMPLED = 256  # rows whose prompts are counted
 
@@ -24,14 +25,14 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
     name, trusted = require_inputs(experiment), experiment.trust_remote_code
     parameters, trunk = _parameters(name, trusted)
     tokenizer = read_tokenizer(name, trusted)
-    source = experiment.prompts or experiment.pairs or ""
+    source = readable(experiment.prompts or experiment.pairs or "")
     load = load_prompts if experiment.prompts else load_pairs
     rows, _ = load(
         source, experiment.columns, "skip" if quick else experiment.on_bad_row, SAMPLED if quick else None
     )
     some = [len(encode_prompt(tokenizer, row.values["prompt"])) for row in rows[:SAMPLED]]
     reward = _scorer(experiment.reward, "reward") if experiment.reward else parameters
-    judge = _scorer(experiment.judge, "judge") if experiment.judge else reward
+    judge = _judge(experiment, reward)
     return Shape(
         parameters=parameters,
         trunk_parameters=trunk,
@@ -43,6 +44,13 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
     ), None if quick else _pairs(experiment, rows)
 
 
+def _judge(experiment: Experiment, reward: int) -> int:
+    """Of a judge beside the reward: none where the reward itself judges."""
+    if experiment.judge and experiment.judge != experiment.reward:
+        return _scorer(experiment.judge, "judge")
+    return 0 if experiment.reward else reward
+
+
 def _pairs(experiment: Experiment, rows: list[Row]) -> int:
     """Recorded pairs of training prompts, less those that a judge is learned from; or what is sampled without any.
 
@@ -52,10 +60,10 @@ def _pairs(experiment: Experiment, rows: list[Row]) -> int:
         return experiment.sampled_pairs
     columns, on_bad_row = experiment.columns, experiment.on_bad_row
     if experiment.prompts:
-        rows, _ = load_pairs(experiment.pairs, columns, on_bad_row)
+        rows, _ = load_pairs(readable(experiment.pairs), columns, on_bad_row)
     test = None
     if experiment.test_prompts:
-        given, _ = load_prompts(experiment.test_prompts, columns, on_bad_row)
+        given, _ = load_prompts(readable(experiment.test_prompts), columns, on_bad_row)
         test = [row.values["prompt"] for row in given]
     pairs = [row.values for row in split_rows(rows, test, needed=("train",)).train]
     return len(pairs if experiment.reward or experiment.judge else halves(pairs)[0])

@@ -13,10 +13,11 @@ from algos.engine.template import render_pair
 from eval.data import Accounting
 from eval.experiment import Experiment
 from eval.functions import load_function
+from eval.settings.paths import readable
 from eval.stages import require_classifier, train_reward_model
-from eval.tasks.custom.identity import model_identity, names_function, reward_identity
 from eval.tasks.custom.inputs import halves, read_inputs, require_inputs
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
+from eval.tasks.provenance import model_key, names_function, reward_key
 from eval.tasks.sampled import base_responses, digest_rows, sampled_pairs
 from eval.workshop import FACTS, Artefact, Workshop
 
@@ -51,7 +52,7 @@ class _Builder:
             require_classifier(self.model)
         self.inputs = read_inputs(experiment, self.base)
         self.accounts, self.notes = list(self.inputs.accounts), list(self.inputs.notes)
-        self.model_key = model_identity(self.model)
+        self.model_key = model_key(self.model)
 
     def build(self) -> Materials:
         experiment, inputs = self.experiment, self.inputs
@@ -101,7 +102,8 @@ class _Builder:
             return learned.scorer, learned
         return reward, None
 
-    def _named(self, spec: str, what: str) -> Scorer:
+    def _named(self, given: str, what: str) -> Scorer:
+        spec = readable(given)
         if names_function(spec, what):
             return Scorer("function", load_function(spec, what).spec, spec)
         model = RewardModel(spec, self.base.device)
@@ -159,7 +161,7 @@ class _Builder:
         pairs, cost, built = sampled_pairs(
             self.workshop, self.base, prompts, experiment.sampling, count=experiment.sampled_pairs, seed=self.data_seed,
             reward=reward.open(self.base.device, experiment.reward_calls), scale=experiment.label_scale,
-            identity={"model": self.model_key, "reward": reward_identity(experiment.reward)},
+            identity={"model": self.model_key, "reward": reward_key(experiment.reward)},
             truncate_prompts=experiment.truncate_prompts,
         )  # fmt: skip
         self._stage("sampled pairs", built, cost.flops)
@@ -176,6 +178,10 @@ class _Builder:
         self, reward: Scorer, judge: Scorer, learned: _Learned | None, learned_judge: _Learned | None
     ) -> dict[str, Any]:
         scale, sampled = self.experiment.label_scale, not self.experiment.pairs
+        anew = {
+            "pairs": any(stage["name"] == "sampled pairs" for stage in self.stages),
+            "reward model": learned is not None,
+        }
         facts: dict[str, Any] = {
             "task": "custom",
             "judge": judge.title,
@@ -186,6 +192,7 @@ class _Builder:
             "labels": f"were drawn from the training reward at scale {scale:g}"
             if sampled
             else "were not drawn from the training reward",
+            "varies": [what for what, varies in anew.items() if varies],
             "data": [account.as_dict() for account in self.accounts],
             "notes": self.notes,
             "stages": self.stages,
@@ -206,7 +213,7 @@ class _Builder:
 def _place(model: str) -> str:
     """Where a model that was loaded lies wherever and whenever the comparison is gone on with: its directory, or its
     commit on the hub, where a name alone may mean something else tomorrow."""
-    return str(Path(model).resolve()) if os.path.isdir(model) else model_identity(model)
+    return str(Path(model).resolve()) if os.path.isdir(model) else model_key(model)
 
 
 def _rendered(base: Policy, pairs: Rows) -> list[dict[str, str]]:

@@ -91,6 +91,7 @@ def _facts(stages: Sequence[tuple[str, Artefact, float]], reward_model: dict[str
         "judge_is_gold": True,
         "reward": "a reward model trained on pairs that the gold reward labelled with noise",
         "reward_model": reward_model,
+        "varies": ["pairs", "reward model"],
         "data": [],
         "judge_is_reward": False,
         "beta_is_objective": False,

@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import constants
 
 from algos import UserError
-from eval.tasks.custom import identity
-from eval.tasks.custom.identity import model_identity, names_function, reward_identity
+from eval.tasks import provenance
+from eval.tasks.provenance import model_key, names_function, reward_key
 
 
 def downloaded(cache: Path, commit: str) -> None:
@@ -27,15 +27,15 @@ def test_a_hub_model_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.
     found = []
     for commit in ("1" * 40, "2" * 40):
         downloaded(tmp_path, commit)
-        found.append(model_identity("owner/name"))
+        found.append(model_key("owner/name"))
     assert found == ["owner/name@" + "1" * 40, "owner/name@" + "2" * 40]
 
 
 def test_a_local_model_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    before = model_identity(str(tmp_path))
+    before = model_key(str(tmp_path))
     (tmp_path / "config.json").write_text("{ }", encoding="utf-8")
-    assert model_identity(str(tmp_path)) != before
+    assert model_key(str(tmp_path)) != before
 
 
 def test_a_reward_model_on_the_hub_is_known_by_its_commit(
@@ -44,7 +44,7 @@ def test_a_reward_model_on_the_hub_is_known_by_its_commit(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for commit in ("1" * 40, "2" * 40):
         downloaded(tmp_path, commit)
-        assert reward_identity("owner/name") == f"owner/name@{commit}"
+        assert reward_key("owner/name") == f"owner/name@{commit}"
 
 
 REWARD = """
@@ -74,7 +74,7 @@ def test_a_function_is_known_by_what_it_may_read(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
 
     def known() -> str:
-        return reward_identity(f"{tmp_path / 'reward.py'}:score")
+        return reward_key(f"{tmp_path / 'reward.py'}:score")
 
     seen = {}
     for name, text in files.items():
@@ -89,13 +89,13 @@ def test_a_function_is_known_by_what_it_may_read(tmp_path: Path) -> None:
 
 
 def test_no_more_than_so_many_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "MOST_BELOW", 2)
+    monkeypatch.setattr(provenance, "MOST_BELOW", 2)
     (tmp_path / "reward.py").write_text("open('data/0')", encoding="utf-8")
     (tmp_path / "data").mkdir()
     names = []
     for name in "0123":
         (tmp_path / "data" / name).write_text("", encoding="utf-8")
-        names.append(reward_identity(f"{tmp_path / 'reward.py'}:score"))
+        names.append(reward_key(f"{tmp_path / 'reward.py'}:score"))
     assert names[0] != names[1] == names[2] == names[3]
 
 
