@@ -28,7 +28,7 @@ _DEFINITIONS = [
         "reward/proxy",
         "proxy reward",
         "reward",
-        "Training reward of the same responses, before any KL penalty; with --allow-unscored the mean over those that it scored.",
+        "Training reward of the same responses, before any KL penalty; with --allow-unscored the mean over those that it scored. Where --replicate-data gives every seed a reward model of its own, a run's is by its seed's, and the base's the mean over all.",
         "higher",
     ),
     Metric(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ class Judge:
     pairwise: bool = False
     is_gold: bool = False
     """Whether it is the truth by construction, as only an embedded task can say."""
+    is_reward: bool = False
+    """Whether it is the training reward itself, which then has said already what it is asked."""
 
     def scores(
         self,
@@ -27,10 +30,14 @@ class Judge:
         completions: Sequence[str],
         ids: Sequence[list[int]],
         base: Sequence[str],
+        proxy: Sequence[float],
     ) -> list[float]:
-        """A score a response; of a pairwise judge the probability that it beats the base's response."""
+        """A score a response; of a pairwise judge the probability that it beats the base's response. `proxy`: what the
+        training reward said of them, NaN where it said nothing."""
         if self.pairwise:
             return self.prefers(rows, completions, base)
+        if self.is_reward and not any(map(math.isnan, proxy)):
+            return list(proxy)
         return call_reward(self.function, rows, completions, ids)
 
     def prefers(self, rows: Sequence[Mapping[str, Any]], a: Sequence[str], b: Sequence[str]) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from algos import Policy, Sampling, sample
+from algos import Policy, Sampling, UserError, sample
 from algos.engine.forward import groups_per_forward, response_logits, token_logps
 from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
@@ -51,9 +51,8 @@ class Evaluator:
         base: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.policy, self.settings = policy, experiment.eval
-        calls = self.calls = experiment.reward_calls
-        self.reward = materials.reward.open(policy.device, calls)
-        self.judge = materials.judge.judge(policy.device, calls)
+        self.calls = experiment.reward_calls
+        self.reward, self.judge = materials.scorers(policy.device, self.calls)
         self.base = base
         length = experiment.sampling.max_new_tokens
         self.decoding = self.settings.sampling(length)
@@ -81,7 +80,7 @@ class Evaluator:
         rows = [prompt.row for prompt in self.prompts for _ in range(rollouts.G)]
         proxy = call_reward(self.reward, rows, completions, ids, unscored=True)
         against = [record["completion"] for record in self.base] or completions
-        judged = self.judge.scores(rows, completions, ids, against)
+        judged = self.judge.scores(rows, completions, ids, against, proxy)
         token_stats = own_stats = _token_statistics(self.policy, rollouts, self.settings)
         own = rollouts
         if not self.settings.is_plain:
@@ -112,7 +111,16 @@ class Evaluator:
         return Evaluated(metrics, samples)
 
     def proxy_of(self, samples: Sequence[Mapping[str, Any]]) -> float:
-        """The mean training reward of stored samples, which another reward may have scored when they were drawn."""
+        """The mean training reward of stored samples, which another reward may have scored when they were drawn.
+
+        Raises UserError where they answer other prompts than these.
+        """
+        prompts = {i: as_text(prompt.row["prompt"]) for i, prompt in enumerate(self.prompts)}
+        if any(record["prompt"] != prompts.get(record["prompt_id"]) for record in samples):
+            raise UserError(
+                "the base's stored responses answer other prompts than the test has. Remove the comparison's folder base, "
+                "and go on with --resume: it is made again."
+            )
         rows = [self.prompts[record["prompt_id"]].row for record in samples]
         completions = [record["completion"] for record in samples]
         ids = self.policy.tokenizer(completions, add_special_tokens=False).input_ids

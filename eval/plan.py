@@ -14,7 +14,7 @@ from eval.experiment import Experiment
 @dataclass(frozen=True)
 class Shape:
     """What nominal cost and memory depend on: parameters of the model, of it without its head, of reward model
-    and judge, tokens of a prompt (the mean, and the longest) and a response."""
+    and of a judge beside it, tokens of a prompt (the mean, and the longest) and a response."""
 
     parameters: int
     trunk_parameters: int
@@ -26,7 +26,7 @@ class Shape:
 
     @property
     def scorer_parameters(self) -> int:
-        """Of the reward model and the judge together: every run holds both, though they be the same."""
+        """Of the reward model and the judge together, which every run holds."""
         return self.reward_parameters + self.judge_parameters
 
 
@@ -56,7 +56,7 @@ def _update(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> float
     """FLOPs a token of a forward and backward pass, the critic's own trunk included."""
     again = 2 if experiment.gradient_checkpointing else 0
     own = shape.trunk_parameters if algorithm.needs.values == "separate" else 0
-    return ((4 if experiment.lora else 6) + again) * shape.parameters + (6 + again) * own
+    return ((4 if experiment.lora else 6) + again) * (shape.parameters + own)
 
 
 def _reference(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> float:
@@ -113,6 +113,44 @@ def rows(experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[
             figures = [f"{count:,}", f"{completions:,.0f}", f"{cost:.2e}"]
         table.append([name, arm.name, str(runs[name]), *figures])
     return table
+
+
+def scored(
+    experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int]
+) -> list[list[str]]:
+    """A row for everything that has responses scored: what it is, how many the reward and how many the judge is asked for,
+    at most: of a small file fewer prompts are evaluated. Every one may be a call that is paid for."""
+    arms, evaluation, frontier = experiment.arms, experiment.eval, experiment.frontier
+    trained = [
+        None if count is None else runs[name] * count * iteration(arm, experiment, shape)["completions"]
+        for name, arm in arms.items()
+        if arm.needs.source == "prompts"
+        for count in [iterations(arm, experiment, shape, pairs)]
+    ]
+    sampled = 2 * experiment.sampled_pairs if _samples_pairs(experiment) else 0
+    evaluated = evaluation.prompts * evaluation.responses * (1 + evaluation.points * sum(runs.values()))
+    pool = frontier.prompts * (frontier.samples + len(arms) * frontier.each(len(arms)))
+    pool = pool if evaluation.is_plain else 0
+    judges = (
+        0 if experiment.reward and experiment.judge in (None, experiment.reward) else 1
+    )  # or the reward's word counts
+    found: list[tuple[str, float | None, float]] = [
+        ("training", None if None in trained else sum(filter(None, trained)), 0),
+        ("pairs for DPO", sampled, 0),
+        ("evaluation", evaluated, judges * evaluated),
+        ("the frontier (none with --frontier.samples 0)", pool, judges * pool),
+    ]
+    shown = [
+        [name, "until the time is up" if reward is None else f"{reward:,.0f}", f"{judge:,.0f}"]
+        for name, reward, judge in found
+        if reward is None or reward or judge
+    ]
+    return shown
+
+
+def _samples_pairs(experiment: Experiment) -> bool:
+    from_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
+    return experiment.task == "custom" and not experiment.pairs and from_pairs
 
 
 def tuning(experiment: Experiment, shape: Shape, pairs: int | None) -> str:

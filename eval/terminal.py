@@ -52,6 +52,11 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
     )
     if begun is not None:
         print(f"{asked_for - sum(runs.values())} of {asked_for} runs are there already")
+    console.table(
+        "Responses to be scored, at most",
+        ["for", "by the reward", "by the judge"],
+        plan.scored(experiment, shape, pairs, runs),
+    )
     print(
         *filter(None, [plan.tuning(experiment, shape, pairs)]),
         f"model: {shape.parameters:,} parameters; counted with {shape.prompt_tokens:.0f} tokens a prompt and {shape.response_tokens:.0f} a response",
@@ -69,9 +74,9 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
 
 def show_ends(comparison: ReportInput, console: Console) -> None:
     """What was measured of the terminal's few metrics, and the verdict."""
-    from eval.report.format import titled
+    from eval.format import titled
     from eval.report.tables import summary_text
-    from eval.report.verdict import sentences
+    from eval.report.verdict import sentences, warnings
 
     short = {
         "reward/judge": "judge",
@@ -91,6 +96,8 @@ def show_ends(comparison: ReportInput, console: Console) -> None:
         console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *columns], rows)
     for sentence in sentences(comparison):
         print(f"- {for_terminal(sentence)}")
+    if warned := warnings(comparison):
+        print("\nBefore relying on this:", *(f"- {for_terminal(sentence)}" for sentence in warned), sep="\n")
     print()
 
 

@@ -285,6 +285,7 @@ def _facts(arms: dict[str, str]) -> dict[str, Any]:
         "judge_is_reward": False,
         "beta_is_objective": True,
         "labels": "were drawn from the training reward at scale 1",
+        "varies": ["pairs", "reward model"],
         "judge": "the task's hidden gold judge",
         "reward": "a reward model trained on 2,048 pairs",
         "reward_model": {"accuracy": 0.753, "pairs": 1843, "heldout_pairs": 205},

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors import SafetensorError
-from small_world import SmallWorld
+from small_world import SmallWorld, compared
 
 from algos import Policy, RunError, UserError
 from algos.engine.storage import DamagedFile
@@ -46,7 +46,7 @@ def a_pool(prompts: int = 2) -> Pool:
 def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small comparison whose frontier was drawn by one process."""
     out = tmp_path_factory.mktemp("pool") / "one"
-    assert main(small.arguments(out)) == 0
+    assert compared(small.arguments(out)) == 0
     return out
 
 
@@ -153,6 +153,7 @@ def test_log_probabilities_are_those_of_the_policies(finished: Path) -> None:
         assert pool.logps_KPM[place, 0, 0] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.usefixtures("forked")
 def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
     store = Store.open(finished)
     alone = store.pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import sacrebleu
@@ -18,7 +18,7 @@ from algos import LoRA, Policy
 from algos.engine import frozen
 from algos.engine.calls import GuardedReward, RewardCalls
 from algos.engine.pairs import encode_pair
-from algos.engine.rewards import RewardError
+from algos.engine.rewards import RewardError, call_reward
 from algos.engine.scoring import score_policy, score_reference
 from algos.losses import sequence_logps
 from eval.experiment import Experiment
@@ -282,3 +282,25 @@ def test_materials_survive_the_disk(small: SmallWorld, tmp_path: object) -> None
         made.facts,
     )
     assert Materials.load(Path(str(tmp_path)) / "none") is None
+
+
+def test_a_reward_that_is_the_judge_is_asked_once(small: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(completions: list[str], **_: Any) -> list[float | None]:
+        asked.append(len(completions))
+        return [float(len(text)) if text else None for text in completions]
+
+    monkeypatch.setattr("eval.tasks.materials.load_function", lambda *_: counted)
+    calls = RewardCalls(reward_retries=0, allow_unscored=True)
+    made = materials(small)
+    reward, judge = replace(made, judge=made.reward).scorers("cpu", calls)
+    rows = [{"prompt": "a"}] * 2
+    proxy = call_reward(reward, rows, ["b", "c d"], [[1], [2]], unscored=True)
+    assert judge.scores(rows, ["b", "c d"], [[1], [2]], ["", ""], proxy) == proxy == [1.0, 3.0]
+    assert asked == [2]
+    unscored = call_reward(reward, rows, ["b", ""], [[1], [2]], unscored=True)
+    with pytest.raises(RewardError):  # a judge has to score them all
+        judge.scores(rows, ["b", ""], [[1], [2]], ["", ""], unscored)
+    _, other = made.scorers("cpu", calls)
+    assert other.scores(rows, ["b", "c d"], [[1], [2]], ["", ""], [7.0, 7.0]) == [1.0, 3.0]

@@ -12,7 +12,8 @@ from tiny import llama, word_tokenizer
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, UserError, train
 from eval.experiment import Experiment
-from eval.plan import flops, iteration, iterations, rows
+from eval.plan import flops, iteration, iterations, rows, scored
+from eval.settings.parts import Evaluation, Frontier
 from eval.tasks.custom.shape import shape
 
 SAMPLING = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=4)
@@ -68,12 +69,6 @@ def counted(
     return train(algorithm, loaded(experiment), sampling=SAMPLING, budget=budget, **data).rows
 
 
-def adapters_of_critic(algorithm: Algorithm, experiment: Experiment) -> int:
-    """A critic that is a copy of a model with adapters has them too, which a plan does not count."""
-    names = loaded(experiment).model.named_parameters() if algorithm.needs.values == "separate" else ()
-    return sum(p.numel() for name, p in names if "lora_" in name)
-
-
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize(
@@ -98,9 +93,7 @@ def test_an_iteration_costs_what_the_meter_counts(
     assert set(said) == set(UNITS)
     for unit in UNITS[:-1]:
         assert said[unit] == second[unit] - first[unit] == first[unit]
-    texts = 12 * algorithm.passes * (plan.prompt_tokens + plan.response_tokens)
-    beside = (8 if checkpointing else 6) * adapters_of_critic(algorithm, experiment) * texts
-    assert said["flops"] + beside == first["flops"]
+    assert said["flops"] == first["flops"]
 
 
 def test_the_reference_reads_recorded_pairs_once(model: str) -> None:
@@ -185,3 +178,37 @@ def test_what_is_known_of_texts_and_models(model: str) -> None:
 def test_a_plan_tells_a_function_without_py_as_a_comparison_does(model: str, what: str) -> None:
     with pytest.raises(UserError, match=rf"no model 'my_reward:score' for the {what}\. .*; add the \.py\."):
         shape(replace(planned(model), **{what: "my_reward:score"}))
+
+
+def test_every_response_that_is_scored_is_counted(model: str) -> None:
+    asked = planned(
+        model, budget="3iterations", seeds=2, sampled_pairs=10, eval=Evaluation(prompts=5, responses=2, points=3),
+        frontier=Frontier(prompts=4, samples=8),
+    )  # fmt: skip
+    found, _ = shape(asked)
+    runs = {"reinforce": 2, "ppo": 1, "dpo": 2}
+
+    judge = f"{model}/reward.py:other"
+
+    def told(**changes: Any) -> dict[str, list[str]]:
+        changed = replace(asked, **{"judge": judge, **changes})
+        return {name.split()[0]: counts for name, *counts in scored(changed, found, 10, runs)}
+
+    assert told() == {
+        "training": ["108", "0"],  # 3 runs of 3 iterations of 4 × 3 responses
+        "pairs": ["20", "0"],
+        "evaluation": ["160", "160"],  # the base, and 5 runs three times: 16 × 5 × 2
+        "the": ["128", "128"],  # the base and three arms: 4 × 4 × 8
+    }
+    for none in (None, asked.reward):  # the reward judges, and is asked once
+        assert told(judge=none)["evaluation"] == ["160", "0"]
+        assert told(judge=none)["the"] == ["128", "0"]
+    assert "pairs" not in told(pairs=f"{model}/pairs.jsonl")
+    assert told(algos=("dpo",)).keys() == {"pairs", "evaluation", "the"}
+    assert "the" not in told(frontier=Frontier(samples=0))
+    assert "the" not in told(eval=replace(asked.eval, temperature=0.5))
+    assert told(budget="9s")["training"] == ["until the time is up", "0"]
+    more = {f"ppo-{i}": {"algorithm": "ppo"} for i in range(6)}
+    every = replace(asked, judge=judge, algos=tuple(more), variants=more)
+    counts = {name.split()[0]: row for name, *row in scored(every, found, 10, dict.fromkeys(more, 1))}
+    assert counts["the"] == ["128", "128"]  # 4 × (8 + 6 × 4)

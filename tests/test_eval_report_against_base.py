@@ -59,6 +59,22 @@ def test_without_scores_by_prompt_the_claim_is_by_seeds_and_says_so(without: pd.
     )
 
 
+def test_one_prompt_is_not_said_to_be_no_scores_by_prompt() -> None:
+    """There are scores, but one prompt has no spread; nor have prompts that all gained the same."""
+    one, alike = answered(0.2, prompts=1), answered(0.2)
+    assert gained(one).seeds_alone
+    assert (
+        "With one test prompt, which does not show how much prompts differ, the intervals leave out the noise of the prompts."
+        in said(one)
+    )
+    base = alike.samples["arm"] == "base"
+    lift = alike.samples["seed"].map({0: 0.2, 1: 0.21, 2: 0.22, 3: 0.2, 4: 0.21})
+    samples = alike.samples.assign(judge=lift.where(~base, 0.0))
+    alike = dataclasses.replace(with_ends({"ppo": [0.2, 0.21, 0.22, 0.2, 0.21]}, base=0.0), samples=samples)
+    assert "With the same gain on every test prompt the intervals leave out" in said(alike)
+    assert not any("Without scores by prompt" in said(made) for made in (one, alike))
+
+
 def test_arms_without_scores_by_prompt_are_named_beside_those_with_them() -> None:
     alone = answered(0.2)
     made = with_ends({"ppo": [0.7, 0.71, 0.72, 0.7, 0.71], "dpo": [0.8, 0.81, 0.82, 0.8, 0.81]})

@@ -16,6 +16,7 @@ from eval.experiment import Experiment
 from eval.report import caveats, validity
 from eval.report.caveats import Caveat
 from eval.report.frames import evaluations
+from eval.report.standings import standings
 from eval.tasks import materials_of
 from eval.workshop import Workshop
 
@@ -428,9 +429,10 @@ def test_an_arm_that_stopped_by_itself(clean: World) -> None:
 def test_readings_before_the_first_evaluation(clean: World) -> None:
     early = [(1.0, 0.0, 0.4), (9.0, 3.0, 0.9)]
     whole = [(1.0, 0.0, 0.4), (2.0, 1.0, 0.5), (5.0, 2.0, 0.6)]
-    text = said(caveats.rough_readings, with_paths({"early": [early], "whole": [whole]}))
-    assert "at equal total cost early; at matched KL early" in text
-    assert said(caveats.rough_readings, clean) == ""
+    view = evaluations(with_paths({"early": [early], "whole": [whole]}))
+    (text,) = caveats.rough_readings(standings(view))
+    assert "of early at equal total cost or of early at matched KL" in text
+    assert caveats.rough_readings(standings(evaluations(clean))) == []
 
 
 def test_arms_that_used_more_of_the_budget(clean: World) -> None:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from report_cases import with_facts
 from report_words import held
 from report_world import World, with_ends
 from scipy.stats import t as student
@@ -198,3 +199,48 @@ def test_the_data_seed_is_said() -> None:
     anew = dataclasses.replace(made, experiment={"replicate_data": True})
     assert "drawn anew for every seed" in held(anew)
     assert held(with_ends({"ppo": [0.5], "dpo": [0.6]})) == ""
+
+
+@pytest.mark.parametrize(
+    ("varies", "shared", "anew"),
+    [
+        (
+            ["pairs", "reward model"],
+            "this data and reward (data seed 0, which all seeds share; --replicate-data varies the pairs and the reward model)",
+            "pairs and reward models drawn anew for every seed",
+        ),
+        (
+            ["reward model"],
+            "this data and reward (data seed 0, which all seeds share; --replicate-data varies the reward model)",
+            "these pairs with a reward model trained on them anew for every seed",
+        ),
+        (
+            ["pairs"],
+            "this data and reward (data seed 0, which all seeds share; --replicate-data varies the pairs)",
+            "this reward with pairs drawn anew for every seed",
+        ),
+        ([], "this data and reward", "this data and reward"),
+        (
+            None,
+            "this data and reward (data seed 0, which all seeds share; --replicate-data varies it)",
+            "whatever the data seed draws of data and reward, drawn anew for every seed,",
+        ),
+    ],
+    ids=["both", "reward model", "pairs", "nothing", "not told"],
+)
+def test_intervals_hold_for_what_the_data_seed_draws(
+    varies: list[str] | None, shared: str, anew: str
+) -> None:
+    made = with_facts(with_samples(with_ends(CLEAR), 0.1), varies=varies)
+    replicated = dataclasses.replace(made, experiment={"replicate_data": True})
+    assert f"They hold for {shared} and these 40 test prompts." in held(made)
+    assert f"They hold for {anew} and these 40 test prompts." in held(replicated)
+    noted = [conditions.nothing_replicated(each, evaluations(each)) for each in (made, replicated)]
+    assert noted[0] == []
+    assert [said.rpartition(": ")[2] for said in noted[1]] == (
+        ["all seeds share data and reward."] if varies == [] else []
+    )
+
+
+def test_one_prompt_is_said_as_one() -> None:
+    assert "and this 1 test prompt." in held(with_samples(with_ends(CLEAR), 0.5, prompts=1))

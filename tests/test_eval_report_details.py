@@ -10,8 +10,14 @@ from report_world import World, with_ends, world
 
 from eval.report import verdict
 from eval.report.details import MORE_SEEDS, configuration, runs, what_next
-from eval.report.document import Code, Table, Text
+from eval.report.document import Block, Code, Table, Text
 from eval.report.frames import evaluations
+from eval.report.standings import standings
+
+
+def next_blocks(made: World) -> tuple[Block, ...]:
+    view = evaluations(made)
+    return what_next(made, view, standings(view)).blocks
 
 
 def cells(made: World) -> list[list[str]]:
@@ -62,9 +68,7 @@ def test_the_next_seeds_are_the_verdicts_where_it_names_a_number(
     expected = int(told) if named else seeds
     assert seeds in (None, expected)
     (command,) = (
-        block.text
-        for block in what_next(made, evaluations(made)).blocks
-        if isinstance(block, Code) and "--resume" in block.text
+        block.text for block in next_blocks(made) if isinstance(block, Code) and "--resume" in block.text
     )
     assert command.endswith(f"--seeds {expected}")
 
@@ -73,3 +77,28 @@ def test_why_there_is_no_frontier_is_no_row_of_where_it_ran() -> None:
     made = world(Path("x"), {"ppo": "ppo"}, 2)
     failed = dataclasses.replace(made, environment={**made.environment, "no_frontier": "no memory"})
     assert configuration(failed) == configuration(made)
+
+
+@pytest.mark.parametrize(
+    ("scores", "reservation"),
+    [
+        ({"a": [0.9, 0.91, 0.92], "far": [0.1, 0.12, 0.1]}, ""),
+        ({"a": [0.9, 0.91, 0.92]}, ""),
+        ({"a": [0.9, 0.91, 0.92], "b": [0.8, 0.99, 0.9]}, ", though it is not told apart from b"),
+        (
+            {"a": [0.9, 0.91, 0.92], "b": [0.8, 0.99, 0.9], "c": [0.7, 1.0, 0.95], "far": [0.1, 0.12, 0.1]},
+            ", though it is not told apart from b or c",
+        ),
+        (
+            {"a": [0.5, 0.51, 0.52, 0.99], "b": [0.6, 0.61, 0.625]},
+            ", though on the seeds of both it is below b",
+        ),
+        ({"a": [0.9], "b": [0.8, 0.81]}, ", though it is not told apart from b"),
+    ],
+    ids=["ahead", "alone", "level", "ahead of one, level with two", "below", "one common seed"],
+)
+def test_the_arm_of_the_highest_mean_is_not_said_to_lead_where_others_may(
+    scores: dict[str, list[float]], reservation: str
+) -> None:
+    (text,) = (b.text for b in next_blocks(with_ends(scores)) if isinstance(b, Text) and "mean" in b.text)
+    assert text.startswith(f"a has the highest mean{reservation}. Its policy of seed 0 is in ")

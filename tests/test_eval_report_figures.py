@@ -70,16 +70,15 @@ def test_no_text_is_cut_off_or_overlaps(name: str) -> None:
 def visible_texts(figure: Any) -> list[Any]:
     from matplotlib.text import Text
 
-    return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text() and drawn_tick(figure, t)]
+    hidden = hidden_labels(figure)
+    return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text() and t not in hidden]
 
 
-def drawn_tick(figure: Any, text: Any) -> bool:
-    """False for labels of ticks beyond an axis's limits: matplotlib keeps them but does not draw them."""
+def hidden_labels(figure: Any) -> set[Any]:
+    """Those of ticks beyond an axis's limits: matplotlib keeps them but does not draw them."""
     ticks = [tick for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for tick in axis.get_major_ticks()]
-    of_ticks = {id(label) for tick in ticks for label in (tick.label1, tick.label2)}
-    return id(text) not in of_ticks or any(
-        text in shown_labels(ax, axis) for ax in figure.axes for axis in "xy"
-    )
+    of_ticks = {label for tick in ticks for label in (tick.label1, tick.label2)}
+    return of_ticks - {label for ax in figure.axes for axis in "xy" for label in shown_labels(ax, axis)}
 
 
 def shown_labels(ax: Any, axis: str) -> list[Any]:

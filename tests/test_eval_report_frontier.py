@@ -13,12 +13,13 @@ import pytest
 from frontier_world import FrontierWorld
 from report_world import World, world
 
+from eval.frontier.plain import PLAIN
 from eval.frontier.pool import Pool
 from eval.report import frames, frontier, overoptimized, theme, validity, verdict
 from eval.report.document import Picture, Section, Table, Text
 from eval.report.frames import evaluations
 from eval.report.inputs import JUDGE, PROXY
-from eval.report.reachable import PLAIN, Reachable, objective_beta, reachable
+from eval.report.reachable import Reachable, objective_beta, reachable
 from eval.settings.parts import Evaluation
 
 BETA = 0.5  # of the spread of the rewards
@@ -83,6 +84,15 @@ def test_the_sentence_has_every_arms_share_and_ranks_none(best: dict[str, Reacha
     prompts = best[PROXY].arms["ppo"].left.n
     assert f"(one seed each on {prompts} prompts, of which others would give other shares" in sentence
     assert frontier.sentences({}) == []
+
+
+def test_one_prompt_is_said_as_one(comparison: World, drawn: Pool) -> None:
+    rewards = {name: values[:1] for name, values in drawn.rewards.items()}
+    made = replace(comparison, pool=replace(drawn, logps_KPM=drawn.logps_KPM[:, :1], rewards=rewards))
+    (sentence,) = frontier.sentences(reachable(made))
+    assert "(one seed each on one prompt, and another would give other shares: this is no order" in sentence
+    captions = [block.caption for block in section_of(made).blocks if isinstance(block, Table)]
+    assert all("on 1 test prompt answered many times" in caption for caption in captions)
 
 
 def test_arms_of_which_nothing_was_drawn_are_named(comparison: World) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from report_world import ARMS, POINTS, with_ends, world
 
-from eval.report import format as fmt
+from eval import format as fmt
 from eval.report import tables
 from eval.report.frames import evaluations
 from eval.stats import Estimate, mean_interval
@@ -34,6 +34,21 @@ def test_summary_text_is_ready_for_the_terminal() -> None:
     assert text.loc["reinforce", "judge reward"] == "0.700 ± 0.248"
     assert text.loc["base", "judge reward"] == "0.500"
     assert "KL to reference [nats]" in text.columns
+
+
+def test_the_base_is_scored_by_every_seeds_reward_model() -> None:
+    """Its own row holds the first seed's scores alone, beside an arm's mean over all models."""
+    made = world(Path("x"))
+    results = made.results.copy()
+    proxy = (results["metric"] == "reward/proxy") & (results["point"] == 0)
+    results.loc[proxy, "value"] = results.loc[proxy, "seed"].map({0: 0.1, 1: 0.2, 2: 0.6})
+    shared = dataclasses.replace(made, results=results)
+    own = dataclasses.replace(shared, experiment=made.experiment | {"replicate_data": True})
+    assert evaluations(shared).base["reward/proxy"] == 0.1
+    assert evaluations(own).base["reward/proxy"] == pytest.approx(0.3)
+    assert evaluations(own).base[JUDGE] == evaluations(shared).base[JUDGE]
+    alike = dataclasses.replace(made, experiment=own.experiment)
+    assert evaluations(alike).base == evaluations(made).base
 
 
 def test_failed_runs_are_in_no_mean() -> None:

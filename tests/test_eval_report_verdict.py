@@ -131,6 +131,16 @@ def test_of_a_difference_without_spread_nothing_is_claimed() -> None:
     )
 
 
+def test_a_difference_that_is_the_same_in_every_seed_is_said_to_be() -> None:
+    """Both arms have a spread: that it is missing would be false."""
+    assert first_of({"ppo": [0.7, 0.8, 0.9], "dpo": [0.2, 0.3, 0.4]}).endswith(
+        "; nothing is claimed of ppo's difference from dpo (+0.500), as it is the same in every seed."
+    )
+    assert first_of({"a": [0.7, 0.8, 0.9], "b": [0.2, 0.3, 0.4], "c": [0.1, 0.2, 0.3]}).endswith(
+        "; nothing is claimed of a's difference from b (+0.500) and c (+0.600), as each is the same in every seed."
+    )
+
+
 def test_of_one_common_seed_nothing_is_claimed() -> None:
     assert first_of({"a": [0.65, 0.61, 0.7], "b": [0.6, 0.6, 0.6], "c": [0.5]}).endswith(
         "with 3 seeds; nothing is claimed of a's difference from c (+0.150), as there is one common seed."
@@ -198,14 +208,23 @@ def with_costs(**costs: float) -> World:
 
 def test_costs_are_said() -> None:
     text = said(with_costs(ppo=7.2e13))
-    assert "reinforce is the cheapest with 2.40×10¹³ FLOPs, ppo the dearest with 3.0 times as much" in text
+    assert (
+        "reinforce is the cheapest with 2.40×10¹³ FLOPs, ppo the most expensive with 3.0 times as much"
+        in text
+    )
 
 
 def test_arms_of_one_cost_are_named_together() -> None:
     text = said(with_costs(reinforce=1e13, dpo=1e13, ppo=3e13))
-    assert "reinforce and dpo are the cheapest with 1.00×10¹³ FLOPs, ppo the dearest with 3.0 times" in text
+    assert (
+        "reinforce and dpo are the cheapest with 1.00×10¹³ FLOPs, ppo the most expensive with 3.0 times"
+        in text
+    )
     text = said(with_costs(reinforce=3.001e13, dpo=1e13, ppo=3e13))
-    assert "dpo is the cheapest with 1.00×10¹³ FLOPs, reinforce and ppo the dearest with 3.0 times" in text
+    assert (
+        "dpo is the cheapest with 1.00×10¹³ FLOPs, reinforce and ppo the most expensive with 3.0 times"
+        in text
+    )
 
 
 @pytest.mark.parametrize(

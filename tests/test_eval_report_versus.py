@@ -26,7 +26,7 @@ def test_three_tables_the_leading_one_first() -> None:
     heads = [column.label for column in apart[0].columns]
     (row,) = [[cell.text for cell in row] for row in apart[0].rows]
     assert dict(zip(heads, row, strict=True)) | {"p": "", "effect": "", "difference": ""} == {
-        "higher": "reinforce", "lower": "dpo", "difference": "", "p": "", "P(higher is better)": "1.00", "effect": "",
+        "higher": "reinforce", "lower": "dpo", "difference": "", "p": "", "probability of improvement": "1.00", "effect": "",
         "KL": "2.00", "seeds": "5", "at 5%": "told apart",
     }  # fmt: skip
 
@@ -47,3 +47,13 @@ def test_a_comparison_that_cannot_be_made_says_why() -> None:
     texts = [b for b in versus.section(view, found, found.end).blocks if isinstance(b, Text)]
     (why,) = [text.text for text in texts if text.label == "At matched KL"]
     assert "still stayed within 0.05 nats of the base" in why
+
+
+def test_what_has_no_interval_is_not_called_not_told_apart() -> None:
+    """Equal in every seed, or apart by the same in every seed: neither was judged."""
+    made = with_ends({"a": [0.7, 0.8, 0.9], "b": [0.7, 0.8, 0.9], "c": [0.2, 0.3, 0.4], "d": [0.5, 0.9, 0.7]})
+    rows = [[cell.text for cell in row] for row in tables_of(made)[0].rows]
+    says = {frozenset(row[:2]): row[-1] for row in rows}
+    assert says[frozenset("ab")] == "equal"
+    assert says[frozenset("ac")] == says[frozenset("bc")] == "no interval"
+    assert says[frozenset("ad")] == "not told apart"

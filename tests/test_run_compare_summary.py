@@ -40,6 +40,15 @@ def test_costs_are_shown_without_their_intervals(capsys: pytest.CaptureFixture[s
     assert ["±" in cell for cell in cells] == [False, True, True, True, True, False, False]
 
 
+def test_what_to_know_is_said_beside_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    made = with_ends({"reinforce": [0.6, 0.8, 0.7]})
+    show_ends(made, Console())
+    verdict, _, warned = capsys.readouterr().out.partition("\nBefore relying on this:\n")
+    assert "The one arm cannot be told apart from the untouched base" in verdict
+    assert warned.startswith("- With 3 seeds an arm the intervals are wide")
+    assert "- With 8 test prompts much depends on which were taken" in warned
+
+
 @pytest.mark.usefixtures("sketched")
 def test_no_table_where_every_run_failed_before_its_first_row(
     small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

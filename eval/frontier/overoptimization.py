@@ -35,6 +35,11 @@ class Fit:
         return np.asarray(d * (self.alpha - self.beta * _basis(d, self.form)))
 
     @property
+    def follows(self) -> bool:
+        """Whether the curve explains half of the points' variation: of less, its peak is none of the path's."""
+        return not self.r_squared < 0.5
+
+    @property
     def peak_kl(self) -> float:
         """KL at which the fitted reward is highest [nats]; nan where it has no highest point.
 

@@ -28,7 +28,6 @@ from eval.process.stopping import Stopped
 from eval.store import Store
 
 BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on prompts or workers
-ARM_SHARE = 3  # all arms together draw at most so many times what the reference draws
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,13 @@ class Plan:
     def of(cls, store: Store) -> Plan | None:
         """The reference and one policy an arm, that of its lowest finished seed; None where it is switched off,
         and where what is judged is not sampled from the policies themselves, of which alone a frontier tells.
-
-        With more than three arms each draws less, so that the pool's size, though not the number of policies
-        that score it, stays the same.
         """
         settings = store.asked.frontier
         if settings.samples == 0 or not store.asked.eval.is_plain:
             return None
         chosen = _policies_of(store)
         data_seed = store.asked.data_seed_of(min(chosen.values(), default=store.all_runs[0].seed))
-        each = min(settings.samples, -(-ARM_SHARE * settings.samples // max(len(chosen), 1)))
-        counts = (settings.samples, *(each for _ in chosen))
+        counts = (settings.samples, *(settings.each(len(chosen)) for _ in chosen))
         prompts = min(settings.prompts, len(store.materials(data_seed).test_prompts))
         return cls(("base", *chosen), (0, *chosen.values()), counts, prompts, data_seed)
 
@@ -146,9 +141,7 @@ class _Drawing:
         self.store, self.plan, self.chunk, self.report = store, plan, chunk, report
         self.experiment, self.materials = store.asked, store.materials(plan.data_seed)
         device = pick_device(self.experiment.device)
-        calls = self.experiment.reward_calls
-        self.reward = self.materials.reward.open(device, calls)
-        self.judge = self.materials.judge.judge(device, calls)
+        self.reward, self.judge = self.materials.scorers(device, self.experiment.reward_calls)
         # What a pairwise judge compares with, as in the evaluation.
         self.base = {row["prompt_id"]: str(row["completion"]) for row in reversed(store.base_samples)}
 
@@ -223,7 +216,9 @@ class _Drawing:
         ids, completions = texts(policy, [prompt], block)
         rows = [prompt.row] * block.G
         proxy = call_reward(self.reward, rows, completions, ids, unscored=True)
-        return np.array([proxy, self.judge.scores(rows, completions, ids, [self.base[index]] * block.G)])
+        return np.array(
+            [proxy, self.judge.scores(rows, completions, ids, [self.base[index]] * block.G, proxy)]
+        )
 
 
 def _logps(policy: Policy, block: Rollouts) -> np.ndarray:

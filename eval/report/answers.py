@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from eval.report import format as fmt
+from eval import format as fmt
 from eval.report.document import Answer, Answers, Block, Section, Text
 from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, ReportInput

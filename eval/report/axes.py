@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eval import format as fmt
 from eval import stats
-from eval.report import format as fmt
 from eval.report import theme
 from eval.report.theme import Style
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval import format as fmt
 from eval import sessions, stats
 from eval.report import conditions, tables, validity
-from eval.report import format as fmt
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, ReportInput
-from eval.report.standings import standings
+from eval.report.standings import Standings
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,7 +26,7 @@ Caveat = Callable[[ReportInput, Evaluations], list[str]]
 
 
 def all_of(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Every caveat that applies: first what went wrong, then what was measured, then how it was run."""
+    """Every caveat of `CAVEATS` that applies: first what went wrong, then what was measured, then how it was run."""
     return [sentence for caveat in CAVEATS for sentence in caveat(comparison, view)]
 
 
@@ -141,7 +141,7 @@ def few_prompts(comparison: ReportInput, view: Evaluations) -> list[str]:
     if not 0 < count < conditions.MIN_PROMPTS:
         return []
     return [
-        f"With {count} test prompt{'s' * (count != 1)} much depends on which were taken, and more seeds do not change that: another "
+        f"With {fmt.counted(count, 'test prompt')} much depends on which were taken, and more seeds do not change that: another "
         "choice could give another verdict. Give more (--eval.prompts)."
     ]
 
@@ -223,18 +223,16 @@ def overspent(comparison: ReportInput, view: Evaluations) -> list[str]:
     ]
 
 
-def rough_readings(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Values at equal cost or matched KL that lie too far from any evaluation (`standings`)."""
-    found = standings(view)
+def rough_readings(found: Standings) -> list[str]:
+    """Values at equal cost or matched KL that lie too far from any evaluation."""
     places = {"at equal total cost": found.cost.rough, "at matched KL": found.kl.rough}
-    shown = [f"{place} {fmt.listing(arms)}" for place, arms in places.items() if arms]
+    shown = [f"of {fmt.listing(arms)} {place}" for place, arms in places.items() if arms]
     if not shown:
         return []
-    remedy = ", or at matched KL values of β that end at like KL" if found.kl.rough else ""
+    remedy = ", or values of β that end at similar KL," if found.kl.rough else ""
     return [
-        "Nothing is claimed of readings between the base and an arm's first evaluation, where training moves fastest and a "
-        "straight line is a guess, nor at matched KL where lines straight in KL and in √KL decide differently: "
-        f"{'; '.join(shown)}. More evaluations (--eval.points) would give firm ones{remedy}."
+        f"Nothing is claimed {' or '.join(shown)}: the value lies between two evaluations too far apart to be read off a line. "
+        f"More evaluations (--eval.points){remedy} would settle it."
     ]
 
 
@@ -278,7 +276,7 @@ CAVEATS: tuple[Caveat, ...] = (
     warm_up,
     unused_budget,
     overspent,
-    rough_readings,
+    conditions.nothing_replicated,
     unlike_places,
     from_the_harness,
 )

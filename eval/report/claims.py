@@ -8,17 +8,16 @@ from typing import Literal
 
 import numpy as np
 
-from eval.report import format as fmt
+from eval import format as fmt
 from eval.report import tables
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE
-from eval.report.standings import MIN_KL, Pair, Standing
-from eval.stats import Estimate
+from eval.report.standings import MIN_KL, ROUNDING, Pair, Standing
+from eval.stats import Estimate, mean_interval
 
 NAMED = 3  # arms that a sentence names with their numbers; of more it gives the range
-ROUNDING = 1e-12  # means that differ by no more are equal
 
-Kind = Literal["told apart", "equal", "level", "no spread", "one seed"]
+Kind = Literal["told apart", "equal", "level", "no spread", "same difference", "one seed"]
 
 
 def claim(standing: Standing, detailed: bool) -> str:
@@ -51,10 +50,12 @@ def _led(standing: Standing, leader: str, detailed: bool) -> str:
         text += f" with {seeds([pair.difference.n for pair in level])}" if detailed else ""
     for silent, why in (
         (of.get("no spread", []), "as there is no spread between seeds"),
+        (of.get("same difference", []), "as {it} is the same in every seed"),
         (of.get("one seed", []), "as there is one common seed"),
     ):
         if silent:
-            text += f"; nothing is claimed of {leader}'s difference from {_rivals(leader, silent, detailed, 'and')}, {why}"
+            reason = why.format(it="it" if len(silent) == 1 else "each")
+            text += f"; nothing is claimed of {leader}'s difference from {_rivals(leader, silent, detailed, 'and')}, {reason}"
     return text + _further(standing, leader)
 
 
@@ -69,7 +70,9 @@ def _kind(standing: Standing, pair: Pair) -> Kind:
         return "equal"
     if pair.difference.has_interval:
         return "level"
-    return "no spread" if count > 1 else "one seed"
+    if count == 1:
+        return "one seed"
+    return "same difference" if mean_interval(list(pair.of_first.values())).has_interval else "no spread"
 
 
 def _same_mean(pair: Pair) -> bool:
@@ -108,9 +111,9 @@ def others(lead: Standing, rest: Sequence[Standing]) -> list[str]:
         places = [_lower(_where(standing)) for standing in same]
         said = any(_kind(lead, pair) != "level" for pair in lead.firm)
         found.append(
-            f"The same holds {_joined(places, 'and')}."
+            f"The same holds {fmt.listing(places)}."
             if said
-            else f"Nor can any two arms be told apart {_joined(places, 'or')}."
+            else f"Nor can any two arms be told apart {fmt.listing(places, link='or')}."
         )
     silent: dict[str, list[str]] = {}
     for standing in rest:
@@ -189,14 +192,13 @@ def _behind(leader: str, pairs: Sequence[Pair], count: int, detailed: bool) -> s
         return f"{who} by {_range([pair.difference.mean for pair in pairs])}"
     if not detailed:
         return fmt.listing([pair.rival(leader) for pair in pairs])
-    return _joined([f"{pair.rival(leader)} by {_size(pair, leader)}" for pair in pairs], "and of")
+    return fmt.listing([f"{pair.rival(leader)} by {_size(pair, leader)}" for pair in pairs], link="and of")
 
 
 def _rivals(leader: str, pairs: Sequence[Pair], detailed: bool, link: str) -> str:
     named = detailed and len(pairs) <= NAMED
-    return _joined(
-        [f"{pair.rival(leader)}{f' ({_size(pair, leader)})' if named else ''}" for pair in pairs], link
-    )
+    shown = [f"{pair.rival(leader)}{f' ({_size(pair, leader)})' if named else ''}" for pair in pairs]
+    return fmt.listing(shown, link=link)
 
 
 def _size(pair: Pair, leader: str) -> str:
@@ -251,9 +253,3 @@ def _lower(text: str) -> str:
 def _range(values: Sequence[float]) -> str:
     low, high = (fmt.number(value, 3, signed=True) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
-
-
-def _joined(items: Sequence[str], link: str) -> str:
-    """a, b `link` c, of at most four and the rest counted."""
-    head, found, tail = fmt.listing(items).rpartition(" and ")
-    return f"{head} {link} {tail}" if found else tail

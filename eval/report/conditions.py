@@ -1,16 +1,17 @@
-"""What the verdict's intervals hold for: training seeds vary in them; data, reward model and test prompts do not."""
+"""What the verdict's intervals hold for: training seeds vary in them, and with --replicate-data what the data seed draws;
+given data, judge and test prompts do not."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eval import format as fmt
 from eval import stats
-from eval.report import format as fmt
 from eval.report import tables
 from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, JUDGE, ReportInput
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 
 MIN_PROMPTS = 16  # fewer are too few to resample
 NOTICEABLE = 0.5  # of the seeds' own half width
+REPLICATED = {
+    frozenset(): "this data and reward",
+    frozenset({"pairs"}): "this reward with pairs drawn anew for every seed",
+    frozenset({"reward model"}): "these pairs with a reward model trained on them anew for every seed",
+    frozenset({"pairs", "reward model"}): "pairs and reward models drawn anew for every seed",
+}
+"""What the data seed draws (facts.json, varies) → what intervals hold for under --replicate-data."""
+
+_WITHOUT = (
+    "Without scores by prompt",
+    "With one test prompt, which does not show how much prompts differ,",
+    "With the same gain on every test prompt",
+)
+"""Why an interval over the seeds is without the prompts: scored by prompt there are none, one, or all alike."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +78,36 @@ def sentence(comparison: ReportInput, end: Standing, lead: Standing) -> str:
     return text + _against_base(comparison, end) + _other_prompts(comparison, end) + _undone(comparison, end)
 
 
+def nothing_replicated(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """A caveat: data were to be drawn anew for every seed, and there is nothing that is drawn."""
+    if not comparison.experiment.get("replicate_data") or comparison.facts.get("varies") != []:
+        return []
+    return [
+        "No pairs were sampled and no reward model was learned, so --replicate-data had no effect: all seeds share data and "
+        "reward."
+    ]
+
+
 def gain(comparison: ReportInput, view: Evaluations, arm: str) -> Gain:
     """The base was evaluated once, and what its prompts and responses happened to be no seed of the arm repeats:
     without the interval over prompts, enough seeds would tell any arm from it."""
     return Gain(tables.gain(view, arm), _gain_over_prompts(comparison.samples, arm, view.at_end(arm, JUDGE)))
+
+
+def of_prompts(gains: Mapping[str, Gain]) -> str:
+    """The end of the sentence on the base: what the prompts left open, and where they are left out."""
+    left_open = [arm for arm, gain in gains.items() if gain.left_open]
+    text = f" (the seeds alone would tell {fmt.listing(left_open)} from it, the prompts do not settle it)."
+    text = text if left_open else "."
+    mixed = any(gain.prompts.has_interval for gain in gains.values())
+    without: dict[str, list[str]] = {}
+    for arm, gain in gains.items():
+        if gain.seeds_alone:
+            without.setdefault(_WITHOUT[min(gain.prompts.n, 2)], []).append(arm)
+    for why, arms in without.items():
+        who = f" of {fmt.listing(arms)}" if mixed or len(without) > 1 else ""
+        text += f" {why} the intervals{who} leave out the noise of the prompts."
+    return text
 
 
 def prompt_effect(comparison: ReportInput, pair: Pair) -> stats.Estimate:
@@ -163,13 +204,20 @@ def _single(end: Standing) -> bool:
 
 
 def _data(comparison: ReportInput) -> str:
-    experiment = comparison.experiment
+    experiment, varies = comparison.experiment, comparison.facts.get("varies")
     if experiment.get("replicate_data"):
-        return "pairs and reward models drawn anew for every seed"
+        if varies is None:  # a comparison that was made before its task told
+            return "whatever the data seed draws of data and reward, drawn anew for every seed,"
+        return REPLICATED[frozenset(varies)]
+    if varies == []:
+        return "this data and reward"
     seed = experiment.get("data_seed", 0)
-    return f"this data and reward (data seed {seed}, which all seeds share; --replicate-data varies it)"
+    what = fmt.listing([f"the {each}" for each in varies or []]) or "it"
+    return f"this data and reward (data seed {seed}, which all seeds share; --replicate-data varies {what})"
 
 
 def _prompts(comparison: ReportInput) -> str:
     count = evaluated_prompts(comparison)
-    return f"these {count} test prompts" if count else "these test prompts"
+    if not count:
+        return "these test prompts"
+    return f"{'this' if count == 1 else 'these'} {fmt.counted(count, 'test prompt')}"

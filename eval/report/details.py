@@ -7,14 +7,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from eval import format as fmt
 from eval import sessions
 from eval.glossary import METRICS
-from eval.report import commands, diagnostics, tables, verdict
-from eval.report import format as fmt
+from eval.report import commands, diagnostics, verdict
 from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, ReportInput
-from eval.report.standings import own_end
+from eval.report.standings import Standing, Standings
 from eval.report.theme import Style
 
 MORE_SEEDS = 2  # that are proposed to whoever wants to be surer, where the verdict proposes no number
@@ -192,11 +192,10 @@ def definitions(view: Evaluations) -> Section:
     )
 
 
-def what_next(comparison: ReportInput, view: Evaluations) -> Section:
+def what_next(comparison: ReportInput, view: Evaluations, found: Standings) -> Section:
     """The leading arm's policy, how to load it, how to train it alone, how to be surer."""
-    ranked = tables.ranking(view)
-    blocks: list[Block] = _use(comparison, view, ranked) if ranked else []
-    more = verdict.proposed_seeds(comparison, view) or view.runs["seed"].nunique() + MORE_SEEDS
+    blocks: list[Block] = _use(comparison, view, found.end) if found.end.ranking else []
+    more = verdict.proposed_seeds(comparison, view, found) or view.runs["seed"].nunique() + MORE_SEEDS
     blocks += [
         Text("To be surer, add seeds; finished runs are kept:"),
         Code(commands.resume(comparison, more), "sh"),
@@ -204,26 +203,34 @@ def what_next(comparison: ReportInput, view: Evaluations) -> Section:
     return Section("next", "What to do next", tuple(blocks))
 
 
-def _use(comparison: ReportInput, view: Evaluations, ranked: list[str]) -> list[Block]:
-    arm, rows = ranked[0], view.runs
+def _use(comparison: ReportInput, view: Evaluations, end: Standing) -> list[Block]:
+    arm, rows = end.ranking[0], view.runs
     done = rows[
         (rows["arm"] == arm) & (rows["status"] == "done") & (rows["policy"].fillna("") != "")
     ].sort_values("seed")
     blocks: list[Block] = []
     if len(done):
         where = (comparison.path / str(done["policy"].iloc[0])).as_posix()
-        leads = any(pair.told_apart and pair.first == arm for pair in own_end(view).pairs)
-        standing = "the highest mean" + (
-            "" if leads or len(ranked) == 1 else ", though it is not told apart from the others"
-        )
         blocks += [
             Text(
-                f"{arm} has {standing}. Its policy of seed {done['seed'].iloc[0]} is in {where} (the lowest seed, not the best: "
+                f"{arm} has the highest mean{_reservation(end)}. Its policy of seed {done['seed'].iloc[0]} is in {where} (the lowest seed, not the best: "
                 "choosing the best on these prompts would flatter it). To load it:"
             ),
             Code(_loading(where), "python"),
         ]
     return [*blocks, Text("To train it alone:"), Code(commands.alone(comparison, arm), "sh")]
+
+
+def _reservation(end: Standing) -> str:
+    """Of which arms it is not known that the one of the highest mean is above them; on their common seeds one may be
+    above it."""
+    arm, *others = end.ranking
+    told = {pair.rival(arm): pair.first for pair in end.of(arm) if pair.told_apart}
+    level = [other for other in others if other not in told]
+    above = [other for other in others if told.get(other) == other]
+    said = [f"it is not told apart from {fmt.listing(level, link='or')}"] if level else []
+    said += [f"on the seeds of both it is below {fmt.listing(above)}"] if above else []
+    return f", though {' and '.join(said)}" if said else ""
 
 
 def _loading(where: str) -> str:

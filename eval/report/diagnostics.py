@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from eval import format as fmt
 from eval.report import axes
-from eval.report import format as fmt
 from eval.report.theme import Style
 
 if TYPE_CHECKING:

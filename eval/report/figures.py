@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from eval import format as fmt
 from eval import stats
 from eval.report import axes, theme
-from eval.report import format as fmt
 from eval.report.inputs import BASE, JUDGE, PROXY
 from eval.report.theme import Style
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval.report.inputs import BASE, WIN_PREFIX, ReportInput
+from eval.report.inputs import BASE, PROXY, WIN_PREFIX, ReportInput
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,7 +20,8 @@ class Evaluations:
     """All evaluations of a comparison, one row each, and where every run ended.
 
     paths: one row an evaluation (arm, algorithm, seed, point, AXES, finished, one column a metric), base left out.
-    ends: the last row of every run; `base`: the untouched model's metrics by name.
+    ends: the last row of every run; `base`: the untouched model's metrics by name, its proxy reward a mean over the seeds
+    where each has a reward model of its own.
     `arms` maps every arm to its algorithm, in the order in which the user named them.
     """
 
@@ -66,7 +67,8 @@ def evaluations(comparison: ReportInput) -> Evaluations:
     finished = [states.get((arm, seed)) == "done" for arm, seed in trained[RUN].itertuples(index=False)]
     paths = trained.reset_index(drop=True).assign(finished=pandas.Series(finished, dtype=bool))
     ends = paths.sort_values([*RUN, "point"], kind="stable").groupby(RUN, sort=False).tail(1)
-    return Evaluations(arms, paths, ends.reset_index(drop=True), _base(wide), runs)
+    base = _base(wide) | (_mean_proxy(trained) if comparison.experiment.get("replicate_data") else {})
+    return Evaluations(arms, paths, ends.reset_index(drop=True), base, runs)
 
 
 def _wide(results: DataFrame) -> DataFrame:
@@ -87,6 +89,15 @@ def _base(wide: DataFrame) -> dict[str, float]:
     metrics = [c for c in wide.columns if c not in fixed and not c.startswith("cost/")]  # costs are the runs'
     means = rows[metrics].astype(float).mean()
     return {str(name): float(value) for name, value in means.items() if not math.isnan(value)}
+
+
+def _mean_proxy(trained: DataFrame) -> dict[str, float]:
+    """The base's proxy reward as a mean over the seeds, where each has a reward model of its own, as an arm's is: every run
+    begins as the base, and its own row was scored by the first seed's model alone."""
+    if PROXY not in trained.columns:
+        return {}
+    starts = trained[trained["point"] == 0].dropna(subset=[PROXY]).drop_duplicates("seed")[PROXY]
+    return {PROXY: float(starts.astype(float).mean())} if starts.nunique() > 1 else {}
 
 
 def _known_runs(comparison: ReportInput) -> DataFrame:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from eval import format as fmt
 from eval.frontier.estimate import total_probability
 from eval.report import commands, kl_figures, tables, theme
-from eval.report import format as fmt
 from eval.report.conditions import evaluated_prompts
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
@@ -47,9 +47,10 @@ def sentences(best: Best) -> list[str]:
         return []
     shown = fmt.listing([f"{arm} {share_text(found, arm)}" for arm in known], 6)
     prompts = found.arms[known[0]].left.n
+    where = "one prompt, and another" if prompts == 1 else f"{prompts} prompts, of which others"
     return [
         f"Of the gain in {fmt.label(PROXY)} that any policy could have at the same KL, each arm's sampled policy has: {shown} "
-        f"(one seed each on {prompts} prompts, of which others would give other shares: this is no order of the arms)."
+        f"(one seed each on {where} would give other shares: this is no order of the arms)."
     ]
 
 
@@ -157,7 +158,7 @@ def _table(comparison: ReportInput, best: Reachable) -> Table:
             *_at_beta(point, beta),
         ])  # fmt: skip
     caption = (
-        f"One policy an arm ({_which(best)}), on {best.curve.kl_BP.shape[1]} test prompts answered many times. “Left on the table” is the frontier's "
+        f"One policy an arm ({_which(best)}), on {fmt.counted(best.curve.kl_BP.shape[1], 'test prompt')} answered many times. “Left on the table” is the frontier's "
         f"{fmt.label(best.metric)} at the arm's KL minus the arm's own, its interval Student's t over prompts. "
     )
     if beta is not None:

@@ -58,4 +58,5 @@ class ReportInput(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """task, judge, reward, reward_model, data, notes, stages, budget, arms."""
+        """task, judge, reward, reward_model, varies (what the data seed draws: pairs, reward model), data, notes, stages,
+        budget, arms."""

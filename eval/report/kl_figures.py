@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eval import format as fmt
 from eval.frontier.overoptimization import Fit
 from eval.report import axes, theme
-from eval.report import format as fmt
 from eval.report.inputs import JUDGE, KL, PROXY
 from eval.report.reachable import Reachable
 from eval.report.theme import Style
@@ -71,7 +71,7 @@ def fitted(paths: DataFrame, look: Look, base: Base, fits: Mapping[str, Fits]) -
             rows = done[done["arm"] == arm]
             gains = rows[panel.metric] - base[panel.metric]
             ax.plot(rows[KL], gains, **axes.marker(look[arm], 4, alpha=0.8), zorder=4)
-            for fit in found[arm].values():
+            for fit in (fit for fit in found[arm].values() if fit.follows):
                 _fit(ax, fit, look[arm], peak=panel.metric == JUDGE)
         axes.kl_axis(ax, fmt.titled(KL))
         _share_rows(ax, panel.first, f"gain in {fmt.label(panel.metric)}")

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+from eval import format as fmt
 from eval.report import axes, figures, frontier, overoptimized, summary, verdict, versus
-from eval.report import format as fmt
 from eval.report.document import Block, Picture, Section, Text
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
 from eval.report.reachable import reachable
-from eval.report.standings import standings
+from eval.report.standings import Standings
 from eval.report.theme import Style
 
 Look = dict[str, Style]
 
 
-def sections(comparison: ReportInput, view: Evaluations, look: Look) -> list[Section]:
+def sections(comparison: ReportInput, view: Evaluations, look: Look, found: Standings) -> list[Section]:
     """Everything the evaluations say, in the order in which a reader asks."""
-    found = standings(view)
     best = reachable(comparison)
     first = verdict.section(comparison, view, found, best)
     if len(view.paths) == 0 or JUDGE not in view.metrics:
         nothing = Text("No run has been evaluated with the judge yet, so there is nothing to draw.")
         unknown = Section(frontier.ANCHOR, "Reward against KL", (nothing,))
-        return [first, unknown, summary.cost(view), summary.ends(view)]
+        return [first, unknown, summary.cost(comparison, view), summary.ends(view)]
     return [
         first,
         frontier.section(comparison, view, look, best),
-        summary.cost(view),
+        summary.cost(comparison, view),
         summary.ends(view),
         versus.section(view, found, verdict.leading(comparison, found)),
         Section("learning", "Learning curves", tuple(_learning(view, look))),
@@ -52,7 +51,7 @@ def _seeds(view: Evaluations, look: Look) -> list[Block]:
         ]
     metrics = [m for m in (JUDGE, PROXY, KL) if m in view.metrics]
     caption = (
-        "Each small marker is one run at its end, seeds from top to bottom; the upright bar is their mean, the level line its 95% "
+        "Each small marker is one run at its end, seeds from top to bottom; the vertical bar is their mean, the horizontal line its 95% "
         "Student t interval (cut off where it is far wider than the seeds). × is the last evaluation of a run that did not finish, not in the mean."
     )
     figure = figures.every_seed(view.ends, look, view.base, metrics)

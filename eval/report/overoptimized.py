@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from eval import format as fmt
 from eval.frontier.overoptimization import Fit, Trend, fit
 from eval.report import axes, figures, kl_figures
-from eval.report import format as fmt
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, PROXY
@@ -68,7 +68,8 @@ def _fitted(view: Evaluations, look: Look) -> list[Block]:
     caption = (
         "Gain over the base against the distance √KL, with the curve d·(α − β·log d), d = √KL, that Gao et al. (2023) found for "
         f"RL, fitted to each seed's evaluations (small markers). A tick at the top is the KL where a seed's fitted judge "
-        f"reward peaks, where it lies on its path.{axes.others(look)}"
+        f"reward peaks, where it lies on its path. Curves that explain less than half of a seed's variation (R² below 0.5) are "
+        f"not drawn.{axes.others(look)}"
     )
     picture = Picture(
         "over-optimization", kl_figures.fitted(view.paths, look, view.base, by_metric), caption,
@@ -96,16 +97,19 @@ def _table(found: Fits, arms: list[str]) -> Table:
         "Fits of the judge's gain, seed by seed; means and Student's t intervals over seeds. A peak before the first evaluation "
         "cannot be placed. Where there is none up to the path's largest KL, the table says what the fitted curve, not the last "
         "evaluation, does there: “still rising” and above the base; “falling”, as from the base on; or “no peak”, no longer "
-        "falling and not above the base. Where R² is low, the curve says little."
+        "falling and not above the base. Of a seed whose R² is below 0.5 the curve says nothing."
     )
     return table(heads, rows, caption, "Where the judge peaks")
 
 
 def _peaks(own: list[Fit]) -> str:
+    weak = sum(not each.follows for each in own)
+    own = [each for each in own if each.follows]
     observed = sorted(each.peak_kl for each in own if each.peak == "observed")
     early = sum(each.peak == "before" for each in own)
     trends = Counter(each.trend for each in own if each.peak in ("beyond", "none"))
     parts = [", ".join(fmt.number(kl, 2) for kl in observed)] if observed else []
     parts += [f"{early} before the first evaluation"] if early else []
     parts += [f"{trends[trend]} {shown}" for trend, shown in TRENDS.items() if trends[trend]]
+    parts += [f"{weak} not followed by the curve"] if weak else []
     return "; ".join(parts)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import escape
+from eval import format as fmt
 from eval.report import answers, details, outcomes, theme, tuning
-from eval.report import format as fmt
 from eval.report.document import Document, Section
 from eval.report.frames import Evaluations, evaluations
 from eval.report.inputs import BASE, ReportInput
+from eval.report.standings import standings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,8 +50,9 @@ def write_report(comparison: ReportInput, directory: Path) -> Path:
 
 def compose(comparison: ReportInput, view: Evaluations, look: dict[str, theme.Style]) -> Document:
     """All sections in reading order. Figures are drawn here: call inside `theme.drawing()`."""
+    found = standings(view)
     sections: list[Section] = [
-        *outcomes.sections(comparison, view, look),
+        *outcomes.sections(comparison, view, look, found),
         details.training(comparison, look),
         answers.section(comparison, view),
         *filter(None, [tuning.section(comparison)]),
@@ -58,7 +60,7 @@ def compose(comparison: ReportInput, view: Evaluations, look: dict[str, theme.St
         details.runs(view),
         details.configuration(comparison),
         details.definitions(view),
-        details.what_next(comparison, view),
+        details.what_next(comparison, view, found),
     ]
     return Document(_title(comparison, view), _subtitle(comparison, view), tuple(sections))
 
@@ -129,7 +131,7 @@ def _title(comparison: ReportInput, view: Evaluations) -> str:
 
 def _subtitle(comparison: ReportInput, view: Evaluations) -> str:
     count, seeds = len(view.arms), view.runs["seed"].nunique()
-    parts = [f"{count} arm{'s' * (count != 1)} × {seeds} seed{'s' * (seeds != 1)}"]
+    parts = [f"{fmt.counted(count, 'arm')} × {fmt.counted(seeds, 'seed')}"]
     if comparison.facts.get("budget"):
         parts.append(f"budget {comparison.facts['budget']} a run")
     if comparison.environment.get("finished"):

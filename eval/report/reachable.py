@@ -11,6 +11,7 @@ import numpy as np
 from eval.frontier.arms import above, arm_point, objective, regret
 from eval.frontier.best_of_n import NS, best_of_n, best_of_n_kl
 from eval.frontier.estimate import Curve, beta_grid, tilted
+from eval.frontier.plain import unusual
 from eval.report.inputs import JUDGE, PROXY, ReportInput
 from eval.report.standings import MIN_KL
 from eval.report.validity import own_beta, trained_otherwise
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 REWARDS = {PROXY: "proxy", JUDGE: "judge"}
 """Metric of a comparison → name in the pool."""
-
-
-PLAIN = {"decoding": "sample", "temperature": 1.0, "top_p": 1.0, "top_k": 0, "greedy_prefix": 0}
-"""The settings of evaluation under which what is judged is sampled from the policies themselves."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +97,7 @@ def unscored(comparison: ReportInput) -> float:
 
 def is_plain(comparison: ReportInput) -> bool:
     """Whether the responses that are judged are samples of the policies themselves."""
-    asked = comparison.experiment.get("eval") or {}
-    return all(asked.get(name, value) == value for name, value in PLAIN.items())
+    return not unusual(comparison.experiment.get("eval") or {})
 
 
 def objective_beta(comparison: ReportInput) -> float | None:

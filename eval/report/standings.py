@@ -22,6 +22,7 @@ TOTAL_COST = "cost/total_flops"
 MIN_KL = (
     0.05  # nats; below, the best policy gains at most about √(2·KL) = 0.3 standard deviations of the reward
 )
+ROUNDING = 1e-12  # values that differ by no more are equal
 Values = Mapping[int, float]  # seed → judge reward
 
 
@@ -58,6 +59,11 @@ class Pair:
     def differences(self) -> list[float]:
         """first − second, one a seed."""
         return [self.of_first[seed] - self.of_second[seed] for seed in self.of_first]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the two did the same in each of several seeds."""
+        return len(self.of_first) > 1 and all(abs(d) <= ROUNDING for d in self.differences)
 
     @property
     def improvement(self) -> float:

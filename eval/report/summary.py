@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from eval import format as fmt
 from eval import stats
-from eval.report import format as fmt
 from eval.report import tables
-from eval.report.document import Block, Cell, Column, Row, Section, Table, table
+from eval.report.document import Block, Cell, Column, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
-from eval.report.inputs import BASE, JUDGE
+from eval.report.inputs import BASE, JUDGE, KL, ReportInput
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,15 +20,31 @@ RunColumn = tuple[Column, "Callable[[DataFrame], Cell]"]  # a head, and what it 
 _HOW = "Mean over finished seeds at the end of training, ± half the width of the 95% Student t interval over seeds."
 
 
-def cost(view: Evaluations) -> Section:
-    """What every arm spent, on training alone and in all."""
+def at_a_glance(view: Evaluations) -> list[Table]:
+    """The verdict in numbers: what every arm reached at its end, how far from the base and for how much, the best first."""
+    metrics = [m for m in (JUDGE, KL, "cost/total_flops") if m in view.metrics]
+    ranked = tables.ranking(view)
+    return [_metric_table(view, metrics, _HOW, "", arms=[*ranked, BASE])] if ranked else []
+
+
+def cost(comparison: ReportInput, view: Evaluations) -> Section:
+    """What every arm spent, on training alone and in all; and what the comparison itself had scored."""
     caption = (
         "Training cost counts the run alone; total cost adds what the arm needs before it. Evaluation is not counted. "
         + _HOW
     )
     first = [(Column("runs", "finished"), _finished), (Column("budget", "used"), _budget_used)]
     metrics = [m for m in tables.COSTS if m in view.metrics]
-    return Section("cost", "Cost", _filled(_metric_table(view, metrics, caption, "", first)))
+    pool = comparison.pool
+    drawn = 0 if pool is None else sum(pool.counts) * pool.logps_KPM.shape[1]
+    frontier = f", {drawn:,} more for the frontier" if drawn else ""
+    who = (
+        "the reward, which is the judge, scored"
+        if comparison.facts.get("judge_is_reward")
+        else "reward and judge each scored"
+    )
+    scored = Text(f"For evaluation {who} {len(comparison.samples):,} responses{frontier}: in no cost above.")
+    return Section("cost", "Cost", (*_filled(_metric_table(view, metrics, caption, "", first)), scored))
 
 
 def ends(view: Evaluations) -> Section:
@@ -48,10 +64,16 @@ def _filled(*found: Table) -> tuple[Block, ...]:
 
 
 def _metric_table(
-    view: Evaluations, metrics: list[str], caption: str, heading: str, first: Sequence[RunColumn] = ()
+    view: Evaluations,
+    metrics: list[str],
+    caption: str,
+    heading: str,
+    first: Sequence[RunColumn] = (),
+    arms: Sequence[str] = (),
 ) -> Table:
-    """Arms down, `first` columns and metrics across; an arm without any of the metrics is left out."""
-    arms = [arm for arm in (BASE, *view.arms) if any(tables.at_end(view, arm, m).n for m in metrics)]
+    """`arms` (all, the base first) down, `first` columns and metrics across; an arm without any of the metrics is left
+    out."""
+    arms = [arm for arm in arms or (BASE, *view.arms) if any(tables.at_end(view, arm, m).n for m in metrics)]
     columns = [fmt.column([tables.at_end(view, arm, m) for arm in arms], fmt.unit(m)) for m in metrics]
     rows: list[Row] = []
     for index, arm in enumerate(arms):

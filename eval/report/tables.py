@@ -6,9 +6,9 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
+from eval import format as fmt
 from eval import stats
 from eval.glossary import METRICS
-from eval.report import format as fmt
 from eval.report.frames import Evaluations, evaluations
 from eval.report.inputs import BASE, JUDGE, KL, PROXY, WIN_PREFIX, ReportInput
 

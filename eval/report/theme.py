@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval import format as fmt
 from eval.escape import visible
-from eval.report import format as fmt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

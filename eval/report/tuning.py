@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.report import format as fmt
+from eval import format as fmt
 from eval.report.document import Block, Cell, Column, Heads, Row, Section, Text, table
 from eval.report.inputs import ReportInput
 

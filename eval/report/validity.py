@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.report import format as fmt
+from eval import format as fmt
 from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, JUDGE, PROXY, ReportInput
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eval import format as fmt
 from eval import stats
-from eval.report import caveats, claims, commands, conditions, frontier, tables, validity
-from eval.report import format as fmt
+from eval.report import caveats, claims, commands, conditions, frontier, summary, tables, validity
 from eval.report.document import Block, Bullets, Section, Text
 from eval.report.frames import Evaluations, evaluations
 from eval.report.inputs import JUDGE, KL, ReportInput
@@ -26,22 +26,38 @@ def sentences(comparison: ReportInput) -> list[str]:
     return [*_compose(comparison, view, standings(view)), *frontier.sentences(reachable(comparison))]
 
 
+def warnings(comparison: ReportInput) -> list[str]:
+    """What to know before relying on the verdict, as the report has it below."""
+    view = evaluations(comparison)
+    return _warnings(comparison, view, standings(view), reachable(comparison))
+
+
+def _warnings(
+    comparison: ReportInput, view: Evaluations, found: Standings, best: Mapping[str, Reachable]
+) -> list[str]:
+    return [
+        *caveats.all_of(comparison, view),
+        *caveats.rough_readings(found),
+        *frontier.caveats(comparison, view, best),
+    ]
+
+
 def section(
     comparison: ReportInput, view: Evaluations, found: Standings, best: Mapping[str, Reachable]
 ) -> Section:
     """The verdict, what its intervals hold for, and what to know before relying on it."""
     said = [*_compose(comparison, view, found), *frontier.sentences(best)]
-    blocks: list[Block] = [Bullets(tuple(said))]
+    blocks: list[Block] = [*summary.at_a_glance(view), Bullets(tuple(said))]
     if held := conditions.sentence(comparison, found.end, leading(comparison, found)):
         blocks.append(Text(held, label="What the intervals hold for"))
-    if warned := [*caveats.all_of(comparison, view), *frontier.caveats(comparison, view, best)]:
+    if warned := _warnings(comparison, view, found, best):
         blocks += [Text("Before relying on this:"), Bullets(tuple(warned))]
     return Section("verdict", "Verdict", tuple(blocks))
 
 
-def proposed_seeds(comparison: ReportInput, view: Evaluations) -> int | None:
+def proposed_seeds(comparison: ReportInput, view: Evaluations, found: Standings) -> int | None:
     """The number of seeds that the verdict proposes to go on to; None where it names none."""
-    return _proposal(comparison, view, standings(view)).seeds
+    return _proposal(comparison, view, found).seeds
 
 
 def leading(comparison: ReportInput, found: Standings) -> Standing:
@@ -138,20 +154,7 @@ def _against_base(comparison: ReportInput, view: Evaluations, ranked: Sequence[s
             who = str(len(group)) if parts else _count(len(group), len(ranked))
             what = says.format(s="s" * (len(group) == 1), base="it" if parts else base)
             parts.append(f"{who} {what}: {claims.gains([(arm, gains[arm]) for arm in group])}")
-    return ["; ".join(parts) + _of_prompts(found)]
-
-
-def _of_prompts(gains: Mapping[str, conditions.Gain]) -> str:
-    """The end of the sentence on the base: what the prompts left open, and where they are left out."""
-    left_open = [arm for arm, gain in gains.items() if gain.left_open]
-    text = f" (the seeds alone would tell {fmt.listing(left_open)} from it, the prompts do not settle it)."
-    text = text if left_open else "."
-    without = [arm for arm, gain in gains.items() if gain.seeds_alone]
-    if not without:
-        return text
-    mixed = any(gain.prompts.has_interval for gain in gains.values())
-    who = f" of {fmt.listing(without)}" if mixed else ""
-    return f"{text} Without scores by prompt the intervals{who} leave out the noise of the prompts."
+    return ["; ".join(parts) + conditions.of_prompts(found)]
 
 
 def _count(some: int, all_: int) -> str:
@@ -172,10 +175,10 @@ def _cost(view: Evaluations, ranked: Sequence[str]) -> list[str]:
     if most / least < 1.2:
         told = f"about {low}" if low == high else f"{low} to {high}"
         return [f"In total cost (preparation and training) the arms are alike, {told} FLOPs."]
-    cheapest, dearest = ([arm for arm in shown if shown[arm] == end] for end in (low, high))
+    cheapest, priciest = ([arm for arm in shown if shown[arm] == end] for end in (low, high))
     return [
         f"In total cost (preparation and training) {fmt.listing(cheapest)} {'is' if len(cheapest) == 1 else 'are'} the cheapest "
-        f"with {low} FLOPs, {fmt.listing(dearest)} the dearest with {fmt.number(most / least, 1)} times as much."
+        f"with {low} FLOPs, {fmt.listing(priciest)} the most expensive with {fmt.number(most / least, 1)} times as much."
     ]
 
 

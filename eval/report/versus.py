@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from eval import format as fmt
 from eval import stats
 from eval.report import figures, tables
-from eval.report import format as fmt
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, JUDGE
@@ -116,7 +116,7 @@ def _pair_table(standing: Standing, folded: bool) -> Table | Text:
         "lower",
         Column("difference", "95% interval"),
         Column("p", "Holm"),
-        Column("P(higher is better)"),
+        Column("probability of improvement"),
         Column("effect", "g"),
         *([Column("KL", "nats")] if at_kl else []),
         Column("seeds"),
@@ -132,15 +132,24 @@ def _pair_table(standing: Standing, folded: bool) -> Table | Text:
 
 
 def _pair_row(pair: Pair, at_kl: bool) -> Row:
-    says = "told apart" if pair.told_apart else "one seed" if pair.difference.n == 1 else "not told apart"
-    if pair.rough:
-        says = f"rough: {fmt.listing(pair.rough)}"
     difference = Cell(fmt.number(pair.difference.mean, 3, signed=True), fmt.interval(pair.difference, 3))
     return [
         Cell(pair.first, arm=pair.first), Cell(pair.second, arm=pair.second), difference, fmt.p_value(pair.p_holm),
         fmt.number(pair.improvement, 2), fmt.number(pair.effect, 1, signed=True),
-        *([fmt.number(pair.kl, 2)] if at_kl else []), str(pair.difference.n), says,
+        *([fmt.number(pair.kl, 2)] if at_kl else []), str(pair.difference.n), _at_5(pair),
     ]  # fmt: skip
+
+
+def _at_5(pair: Pair) -> str:
+    if pair.rough:
+        return f"rough: {fmt.listing(pair.rough)}"
+    if pair.told_apart:
+        return "told apart"
+    if pair.difference.n == 1:
+        return "one seed"
+    if pair.equal:
+        return "equal"
+    return "not told apart" if pair.difference.has_interval else "no interval"
 
 
 def _caption(kind: Literal["end", "cost", "kl"]) -> str:

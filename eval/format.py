@@ -129,13 +129,18 @@ def moment(text: str) -> str:
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".strip()
 
 
-def listing(items: Sequence[str], limit: int = 4) -> str:
-    """a, b and c; beyond `limit` the rest is counted."""
+def listing(items: Sequence[str], limit: int = 4, link: str = "and") -> str:
+    """a, b `link` c; beyond `limit` the rest is counted."""
     limit += len(items) == limit + 1  # "and 1 more" is no shorter than its name
     shown = list(items[:limit])
     if len(items) > limit:
         shown.append(f"{len(items) - limit} more")
-    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1] if shown else ""
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {link} {shown[-1]}" if shown else ""
+
+
+def counted(count: int, what: str) -> str:
+    """1 prompt, 2 prompts."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def shorten(text: str, limit: int) -> str:
