@@ -1,4 +1,4 @@
-"""Writes examples/data: the same sixty preferences in every format that `rlhf-compare` reads.
+"""Writes examples/data: the same 240 preferences in every format that `rlhf-compare` reads.
 
     python examples/make_data.py
 
@@ -18,6 +18,12 @@ DATA = Path(__file__).parent / "data"
 THINGS = (
     "kettle", "lamp", "ladder", "blanket", "mirror", "basket",
     "clock", "bucket", "hammer", "candle", "teapot", "broom",
+    "chair", "stool", "vase", "carpet", "curtain", "pillow",
+    "kennel", "saddle", "barrel", "bottle", "cup", "plate",
+    "bowl", "spoon", "knife", "fork", "pan", "kite",
+    "drum", "flute", "violin", "globe", "puzzle", "puppet",
+    "rake", "shovel", "saw", "chisel", "rope", "lantern",
+    "umbrella", "hat", "scarf", "belt", "purse", "comb",
 )  # fmt: skip
 
 # question, polite answer, curt answer

@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
         bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     train_base(
-        config, tokenizer, texts(), folder, epochs=10, learning_rate=5e-3, batch_size=32, seed=0, threads=1
+        config, tokenizer, texts(), folder, epochs=4, learning_rate=5e-3, batch_size=32, seed=0, threads=1
     )
 
 

@@ -11,21 +11,22 @@ from typing import Any
 KIND = ("please", "Please", "thank", "gladly", "sorry", "Of course")
 
 
-def concise(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+def text_of(completion: Any) -> str:
+    """Where the prompts are conversations, a completion is a list of messages: one, the assistant's."""
+    return completion if isinstance(completion, str) else str(completion[0]["content"])
+
+
+def concise(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
     """One finite number a completion, higher is better. Columns of the data arrive as keywords."""
-    return [1.0 - min(len(text.split()), 100) / 100 for text in completions]
+    return [1.0 - min(len(text_of(one).split()), 100) / 100 for one in completions]
 
 
-def polite(prompts: list[str], completions: list[Any], **columns: Any) -> list[float]:
-    """Kind words an answer. Where the prompts are conversations, completions are lists of messages."""
-    texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
-    return [float(sum(text.count(word) for word in KIND)) for text in texts]
+def polite(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Kind words an answer."""
+    return [float(sum(text_of(one).count(word) for word in KIND)) for one in completions]
 
 
-def prefers_questions(prompts: list[str], a: list[str], b: list[str]) -> list[float]:
+def prefers_questions(prompts: list[Any], a: list[Any], b: list[Any]) -> list[float]:
     """A pairwise judge, told by its parameters a and b: the probability that each a is better than its b."""
-    ends = [
-        (text_a.rstrip().endswith("?"), text_b.rstrip().endswith("?"))
-        for text_a, text_b in zip(a, b, strict=True)
-    ]
-    return [0.5 + 0.5 * (first - second) for first, second in ends]
+    ends = [[text_of(one).rstrip().endswith("?") for one in side] for side in (a, b)]
+    return [0.5 + 0.5 * (first - second) for first, second in zip(*ends, strict=True)]

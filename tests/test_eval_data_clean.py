@@ -111,16 +111,54 @@ def test_the_log_has_a_line_an_account() -> None:
     assert summary(Accounting("g", 1).as_dict()) == "g: 1 rows read, 1 kept"
 
 
-def test_malformed_rows_stop_with_a_list_of_twenty_or_are_skipped(tmp_path: Path) -> None:
+def test_of_many_reasons_the_first_twenty_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, [{**PAIR, "chosen": [{"role": "a", "content": kind}]} for kind in (1, None)] * 2)
+    with Path(path).open("a") as handle:
+        handle.writelines(f'{{"torn{"x" * i}\n' for i in range(30))
+    message = refusal(path)
+    assert message.startswith(f"34 of 34 rows cannot be used: {path}:1 chosen has")
+    assert " is a number, not text (line 3 too); " in message
+    assert "and 12 other reasons. Fix them" in message
+
+
+def refusal(path: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_pairs(path)
+    return str(caught.value)
+
+
+def test_prompts_under_another_name_are_told_once(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {i}.", "chosen": "yes", "rejected": "no"} for i in range(40)]
+    path = write(tmp_path, rows)
+    assert refusal(path) == (
+        f"{path} has no column 'prompt', and chosen and rejected share no beginning that could be one; got "
+        "'instruction', 'chosen', 'rejected'. Name the prompts' column with --columns prompt=NAME."
+    )
+    assert len(load_pairs(path, {"prompt": "instruction"})[0]) == 40
+    dialogue = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    assert "1 of 2 rows cannot be used" in refusal(
+        write(tmp_path, [dialogue, {"chosen": "yes", "rejected": "no"}])
+    )
+
+
+def test_a_prompt_that_ends_with_the_assistant_is_noted(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    _, accounting = load_prompts(write(tmp_path, [{"prompt": turns}, {"prompt": turns[:1]}]))
+    (reason,) = accounting.as_dict()["reasons"].items()
+    assert reason[0] == "prompt ends with the assistant's words, which responses continue"
+    assert reason[1]["lines"] == [1]
+
+
+def test_malformed_rows_stop_with_their_reasons_or_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path, [PAIR, *[{**PAIR, "chosen": None}] * 24, {"prompt": "p"}])
     with Path(path).open("a") as handle:
         handle.write('{"torn')
     with pytest.raises(UserError) as caught:
         load_pairs(path)
     message = str(caught.value)
-    assert message.startswith(f"26 of 27 rows cannot be used: {path}:2 chosen is null; {path}:3 ")
-    assert message.count("chosen is null") == 20
-    assert "and 6 more" in message
+    assert message.startswith(
+        f"26 of 27 rows cannot be used: {path}:2 chosen is null (lines 3, 4, 5, 6 and 19 more too); {path}:26 has no chosen; {path}:27 "
+    )
     assert "\n" not in message
     kept, accounting = load_pairs(path, on_bad_row="skip")
     assert [row.line for row in kept] == [1]

@@ -20,6 +20,18 @@ def bot(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
+def test_whole_conversations_are_divided_before_the_last_turn_of_the_assistant() -> None:
+    asked = [user("a"), bot("b"), user("c")]
+    whole = {"messages": [*asked, bot("d")], "topic": "x"}
+    assert normalise_prompt(whole) == {"prompt": asked, "completion": [bot("d")], "topic": "x"}
+    assert normalise_prompt({"messages": asked}) == {"prompt": asked}
+    beside = {"prompt": "p", "messages": asked}
+    assert normalise_prompt(beside) == beside
+    for messages, told in (([bot("a")], "no turn before"), ("user: a", "not a list"), ([], "no turn before")):
+        with pytest.raises(RowError, match=told):
+            normalise_prompt({"messages": messages})
+
+
 def test_standard_and_conversational_pairs_pass_unchanged() -> None:
     talk = {"prompt": [user("p")], "chosen": [bot("good")], "rejected": [bot("bad")]}
     assert normalise_pair({**PAIR, "score": 1}, explicit=True) == PAIR

@@ -80,6 +80,11 @@ def test_test_prompts_need_not_occur_in_the_file() -> None:
     assert split_rows(rows_of(MANY), test_prompts=["elsewhere"]).test == []
 
 
+def test_where_every_prompt_is_a_test_prompt_that_is_what_is_said() -> None:
+    with pytest.raises(UserError, match=r"^every prompt of f\.jsonl is a test prompt, .*--test-prompts"):
+        split_rows(rows_of(MANY), test_prompts=MANY, needed=["train"])
+
+
 def test_an_empty_split_is_an_error_with_the_remedy() -> None:
     rows = rows_of(["only one"])
     name = split_of("only one")

@@ -29,7 +29,8 @@ def load_prompts(
     on_bad_row: OnBadRow = "stop",
     first: int | None = None,
 ) -> tuple[list[Row], Accounting]:
-    """Prompts of `source` (see `read_rows`): rows of `{"prompt": str | messages, ...other columns}`.
+    """Prompts of `source` (see `read_rows`): rows of `{"prompt": str | messages, ...other columns}`, or of whole
+    conversations (`normalise_prompt`).
 
     A prompt that occurs again is dropped and counted; one that differs only in case, width or white space
     is kept and noted. `columns` may name the pairs' columns too: those do not concern prompts. `first`: of
@@ -37,7 +38,8 @@ def load_prompts(
     or rows are malformed and `on_bad_row` is "stop".
     """
     table = _beginning(read_rows(source, _without(columns, ("chosen", "rejected"))), first)
-    _require_columns(table, ["prompt"])
+    if "messages" not in table.column_names:
+        _require_columns(table, ["prompt"])
     return _clean(table, normalise_prompt, _keep_prompt, on_bad_row)
 
 
@@ -57,6 +59,8 @@ def load_pairs(
     table = _beginning(read_rows(source, _only(columns, ("prompt", "chosen", "rejected"))), first)
     _require_columns(table, ["chosen", "rejected"])
     explicit = "prompt" in table.column_names
+    if not explicit:
+        _require_common_prompts(table)
     return _clean(table, lambda values: normalise_pair(values, explicit), _keep_pair, on_bad_row)
 
 
@@ -71,6 +75,23 @@ def _require_columns(table: Table, names: list[str]) -> None:
         raise UserError(
             f"{table.source} has no column {missing[0]!a}; got {', '.join(map(ascii, known[:20])) or 'none'}. "
             f"Name the column to use instead with --columns {missing[0]}=NAME."
+        )
+
+
+def _require_common_prompts(table: Table) -> None:
+    """Raises UserError where no pair of dialogues has a prompt in it: then its column has another name."""
+
+    def has_prompt(values: dict[str, Any]) -> bool:
+        try:
+            normalise_pair(values, explicit=False)
+        except RowError as fault:
+            return fault.reason != "no common prompt"
+        return True
+
+    if table.rows and not any(has_prompt(row.values) for row in table.rows):
+        raise UserError(
+            f"{table.source} has no column 'prompt', and chosen and rejected share no beginning that could be one; got "
+            f"{', '.join(map(ascii, table.column_names[:20]))}. Name the prompts' column with --columns prompt=NAME."
         )
 
 
@@ -122,12 +143,28 @@ def _only(columns: Mapping[str, str] | None, names: Iterable[str]) -> dict[str, 
 
 
 def _listing(faults: Sequence[tuple[int, RowError]], accounting: Accounting) -> str:
-    shown = "; ".join(f"{accounting.file}:{line} {fault.detail}" for line, fault in faults[:MAX_EXAMPLES])
-    more = f"; and {len(faults) - MAX_EXAMPLES} more" if len(faults) > MAX_EXAMPLES else ""
+    """Each detail once, with the lines that it is said of."""
+    lines: dict[str, list[int]] = {}
+    for line, fault in faults:
+        lines.setdefault(fault.detail, []).append(line)
+    shown = "; ".join(
+        f"{accounting.file}:{numbers[0]} {detail}{_further(numbers[1:])}"
+        for detail, numbers in list(lines.items())[:MAX_EXAMPLES]
+    )
+    more = f"; and {len(lines) - MAX_EXAMPLES} other reasons" if len(lines) > MAX_EXAMPLES else ""
     return (
         f"{len(faults)} of {accounting.read} rows cannot be used: {shown}{more}. "
-        "Mend them, or leave them out with --on-bad-row skip."
+        "Fix them, or leave them out with --on-bad-row skip."
     )
+
+
+def _further(lines: Sequence[int]) -> str:
+    """Of the same detail: a few numbers, and how many there are beyond."""
+    if not lines:
+        return ""
+    few = ", ".join(map(str, lines[:4]))
+    more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
+    return f" ({'line' if len(lines) == 1 else 'lines'} {few}{more} too)"
 
 
 @dataclass
@@ -188,6 +225,8 @@ def _note_doubts(row: Row, accounting: Accounting) -> None:
     prompt: Text = row.values["prompt"]
     if _is_empty(prompt):
         accounting.note("empty prompt", row.line)
+    if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
+        accounting.note("prompt ends with the assistant's words, which responses continue", row.line)
     if isinstance(prompt, str) and _MESSAGES_AS_TEXT.match(prompt):
         accounting.note("prompt is a message list written as text, and taken for text", row.line)
 

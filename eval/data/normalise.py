@@ -18,8 +18,11 @@ ASSISTANT_MARK = "\n\nAssistant:"  # how hh-rlhf (Bai et al. 2022) opens a reply
 def normalise_prompt(values: dict[str, Any]) -> dict[str, Any]:
     """The row with its prompt checked, and its reference `completion` where it has one; all else is kept, `as_json`.
 
-    Raises `RowError` where either is missing, null or not text.
+    A row of whole conversations (`messages`, TRL's language modeling format, and no `prompt`) is divided before the
+    assistant's last turn, which is the reference. Raises `RowError` where either is missing, null or not text.
     """
+    if "prompt" not in values and "messages" in values:
+        values = _divided(values)
     checked: dict[str, Any] = {"prompt": _text(values, "prompt")}
     if "completion" in values:
         checked["completion"] = _text(values, "completion")
@@ -50,6 +53,21 @@ def normalise_pair(values: dict[str, Any], explicit: bool) -> dict[str, Text]:
         asked = [_message("user", prompt)] if isinstance(prompt, str) else prompt
         return {"prompt": asked, "chosen": chosen, "rejected": rejected}
     return _split_messages(*_whole_dialogues(prompt, chosen, rejected))
+
+
+def _divided(values: dict[str, Any]) -> dict[str, Any]:
+    """The row with `prompt`, and with `completion` where the conversation ends with the assistant, for `messages`."""
+    messages = _text(values, "messages")
+    if isinstance(messages, str):
+        raise RowError("not text", "messages is a string, not a list of messages")
+    end = len(messages)
+    while end and messages[end - 1]["role"] == "assistant":
+        end -= 1
+    if not end:
+        raise RowError("no prompt", "messages has no turn before the assistant's")
+    rest = {name: value for name, value in values.items() if name != "messages"}
+    reference = {"completion": messages[end:]} if end < len(messages) else {}
+    return {"prompt": messages[:end]} | reference | rest
 
 
 def _text(values: dict[str, Any], name: str) -> Text:

@@ -87,6 +87,11 @@ def _require(splits: Splits, needed: Sequence[SplitName], rows: Sequence[Row], t
     empty = [name for name in needed if not getattr(splits, name)]
     if not empty:
         return
+    if test_is_given and rows and not (splits.train or splits.validation):
+        raise UserError(
+            f"every prompt of {rows[0].source} is a test prompt, so none is left to train on. Name fewer with "
+            "--test-prompts, or give more prompts."
+        )
     distinct = len({normalised_prompt(row.values["prompt"]) for row in rows})
     source = rows[0].source if rows else "the data"
     remedy = "Give more prompts (50 distinct ones are nearly always enough)"
