@@ -26,8 +26,9 @@ $(READY): pyproject.toml constraints.txt
 compare: $(READY) ## The embedded task: three algorithms, three seeds, a report
 	$(BIN)/python run_compare.py $(ARGS)
 
+# A file's tests on one worker: what its fixtures make is then made once.
 test: $(READY) ## The everyday tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-all: $(READY) ## Every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m 'not parity and not faults'

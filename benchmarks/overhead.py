@@ -31,7 +31,7 @@ TIMED: list[tuple[Any, str]] = [
     (checkpoints.Checkpoints, "save"),
     *((runs.Run, name) for name in ("begin", "finish")),
     *((integrity.Integrity, name) for name in ("note", "check")),
-    (comparison, "check_sources"),
+    (comparison, "check_inputs"),
     *((store, name) for name in ("whole", "read_shaped")),
     *((module, "read_shaped") for module in (runs, integrity)),
     *((storage, name) for name in ("write_json", "read_json", "read_manifest")),

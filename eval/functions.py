@@ -150,7 +150,7 @@ def _import_failure(error: BaseException, path: Path, what: str) -> str:
         line = frames[-1] if frames else None
     message = " ".join(str(error).split())
     said = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return f"the {what}'s file {path}:{line or '?'} raises {said}. Mend it: it must load on its own."
+    return f"the {what}'s file {path}:{line or '?'} raises {said}. Fix it: it must load on its own."
 
 
 def _no_such_function(module: ModuleType, name: str, path_text: str, what: str) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would reach for the network fails at once instead
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -30,6 +34,49 @@ def shared_data() -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """Files of a small comparison: model, prompts, pairs, rewards."""
     return small_world(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def estimated_once() -> Iterator[None]:
+    """How much memory a run needs takes seconds to tell, and every command asks: the same question is answered once.
+
+    Of whoever asks `eval.memory.room`, as commands do; the functions themselves are in `eval.memory.footprint`.
+    """
+    from eval.memory import room
+
+    def once(estimate: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[str, Any] = {}
+
+        def answer(*asked: Any) -> Any:
+            plain = [
+                replace(each, config=each.config.to_dict()) if isinstance(each, room.Load) else each
+                for each in asked
+            ]
+            question = repr(plain)
+            if question not in known:
+                known[question] = estimate(*asked)
+            return known[question]
+
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("need_of", "reward_model_need"):
+            patch.setattr(room, name, once(getattr(room, name)))
+        yield
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers begin with what is loaded here, for tests of what they do: one that is spawned loads it for five seconds."""
+    from eval.launch import Workers
+
+    begin = Workers.__init__
+
+    def begun(self: Workers, count: int) -> None:
+        begin(self, count)
+        self.context = multiprocessing.get_context("fork")  # type: ignore[assignment]
+
+    monkeypatch.setattr(Workers, "__init__", begun)
 
 
 @pytest.fixture

@@ -147,7 +147,8 @@ class Child:
 
 
 def start(arguments: Sequence[str], disk: storage.Disk | None = None) -> Child:
-    """`main(arguments)` in a child, on this disk. The report is not drawn: it would take most of the time."""
+    """`main(arguments)` in a child, on this disk. Memory is not estimated and the report not drawn: they would take most
+    of the time."""
     shared = mmap.mmap(-1, 8)
     pid = os.fork()
     if pid:
@@ -169,6 +170,7 @@ def _in_child(arguments: Sequence[str], disk: storage.Disk | None, shared: mmap.
     import run_compare
 
     _speak_to(os.environ.get("FAULTS_LOG", os.devnull))
+    run_compare._require_room = lambda options, console: None
     eval.comparison.draw = lambda store: store.path / "report.html"
     run_compare.show_ends = lambda store, console: None
     save = eval.recording.checkpoints.Checkpoints.save

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from tiny import gpt2, word_tokenizer
 
 WORDS = "red green blue good bad dog cat sees likes the a and"
@@ -99,6 +100,16 @@ def small_world(folder: Path) -> SmallWorld:
     _write(folder / "pairs.jsonl", pairs)
     (folder / "rewards.py").write_text(REWARDS, encoding="utf-8")
     return SmallWorld(folder)
+
+
+def compared(arguments: list[str]) -> int:
+    """`main(arguments)`, for tests of what comes before the report, which is not drawn: it would take most of the time."""
+    from run_compare import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.comparison.draw", lambda store: store.path / "report.html")
+        patch.setattr("run_compare.show_ends", lambda store, console: None)
+        return main(arguments)
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:

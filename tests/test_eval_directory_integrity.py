@@ -11,7 +11,7 @@ from damage import damaged, files_that_matter
 from faults import again, first, start, until
 from forging import reseal
 from outcomes import outcome, same
-from small_world import SmallWorld
+from small_world import SmallWorld, compared
 
 from algos import UserError
 from algos.engine.storage import DamagedFile, read_json, versions, write_json
@@ -182,24 +182,24 @@ def test_models_that_went_with_the_cache_are_built_again(
 ) -> None:
     """A learned reward and judge, of a model that was named by a path relative to where the comparison began."""
     monkeypatch.chdir(small.folder)
-    monkeypatch.setattr("eval.comparison.draw", lambda store: store.path / "report.html")
     out, cache = tmp_path / "out", tmp_path / "cache"
     begun = [
         "--model", "model", "--pairs", "pairs.jsonl", "--out", str(out), "--cache", str(cache), "--workers", "1",
         "--algos", "reinforce", "--seeds", "1", "--budget", "1iterations", "--max-new-tokens", "4", "--eval.points", "1",
-        "--frontier.samples", "0", "--device", "cpu",
+        "--frontier.samples", "0", "--device", "cpu", "--reward-model.epochs", "1", "--prompts-per-iteration", "4",
     ]  # fmt: skip
-    assert main(begun) == 0
+    assert compared(begun) == 0
     sources = read_json(out / "sources.json")
     shutil.rmtree(cache)
     elsewhere = tmp_path / "another-cache"
-    assert main(["--resume", str(out), "--cache", str(elsewhere), "--workers", "1", "--seeds", "2"]) == 0
+    resume = ["--resume", str(out), "--cache", str(elsewhere), "--workers", "1"]
+    assert compared([*resume, "--seeds", "2"]) == 0
     made = Store.reading(out).materials(0)
     assert Path(made.reward.where).is_relative_to(elsewhere)
     assert Path(made.judge.where).is_relative_to(elsewhere)
     assert read_json(out / "sources.json") == sources, "the same to the last weight, or it would be refused"
     monkeypatch.chdir(tmp_path)
-    assert main(["--resume", str(out), "--cache", str(elsewhere), "--workers", "1", "--seeds", "3"]) == 0
+    assert compared([*resume, "--seeds", "3"]) == 0
 
 
 def test_data_that_changed_before_an_arm_was_added_are_refused(

@@ -105,6 +105,7 @@ def test_one_of_either_needs_no_process() -> None:
             assert workers.idle == []
 
 
+@pytest.mark.usefixtures("forked")
 def test_one_that_dies_takes_its_own_job_alone() -> None:
     with Workers(2) as workers:
         ends = done(workers, Job("d", dies, lost), A, B, C)
@@ -116,10 +117,10 @@ def test_one_that_dies_takes_its_own_job_alone() -> None:
         assert len(set(done(workers, A, B))) == 2
 
 
+@pytest.mark.usefixtures("forked")
 def test_one_that_dies_between_two_jobs_takes_none() -> None:
     """Noting that a run has ended takes its time, in which the worker that did it may be killed."""
     workers, told = Workers(2), Told()
-    workers.context = multiprocessing.get_context("fork")  # type: ignore[assignment]  # nothing is to be loaded
 
     def killing(job: Job, fraction: float, words: str) -> None:
         told(job, fraction, words)
@@ -135,6 +136,7 @@ def test_one_that_dies_between_two_jobs_takes_none() -> None:
     assert all(end.isdecimal() for end in told.ends.values())
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_a_job_raises_ends_the_others_and_the_next_call_has_workers() -> None:
     with Workers(2) as workers:
         with pytest.raises(RunError, match="as a job does"):
@@ -146,6 +148,7 @@ def test_what_a_job_raises_ends_the_others_and_the_next_call_has_workers() -> No
             workers.do([Job("d", has_no_disk, lost), A], Told())
 
 
+@pytest.mark.usefixtures("forked")
 def test_sigterm_is_the_parents_to_handle() -> None:
     """Batch systems send it to every process of a job. What a worker starts can be terminated all the same."""
     with Workers(2) as workers:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_world import SmallWorld
+from small_world import SmallWorld, compared
 
 from algos import UserError
 from algos.engine.calls import RewardError
@@ -43,10 +43,7 @@ def held(store: Store) -> dict[str, dict[str, float]]:
 def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison whose report is not drawn."""
     out = tmp_path_factory.mktemp("matches") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eval.comparison.draw", lambda store: store.path / "report.html")
-        patch.setattr("run_compare.show_ends", lambda store, console: None)
-        assert main(arguments(small, out)) == 0
+    assert compared(arguments(small, out)) == 0
     return out
 
 

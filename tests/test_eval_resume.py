@@ -177,6 +177,18 @@ def test_workers_end_with_their_parent_and_the_rest_is_made(
 # Ctrl-C --------------------------------------------------------------------------------------------------
 
 
+LONG = ("--budget", "150iterations", "--algos", "reinforce", "dpo", "--checkpoint-every", "1e7")
+"""No checkpoint but the one that the signal asks for, and time to send it."""
+
+
+@pytest.fixture(scope="module")
+def straight(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The long comparison, made in one go."""
+    out = tmp_path_factory.mktemp("straight") / "out"
+    assert start(first(small, out, *LONG)).wait() == 0
+    return out
+
+
 @pytest.mark.parametrize(
     ("workers", "number", "send"),
     [(1, signal.SIGTERM, os.kill), (2, signal.SIGINT, os.kill), (2, signal.SIGTERM, os.killpg)],
@@ -184,18 +196,18 @@ def test_workers_end_with_their_parent_and_the_rest_is_made(
 def test_ctrl_c_once_saves_and_says_how_to_go_on(
     small: SmallWorld,
     tmp_path: Path,
+    straight: Path,
     log: Path,
+    request: pytest.FixtureRequest,
     workers: int,
     number: signal.Signals,
     send: Callable[[int, signal.Signals], None],
 ) -> None:
     """To the command alone, and as batch systems do it to all of its processes."""
-    out, straight = tmp_path / "out", tmp_path / "straight"
-    # No checkpoint but the one that the signal asks for.
-    more = ["--budget", "400iterations", "--algos", "reinforce", "dpo", "--checkpoint-every", "1e7"]
-    assert start([*first(small, straight), *more]).wait() == 0
-    log.unlink()
-    child = start([*first(small, out), *more, "--workers", str(workers)])
+    if send is os.kill:  # no worker hears it, so how they were started is no matter
+        request.getfixturevalue("forked")
+    out = tmp_path / "out"
+    child = start(first(small, out, *LONG, "--workers", str(workers)))
     os.setpgid(child.pid, child.pid)
     until(lambda: lines(out / "runs" / "reinforce-s0" / "events.jsonl") > 3, child)
     send(child.pid, number)

@@ -139,6 +139,8 @@ def test_a_run_begins_where_its_own_reward_puts_the_base(small: SmallWorld, tmp_
         _base_under(store, Evaluator(policy, made, experiment, store.base_samples), made)
         for made in (first, second)
     )
+    with pytest.raises(UserError, match="answer other prompts than the test has"):
+        Evaluator(policy, second, experiment).proxy_of([store.base_samples[0] | {"prompt": "another"}])
     assert under_first == store.base_metrics
     expected = Evaluator(policy, second, experiment)().metrics["reward/proxy"]
     assert under_second == {**store.base_metrics, "reward/proxy": expected}

@@ -88,7 +88,9 @@ def test_pairs_alone_need_a_family_with_a_classifier(small: SmallWorld, tmp_path
     with pytest.raises(UserError, match=r"no sequence classifier.*--reward and --judge"):
         materials_of(experiment, Workshop(tmp_path / "cache"), 0)
     with_reward = replace(experiment, reward=small.reward(), judge=small.reward("strict"))
-    assert materials_of(with_reward, Workshop(tmp_path / "cache"), 0).pairs
+    made = materials_of(with_reward, Workshop(tmp_path / "cache"), 0)
+    assert made.pairs
+    assert made.facts["varies"] == []
 
 
 def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) -> None:
@@ -101,6 +103,8 @@ def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) ->
     assert first.judge == second.judge
     assert first.reward != second.reward
     assert first.judge.where != first.reward.where
+    assert first.pairs == second.pairs
+    assert first.facts["varies"] == ["reward model"]
     # The judge's half is not DPO's, which a plan knows.
     assert shape(experiment)[1] == len(first.pairs)
 

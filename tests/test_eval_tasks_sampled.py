@@ -63,6 +63,7 @@ def test_dpo_trains_on_pairs_sampled_from_conversations(
     )  # fmt: skip
     materials = materials_of(experiment, Workshop(tmp_path / "cache"), 0)
     assert len(materials.pairs) > 10
+    assert materials.facts["varies"] == ["pairs"]
     policy = Policy.load(small.model, device="cpu")
     history = train(
         DPO(batch_size=4, learning_rate=1e-2), policy, pairs=materials.pairs, sampling=experiment.sampling,

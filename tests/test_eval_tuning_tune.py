@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_world import SmallWorld
+from small_world import SmallWorld, compared
 
 import eval.tuning.tune
 from algos import PPO, UserError
 from eval.console import Console
-from eval.experiment import TUNING_SEED, Experiment, extended
+from eval.experiment import TUNING_SEED, Experiment
 from eval.launch import Job, Update, Workers
 from eval.run import execute
+from eval.settings.resume import extended
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tuning import tries
@@ -173,7 +174,8 @@ def startup() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tuned(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "one"
-    assert main(small.arguments(out, *SHORT, "--seeds", "1", "--tune", "3", "--algos", "ppo", "dpo")) == 0
+    arguments = small.arguments(out, *SHORT, "--seeds", "1", "--tune", "3", "--algos", "ppo", "dpo")
+    assert compared(arguments) == 0
     return out
 
 
@@ -221,6 +223,7 @@ def test_tuning_is_in_no_arms_cost_and_leaves_no_policies(tuned: Path) -> None:
     assert {run.status["policy"] for run in Store.open(tuned / "tuning").all_runs} == {""}
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_workers_try_the_same(small: SmallWorld, tuned: Path, tmp_path: Path) -> None:
     store = prepared(small, tmp_path / "two", "--algos", "ppo", "dpo", "--tune", "2")
     with Workers(2) as workers:

@@ -176,7 +176,7 @@ def test_what_trusted_code_goes_on_with_a_command_that_trusts_it(
     assert parse(shlex.split(command)).experiment.trust_remote_code
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("sketched", "forked")
 def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
     small: SmallWorld, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +198,7 @@ def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
     assert "1 of 2 runs failed" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("sketched", "forked")
 def test_a_worker_that_dies_fails_its_run_only(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "died"
     assert main(small.arguments(out, "--algos", "ppo", "dpo", "--seeds", "1", reward="dies", workers=2)) == 1
@@ -211,7 +211,8 @@ def test_a_worker_that_dies_fails_its_run_only(small: SmallWorld, tmp_path: Path
 def test_pairs_alone_train_a_reward_model_and_a_judge(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "pairs"
     arguments = ["--model", small.model, "--pairs", small.pairs, "--out", str(out), "--cache", small.cache, "--workers", "1", "--seeds", "1",
-                 "--budget", "2iterations", "--max-new-tokens", "6", "--eval.points", "1", "--learning-rate", "1e-2", "--reward-model.learning-rate", "1e-2"]  # fmt: skip
+                 "--budget", "2iterations", "--max-new-tokens", "6", "--eval.points", "1", "--learning-rate", "1e-2", "--reward-model.learning-rate", "1e-2",
+                 "--prompts-per-iteration", "4", "--dpo.batch-size", "8", "--frontier.samples", "0"]  # fmt: skip
     assert main(arguments) == 0
     facts = Store.open(out).facts
     assert facts["reward_model"]["accuracy"] == 1.0  # "good" against "bad" is not hard
@@ -290,7 +291,7 @@ def test_what_the_system_refuses_before_the_first_run_is_told_with_the_way_back(
     assert main(small.arguments(tmp_path / "never")) == 2
     line = refusal(capsys.readouterr().err)
     assert os.strerror(number) in line
-    assert line.endswith("Mend that, and repeat the command.")
+    assert line.endswith("Fix that, and repeat the command.")
     assert not (tmp_path / "never").exists()
 
 
@@ -448,11 +449,13 @@ def test_several_runs_at_once_that_do_not_fit_would_one_by_one(
     assert line.endswith("It would fit with --workers 1.")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_comparison_that_is_resumed_is_not_refused(
-    finished: Path, small: SmallWorld, monkeypatch: pytest.MonkeyPatch
+    finished: Path, small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "available", lambda _: 2**20)
-    resumed = ["--resume", str(finished), "--cache", small.cache, "--workers", "1"]
+    out = shutil.copytree(finished, tmp_path / "again")
+    resumed = ["--resume", str(out), "--cache", small.cache, "--workers", "1"]
     assert main([*resumed, "--dry-run"]) == 0
     assert main(resumed) == 0
 

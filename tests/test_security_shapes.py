@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from forging import forge, forged_files
-from small_world import SmallWorld
+from small_world import SmallWorld, compared
 
 import eval.comparison
 import eval.drawing
@@ -28,7 +28,7 @@ def tuned(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "one"
     short = ("--seeds", "1", "--budget", "2iterations", "--eval.points", "1", "--frontier.samples", "8", "--frontier.prompts", "2",
              "--algos", "reinforce", "dpo", "--tune", "2", "--tune-seeds", "1")  # fmt: skip
-    assert run_compare.main(small.arguments(out, *short)) == 0
+    assert compared(small.arguments(out, *short)) == 0
     return out
 
 

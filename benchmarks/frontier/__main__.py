@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.page import filled
-from eval.report.format import number
+from eval.format import number
 from eval.report.frontier import share_text
 from eval.report.inputs import JUDGE, PROXY
 from eval.report.reachable import Reachable, reachable
