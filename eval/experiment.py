@@ -42,7 +42,7 @@ LONGEST_NAME = 150
 _KNOWN_AS = {
     "rloo": ": reinforce is RLOO by its default baseline, leave_one_out.",
     "remax": ": reinforce with --reinforce.baseline greedy is ReMax.",
-    "grpo": ": reinforce with --reinforce.scale-by-group-std scales advantages as it does; docs/architecture.md adds all of it.",
+    "grpo": ": reinforce with --reinforce.scale-by-group-std scales advantages as GRPO does; docs/architecture.md shows how to add GRPO itself.",
 }
 """What people look for by another name."""
 
@@ -225,6 +225,11 @@ class Experiment:
             )
         base: Algorithm = getattr(self.hyperparameters, kind)
         return build(type(base), {**asdict(base), **settings}, f"variants.{name}")
+
+    @property
+    def reward_judges(self) -> bool:
+        """Whether the reward that was given is the judge, too."""
+        return self.reward is not None and self.judge in (None, self.reward)
 
     @property
     def untuned(self) -> tuple[str, ...]:

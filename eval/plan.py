@@ -116,36 +116,54 @@ def rows(experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[
 
 
 def scored(
-    experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int]
+    experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int], begun: bool = False
 ) -> list[list[str]]:
-    """A row for everything that has responses scored: what it is, how many the reward and how many the judge is asked for,
-    at most: of a small file fewer prompts are evaluated. Every one may be a call that is paid for."""
-    arms, evaluation, frontier = experiment.arms, experiment.eval, experiment.frontier
-    trained = [
-        None if count is None else runs[name] * count * iteration(arm, experiment, shape)["completions"]
-        for name, arm in arms.items()
-        if arm.needs.source == "prompts"
-        for count in [iterations(arm, experiment, shape, pairs)]
+    """A row for everything that has responses scored: what it is, how many the reward and how many the judge is asked for.
+    Every one may be a call that is paid for.
+
+    Of a small file fewer prompts are evaluated; of a comparison that was `begun` the base is evaluated already. What a
+    pairwise judge is asked for every two arms' answers is not among them.
+    """
+    evaluation, frontier = experiment.eval, experiment.frontier
+    at_once = evaluation.prompts * evaluation.responses
+    tries = dict.fromkeys(experiment.untuned, experiment.tune * experiment.tune_seeds)
+    tried = at_once * (1 + sum(tries.values())) if tries else 0
+    evaluated = at_once * (evaluation.points * sum(runs.values()) + (not begun))
+    arms = len(experiment.algos)
+    pool = frontier.prompts * (frontier.samples + arms * frontier.each(arms)) if evaluation.is_plain else 0
+    found = [
+        ("tuning: training", _sampled(experiment, shape, pairs, tries), 0),
+        ("tuning: evaluation", tried, tried),
+        ("training", _sampled(experiment, shape, pairs, runs), 0),
+        ("pairs for DPO", 2 * experiment.sampled_pairs if _samples_pairs(experiment) else 0, 0),
+        ("evaluation", evaluated, evaluated),
+        ("the frontier (none with --frontier.samples 0)", pool, pool),
     ]
-    sampled = 2 * experiment.sampled_pairs if _samples_pairs(experiment) else 0
-    evaluated = evaluation.prompts * evaluation.responses * (1 + evaluation.points * sum(runs.values()))
-    pool = frontier.prompts * (frontier.samples + len(arms) * frontier.each(len(arms)))
-    pool = pool if evaluation.is_plain else 0
-    judges = (
-        0 if experiment.reward and experiment.judge in (None, experiment.reward) else 1
-    )  # or the reward's word counts
-    found: list[tuple[str, float | None, float]] = [
-        ("training", None if None in trained else sum(filter(None, trained)), 0),
-        ("pairs for DPO", sampled, 0),
-        ("evaluation", evaluated, judges * evaluated),
-        ("the frontier (none with --frontier.samples 0)", pool, judges * pool),
-    ]
-    shown = [
-        [name, "until the time is up" if reward is None else f"{reward:,.0f}", f"{judge:,.0f}"]
+    # A reward that judges too is asked once.
+    return [
+        [
+            name,
+            "until the time is up" if reward is None else f"{reward:,.0f}",
+            f"{0 if experiment.reward_judges else judge:,.0f}",
+        ]
         for name, reward, judge in found
-        if reward is None or reward or judge
+        if reward is None or reward
     ]
-    return shown
+
+
+def _sampled(
+    experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int]
+) -> float | None:
+    """Responses that so many runs of each arm draw; None where only the clock ends them."""
+    total = 0.0
+    for name, count in runs.items():
+        arm = experiment.arm(name)
+        if arm.needs.source == "prompts" and count:
+            each = iterations(arm, experiment, shape, pairs)
+            if each is None:
+                return None
+            total += count * each * iteration(arm, experiment, shape)["completions"]
+    return total
 
 
 def _samples_pairs(experiment: Experiment) -> bool:

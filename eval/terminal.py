@@ -53,9 +53,9 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
     if begun is not None:
         print(f"{asked_for - sum(runs.values())} of {asked_for} runs are there already")
     console.table(
-        "Responses to be scored, at most",
+        "Responses to be scored",
         ["for", "by the reward", "by the judge"],
-        plan.scored(experiment, shape, pairs, runs),
+        plan.scored(experiment, shape, pairs, runs, begun is not None),
     )
     print(
         *filter(None, [plan.tuning(experiment, shape, pairs)]),

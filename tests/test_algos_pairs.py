@@ -217,8 +217,8 @@ def test_many_rows_are_encoded_as_one_by_one_is_and_faulty_ones_named_in_order()
 
 
 def test_the_text_of_special_tokens_is_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "algos.engine.sources")  # the command line keeps it quiet
     """As where strings went through a chat template before: what it wrote is characters then."""
+    caplog.set_level(logging.WARNING, "algos.engine.sources")  # the command line keeps it quiet
     said = "text of a special token, which stays text"
     policy = tiny_policy()
     rows = [

@@ -129,6 +129,22 @@ def test_an_answer_that_was_begun_is_one_message(tmp_path: Path) -> None:
     assert RewardModel(tmp_path, device="cpu")._encode(begun, rest) == list(whole)
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [[], [{"role": "user"}], [{"role": "user", "content": None}], [{"role": "user", "content": [{"type": "text", "text": "a"}]}]],
+    ids=["empty", "no content", "null", "parts"],
+)  # fmt: skip
+def test_what_is_no_conversation_is_told_in_a_line(tmp_path: Path, prompt: list[dict[str, Any]]) -> None:
+    foreign(tmp_path, "byte_pairs")
+    reward = RewardModel(tmp_path, device="cpu")
+    with pytest.raises(
+        UserError, match=r"a conversation for the reward model .* prompt must be a text or chat messages"
+    ):
+        reward(prompts=[prompt], completions=[ANSWERED])
+    with pytest.raises(UserError, match="completion must be a text or chat messages"):
+        reward(prompts=[ASKED], completions=[[{"role": "assistant"}]])
+
+
 def test_special_tokens_in_an_answer_stay_text(tmp_path: Path) -> None:
     """An answer cannot end its turn and begin another."""
     _, tokenizer = foreign(tmp_path, "byte_pairs")

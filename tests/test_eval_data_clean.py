@@ -117,7 +117,7 @@ def test_of_many_reasons_the_first_twenty_are_told(tmp_path: Path) -> None:
         handle.writelines(f'{{"torn{"x" * i}\n' for i in range(30))
     message = refusal(path)
     assert message.startswith(f"34 of 34 rows cannot be used: {path}:1 chosen has")
-    assert " is a number, not text (line 3 too); " in message
+    assert " is a number, not text (also line 3); " in message
     assert "and 12 other reasons. Fix them" in message
 
 
@@ -157,7 +157,7 @@ def test_malformed_rows_stop_with_their_reasons_or_are_skipped(tmp_path: Path) -
         load_pairs(path)
     message = str(caught.value)
     assert message.startswith(
-        f"26 of 27 rows cannot be used: {path}:2 chosen is null (lines 3, 4, 5, 6 and 19 more too); {path}:26 has no chosen; {path}:27 "
+        f"26 of 27 rows cannot be used: {path}:2 chosen is null (also lines 3, 4, 5, 6 and 19 more); {path}:26 has no chosen; {path}:27 "
     )
     assert "\n" not in message
     kept, accounting = load_pairs(path, on_bad_row="skip")

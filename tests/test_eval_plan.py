@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from small_world import SmallWorld, compared
 from tiny import llama, word_tokenizer
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, UserError, train
 from eval.experiment import Experiment
 from eval.plan import flops, iteration, iterations, rows, scored
+from eval.report import summary
+from eval.report.frames import evaluations
 from eval.settings.parts import Evaluation, Frontier
+from eval.store import Store
 from eval.tasks.custom.shape import shape
 
 SAMPLING = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=4)
@@ -190,9 +195,9 @@ def test_every_response_that_is_scored_is_counted(model: str) -> None:
 
     judge = f"{model}/reward.py:other"
 
-    def told(**changes: Any) -> dict[str, list[str]]:
+    def told(begun: bool = False, **changes: Any) -> dict[str, list[str]]:
         changed = replace(asked, **{"judge": judge, **changes})
-        return {name.split()[0]: counts for name, *counts in scored(changed, found, 10, runs)}
+        return {name.split()[0]: counts for name, *counts in scored(changed, found, 10, runs, begun)}
 
     assert told() == {
         "training": ["108", "0"],  # 3 runs of 3 iterations of 4 × 3 responses
@@ -200,11 +205,18 @@ def test_every_response_that_is_scored_is_counted(model: str) -> None:
         "evaluation": ["160", "160"],  # the base, and 5 runs three times: 16 × 5 × 2
         "the": ["128", "128"],  # the base and three arms: 4 × 4 × 8
     }
+    assert told(begun=True)["evaluation"] == ["150", "150"]
+    tuned = [
+        row for row in scored(replace(asked, tune=2, tune_seeds=3), found, 10, runs) if "tuning" in row[0]
+    ]
+    # Two arms that sample and one that does not, 6 runs each of 36 responses, evaluated once each and the base.
+    assert tuned == [["tuning: training", "432", "0"], ["tuning: evaluation", "190", "0"]]
     for none in (None, asked.reward):  # the reward judges, and is asked once
         assert told(judge=none)["evaluation"] == ["160", "0"]
         assert told(judge=none)["the"] == ["128", "0"]
     assert "pairs" not in told(pairs=f"{model}/pairs.jsonl")
-    assert told(algos=("dpo",)).keys() == {"pairs", "evaluation", "the"}
+    alone = scored(replace(asked, algos=("dpo",)), found, 10, {"dpo": 2})
+    assert [name.split()[0] for name, *_ in alone] == ["pairs", "evaluation", "the"]
     assert "the" not in told(frontier=Frontier(samples=0))
     assert "the" not in told(eval=replace(asked.eval, temperature=0.5))
     assert told(budget="9s")["training"] == ["until the time is up", "0"]
@@ -212,3 +224,33 @@ def test_every_response_that_is_scored_is_counted(model: str) -> None:
     every = replace(asked, judge=judge, algos=tuple(more), variants=more)
     counts = {name.split()[0]: row for name, *row in scored(every, found, 10, dict.fromkeys(more, 1))}
     assert counts["the"] == ["128", "128"]  # 4 × (8 + 6 × 4)
+
+
+def test_reward_and_judge_are_asked_for_what_was_told(small: SmallWorld, tmp_path: Path) -> None:
+    calls = tmp_path / "calls.txt"
+    (tmp_path / "counted.py").write_text(
+        "def asked(who, n):\n"
+        f"    with open({str(calls)!r}, 'a') as file:\n"
+        "        file.write(f'{who} {n}\\n')\n"
+        "    return [float(i) for i in range(n)]\n\n"
+        "def reward(completions, **_):\n    return asked('reward', len(completions))\n\n"
+        "def judge(completions, **_):\n    return asked('judge', len(completions))\n",
+        encoding="utf-8",
+    )
+    own = ["--reward", f"{tmp_path / 'counted.py'}:reward", "--judge", f"{tmp_path / 'counted.py'}:judge"]
+    few = ["--eval.prompts", "4", "--frontier.samples", "6", "--seeds", "1", "--budget", "2iterations"]
+    arguments = small.arguments(
+        tmp_path / "out", *own, *few, "--cache", str(tmp_path / "cache"), "--algos", "reinforce", "dpo"
+    )
+    assert compared(arguments) == 0
+    lines = [line.split() for line in calls.read_text().splitlines()]
+    counted = {name: sum(int(n) for who, n in lines if who == name) for name in ("reward", "judge")}
+    store = Store.open(tmp_path / "out")
+    told = scored(store.asked, shape(store.asked)[0], 64, {"reinforce": 1, "dpo": 1})
+    assert counted["reward"] == sum(int(reward.replace(",", "")) for _, reward, _ in told)
+    assert counted["judge"] == sum(int(judge.replace(",", "")) for *_, judge in told)
+    evaluated, frontier = (
+        {name.split()[0]: int(judge) for name, _, judge in told}[row] for row in ("evaluation", "the")
+    )
+    said = summary.cost(store, evaluations(store)).blocks[-1]
+    assert f"had {evaluated} responses scored, the frontier {frontier} more;" in said.text

@@ -223,7 +223,7 @@ def test_the_data_seed_is_said() -> None:
         (
             None,
             "this data and reward (data seed 0, which all seeds share; --replicate-data varies it)",
-            "whatever the data seed draws of data and reward, drawn anew for every seed,",
+            "data and reward of which every seed has its own draw,",
         ),
     ],
     ids=["both", "reward model", "pairs", "nothing", "not told"],

@@ -133,7 +133,7 @@ WICKED = (
     Wicked("wrapped.json", _bytes(json.dumps({"data": [PAIR]}, indent=1).encode()), "one JSON object .with 'data'"),
     Wicked("lines.json", _bytes(LINE + b'{"prompt": "q", "chosen": "a", "rejected": "b"}\n')),
     Wicked("empty-array.json", _bytes(b"[]"), "no rows"),
-    Wicked("words.json", _bytes(b'["a", "b"]'), ":1 not a JSON object.*line 2 too"),
+    Wicked("words.json", _bytes(b'["a", "b"]'), ":1 not a JSON object.*also line 2"),
     Wicked("number.json", _bytes(b"3"), ":1 not a JSON object"),
     Wicked("python.jsonl", _bytes(str(PAIR).encode()), ":1 not JSON"),
     Wicked("two-on-a-line.jsonl", _bytes(LINE.strip() * 2), ":1 not JSON .Extra data, at position 55"),

@@ -13,16 +13,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from algos.engine.calls import GuardedReward, RewardError, guarded
-from algos.engine.control import Rendered, text_ids
+from algos.engine.control import text_ids
 from algos.engine.errors import UserError, one_line
-from algos.engine.guarded import Message, Plan, Template, rendered
 from algos.engine.hub import cached_where_unreachable, pinned
 from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
 from algos.engine.kernels import quicken
 from algos.engine.loading import pick_device, tokenizer_in
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.rollouts import pad_right
-from algos.engine.template import Text, render_prompt
+from algos.engine.template import Text, render_dialogue, render_prompt
 from algos.engine.text import as_completion, encode, end_of, pad_id
 from algos.engine.weights import safetensors_only
 
@@ -207,22 +206,14 @@ class RewardModel:
         nothing else. Otherwise prompt and response together, one BOS, EOS behind.
         """
         if self.reads_dialogues and not isinstance(prompt, str) and not isinstance(completion, str):
-            ids = text_ids(self.tokenizer, self._dialogue(prompt, completion))
+            where = f"a conversation for the {self.__name__}"
+            ids = text_ids(self.tokenizer, render_dialogue(self.tokenizer, prompt, completion, where))
         else:
             text = completion if isinstance(completion, str) else completion[0]["content"]
             ids = encode(self.tokenizer, render_prompt(self.tokenizer, prompt) + text)
             if self.tokenizer.eos_token_id is not None and ids[-1:] != [self.tokenizer.eos_token_id]:
                 ids.append(self.tokenizer.eos_token_id)
         return ids if self.limit is None else end_of(self.tokenizer, ids, self.limit)
-
-    def _dialogue(self, prompt: list[Message], completion: list[Message]) -> Rendered:
-        """Prompt and completion, rendered by the model's own template; one that refuses them is a UserError."""
-        dialogue = [*prompt, *completion]
-        if prompt[-1]["role"] == "assistant":  # left open, and continued by the completion
-            words = prompt[-1]["content"] + completion[0]["content"]
-            dialogue = [*prompt[:-1], {**prompt[-1], "content": words}, *completion[1:]]
-        template = Template(self.tokenizer, f"a conversation for the {self.__name__}", [dialogue])
-        return next(rendered([Plan(lambda texts: texts[0], template, [template.asked(dialogue)])]))
 
     @torch.no_grad()
     def _scores(self, rows: list[list[int]]) -> Tensor:

@@ -80,6 +80,24 @@ def _pair(
     return Plan(lambda texts: _divided(tokenizer, *texts), template, asked)
 
 
+def render_dialogue(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    response: Sequence[Message],
+    where: str = "",
+) -> Rendered:
+    """A finished dialogue, with whatever its template writes at its end; an assistant's message that the prompt leaves
+    open is continued. Raises as `render_prompt`."""
+    _require_messages(prompt, "prompt", where)
+    _require_messages(response, "completion", where)
+    dialogue = [*prompt, *response]
+    if response and prompt[-1]["role"] == "assistant":
+        words = prompt[-1]["content"] + response[0]["content"]
+        dialogue = [*prompt[:-1], {**prompt[-1], "content": words}, *response[1:]]
+    template = Template(tokenizer, where, [dialogue])
+    return next(rendered([Plan(lambda texts: texts[0], template, [template.asked(dialogue)])]))
+
+
 def _divided(
     tokenizer: PreTrainedTokenizerBase, chosen: Rendered, rejected: Rendered, prompt: Rendered
 ) -> dict[str, str]:

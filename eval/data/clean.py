@@ -151,7 +151,8 @@ def _listing(faults: Sequence[tuple[int, RowError]], accounting: Accounting) -> 
         f"{accounting.file}:{numbers[0]} {detail}{_further(numbers[1:])}"
         for detail, numbers in list(lines.items())[:MAX_EXAMPLES]
     )
-    more = f"; and {len(lines) - MAX_EXAMPLES} other reasons" if len(lines) > MAX_EXAMPLES else ""
+    left = len(lines) - MAX_EXAMPLES
+    more = f"; and {left} other {'reason' if left == 1 else 'reasons'}" if left > 0 else ""
     return (
         f"{len(faults)} of {accounting.read} rows cannot be used: {shown}{more}. "
         "Fix them, or leave them out with --on-bad-row skip."
@@ -164,7 +165,7 @@ def _further(lines: Sequence[int]) -> str:
         return ""
     few = ", ".join(map(str, lines[:4]))
     more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
-    return f" ({'line' if len(lines) == 1 else 'lines'} {few}{more} too)"
+    return f" (also {'line' if len(lines) == 1 else 'lines'} {few}{more})"
 
 
 @dataclass

@@ -207,7 +207,7 @@ def _data(comparison: ReportInput) -> str:
     experiment, varies = comparison.experiment, comparison.facts.get("varies")
     if experiment.get("replicate_data"):
         if varies is None:  # a comparison that was made before its task told
-            return "whatever the data seed draws of data and reward, drawn anew for every seed,"
+            return "data and reward of which every seed has its own draw,"
         return REPLICATED[frozenset(varies)]
     if varies == []:
         return "this data and reward"

@@ -35,16 +35,21 @@ def cost(comparison: ReportInput, view: Evaluations) -> Section:
     )
     first = [(Column("runs", "finished"), _finished), (Column("budget", "used"), _budget_used)]
     metrics = [m for m in tables.COSTS if m in view.metrics]
-    pool = comparison.pool
-    drawn = 0 if pool is None else sum(pool.counts) * pool.logps_KPM.shape[1]
-    frontier = f", {drawn:,} more for the frontier" if drawn else ""
-    who = (
-        "the reward, which is the judge, scored"
-        if comparison.facts.get("judge_is_reward")
-        else "reward and judge each scored"
+    return Section(
+        "cost", "Cost", (*_filled(_metric_table(view, metrics, caption, "", first)), _scored(comparison))
     )
-    scored = Text(f"For evaluation {who} {len(comparison.samples):,} responses{frontier}: in no cost above.")
-    return Section("cost", "Cost", (*_filled(_metric_table(view, metrics, caption, "", first)), scored))
+
+
+def _scored(comparison: ReportInput) -> Text:
+    """How many responses were scored beside training's: of the base and of every run at every point, and the frontier's."""
+    samples, rows, pool = comparison.samples, comparison.results, comparison.pool
+    each = int((samples["arm"] == BASE).sum()) if len(samples) else 0
+    points = rows[(rows["arm"] != BASE) & (rows["point"] > 0)][["arm", "seed", "point"]].drop_duplicates()
+    drawn = 0 if pool is None else sum(pool.counts) * pool.logps_KPM.shape[1]
+    frontier = f", the frontier {drawn:,} more" if drawn else ""
+    return Text(
+        f"Evaluation had {each * (1 + len(points)):,} responses scored{frontier}; none of this is in the costs above."
+    )
 
 
 def ends(view: Evaluations) -> Section:

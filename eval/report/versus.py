@@ -155,7 +155,7 @@ def _at_5(pair: Pair) -> str:
 def _caption(kind: Literal["end", "cost", "kl"]) -> str:
     columns = (
         "The interval is Student's t for this pair alone; p is the paired t-test's, corrected for all pairs of this table by Holm's "
-        "method. P: chance that a run of the higher arm beats a run of the lower, of any two seeds. Effect: the difference in standard "
+        "method. Probability of improvement: that a run of the higher arm beats a run of the lower, of any two seeds. Effect: the difference in standard "
         "deviations of itself over seeds (Hedges' g)."
     )
     if kind != "end":
@@ -164,7 +164,7 @@ def _caption(kind: Literal["end", "cost", "kl"]) -> str:
         return (
             "Each pair at the smallest KL at which one of their common runs ended; a path that passes it more than once is read at the "
             "last time, on a line straight in √KL between evaluations. An arm that ends farther from the base passes this KL half "
-            f"trained, so arms whose β lets them end at like KL tell more. {columns} Rough too: what is told apart is not the same on "
+            f"trained, so arms whose β lets them end at similar KL tell more. {columns} Rough too: what is told apart is not the same on "
             "lines straight in KL."
         )
     return columns

@@ -80,7 +80,7 @@ class Frontier:
         require(self.samples >= 0, "frontier samples", "at least 0", self.samples)
 
     def each(self, arms: int) -> int:
-        """Responses per prompt of each of so many arms: together they draw at most three times what the reference draws,
+        """Responses per prompt of each of so many arms: together they draw about three times what the reference draws,
         so that the size of the pool, though not the number of policies that score it, stays the same."""
         return min(self.samples, -(-3 * self.samples // max(arms, 1)))
 

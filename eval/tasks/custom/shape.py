@@ -32,7 +32,9 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
     )
     some = [len(encode_prompt(tokenizer, row.values["prompt"])) for row in rows[:SAMPLED]]
     reward = _scorer(experiment.reward, "reward") if experiment.reward else parameters
-    judge = _judge(experiment, reward)
+    judge = 0 if experiment.reward_judges else reward
+    if experiment.judge and not experiment.reward_judges:
+        judge = _scorer(experiment.judge, "judge")
     return Shape(
         parameters=parameters,
         trunk_parameters=trunk,
@@ -42,13 +44,6 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
         longest_prompt=max(some),
         response_tokens=float(experiment.sampling.max_new_tokens),
     ), None if quick else _pairs(experiment, rows)
-
-
-def _judge(experiment: Experiment, reward: int) -> int:
-    """Of a judge beside the reward: none where the reward itself judges."""
-    if experiment.judge and experiment.judge != experiment.reward:
-        return _scorer(experiment.judge, "judge")
-    return 0 if experiment.reward else reward
 
 
 def _pairs(experiment: Experiment, rows: list[Row]) -> int:

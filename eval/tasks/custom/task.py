@@ -186,7 +186,7 @@ class _Builder:
             "task": "custom",
             "judge": judge.title,
             "judge_is_gold": False,
-            "judge_is_reward": (judge.kind, judge.where) == (reward.kind, reward.where),
+            "judge_is_reward": judge == reward,
             "reward": reward.title,
             "beta_is_objective": sampled and scale == 1,
             "labels": f"were drawn from the training reward at scale {scale:g}"
