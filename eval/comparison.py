@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,37 @@ from eval.run import evaluate_base
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
-from eval.tasks.provenance import check_inputs, gone, mended
+from eval.tasks.provenance import Functions, check_inputs, gone, mended
 from eval.tuning.tune import tune
 from eval.workshop import Workshop
+
+_LOOKED = 60.0
+"""Seconds between two looks at what reward and judge have written, beside one at every run's end."""
 
 
 def compare(store: Store, workshop: Workshop, workers: Workers, console: Console, command: str) -> Path:
     """Runs what is missing and writes the report; returns its path. Raises UserError for what the user can mend."""
+    functions = Functions(store.path, store.asked)
+    try:
+        return _compare(store, workshop, workers, console, command, functions)
+    finally:
+        _note_written(functions, console)
+
+
+def _compare(
+    store: Store, workshop: Workshop, workers: Workers, console: Console, command: str, functions: Functions
+) -> Path:
     started = _now()
     experiment = store.asked
     workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
     torch.set_num_threads(experiment.threads_per_run)
-    materials = _prepare(store, workshop, console)
-    store.commit(
-        experiment
-    )  # not before: an extension that cannot be prepared would stay, as arms are never taken out
+    materials = _prepare(store, workshop, console, functions)
+    # Not before: an extension that cannot be prepared would stay, as arms are never taken out.
+    store.commit(experiment)
     if not store.base_metrics:
         with console.stage("evaluating the base"):
             evaluate_base(store, materials)
+        _note_written(functions, console)
     tune(store, workers, console)
     waiting = [run for run in store.all_runs if run.status["status"] != "done"]
     finished = len(store.all_runs) - len(waiting)
@@ -59,7 +73,7 @@ def compare(store: Store, workshop: Workshop, workers: Workers, console: Console
     forget_pool(store, waiting)
     if waiting:
         with console.runs(len(waiting)) as progress:
-            workers.do(run_jobs(waiting, store.path), _noting(store, progress.update))
+            workers.do(run_jobs(waiting, store.path), _noting(store, functions, console, progress.update))
     with console.stage("matching the arms"):
         match(store, materials, console.say)
     if reason := _draw_pool(store, workers, console):
@@ -78,21 +92,33 @@ def _session(store: Store, now: dict[str, Any], console: Console) -> dict[str, A
     return sessions.begun(before, now)
 
 
-def _noting(store: Store, update: Update) -> Update:
-    """Each run that has ended is missed from then on, should its files go."""
+def _noting(store: Store, functions: Functions, console: Console, update: Update) -> Update:
+    """Each run that has ended is missed from then on, should its files go. What reward and judge write is noted on the way,
+    as after a kill nobody could tell it from what was changed since."""
+    looked = float("-inf")
 
     def told(job: Job, fraction: float, words: str) -> None:
+        nonlocal looked
         update(job, fraction, words)
-        if words in ("done", "failed"):
+        ended = words in ("done", "failed")
+        if ended:
             store.integrity.note()
+        if ended or time.monotonic() - looked > _LOOKED:
+            _note_written(functions, console)
+            looked = time.monotonic()
 
     return told
 
 
-def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
+def _note_written(functions: Functions, console: Console) -> None:
+    for name in functions.note():
+        console.say(f"{name} changed while in use: --resume does not compare it from now on")
+
+
+def _prepare(store: Store, workshop: Workshop, console: Console, functions: Functions) -> Materials:
     """Materials for every data seed, made once and kept with the comparison."""
     experiment = store.asked
-    _begin_again_where_mended(store, console)
+    _begin_again_where_mended(store, console, functions)
     training_seeds = (*experiment.training_seeds, *experiment.tuning_seeds)
     seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in training_seeds))
     wants_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
@@ -110,7 +136,7 @@ def _prepare(store: Store, workshop: Workshop, console: Console) -> Materials:
         now = made or store.materials(seed)
         # The user's data are the same for every seed, whichever read them; the embedded task draws some anew.
         begun = [found if made else None, first if experiment.task == "custom" else None]
-        check_inputs(store.path, experiment, seed, now, [each for each in begun if each])
+        check_inputs(functions, experiment, seed, now, [each for each in begun if each])
         if made:
             made.save(folder)
         first = first or now
@@ -126,9 +152,9 @@ def _made(experiment: Experiment, workshop: Workshop, seed: int) -> Materials:
         raise UserError(str(error)) from error
 
 
-def _begin_again_where_mended(store: Store, console: Console) -> None:
+def _begin_again_where_mended(store: Store, console: Console, functions: Functions) -> None:
     """A reward or judge may be mended until something has been evaluated with it; from then on it is another."""
-    names = mended(store.path, store.asked)
+    names = mended(functions, store.asked)
     if names and not store.evaluated:
         console.say(
             f"the {' and the '.join(names)} changed before anything was evaluated: the comparison begins again"

@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from lexicon_world import lexicon_world
 from small_world import SmallWorld, small_world
 
 torch.set_num_threads(1)
@@ -34,6 +35,19 @@ def shared_data() -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """Files of a small comparison: model, prompts, pairs, rewards."""
     return small_world(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def world(small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallWorld:
+    """Files of its own, in the working directory; comparisons stop as soon as all that runs need is there."""
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.comparison.tune", stopped)
+    made = lexicon_world(small, tmp_path / "world")
+    monkeypatch.chdir(made.folder)
+    return made
 
 
 @pytest.fixture(scope="session", autouse=True)

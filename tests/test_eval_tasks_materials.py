@@ -191,3 +191,8 @@ def test_a_reward_model_is_centred_on_prompts_that_are_cut(
     dropped, cut = centred([*long, *short], "drop"), centred([*long, *short], "left")
     assert dropped != cut == centred([*long, *short], "left")
     assert [any(text.startswith("red red") for text in texts) for texts in seen] == [False, True]
+
+
+def test_a_scorer_of_no_task_is_no_gold() -> None:
+    with pytest.raises(UserError, match="no embedded task 'other' with a judge"):
+        Scorer("gold", "other", "").judge("cpu")

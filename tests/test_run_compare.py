@@ -22,7 +22,7 @@ from algos.engine.storage import read_json, write_json
 from eval.memory import room
 from eval.memory.footprint import Need
 from eval.store import Store
-from run_compare import main, parse
+from run_compare import _unless_mended, main, parse
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ("seconds", "memory")
@@ -573,3 +573,41 @@ def test_what_a_message_quotes_does_not_drive_the_terminal(
     assert "\x1b" not in capsys.readouterr().err
     assert main([*small.arguments(tmp_path / "x"), "--algos", "p\u202epo"]) == 2
     assert "\u202e" not in capsys.readouterr().err
+
+
+def test_no_resume_is_proposed_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that failed for their reward or judge may be run again as they are, or the comparison made again."""
+    store = Store.create(tmp_path / "out", parse([]).experiment)
+    run = store.run("ppo", 0)
+    run.finish(
+        status="failed",
+        error="the judge broken raised KeyError",
+        diverged="",
+        fraction=0.5,
+        updates=1,
+        seconds=1.0,
+        policy="",
+        effective={},
+    )
+    assert _unless_mended(store, [run]) == ""  # nothing was evaluated: it may be mended
+    monkeypatch.setattr(Store, "evaluated", True)
+    said = _unless_mended(store, [run])
+    assert said.endswith(
+        f"make another comparison: rlhf-compare --config {tmp_path / 'out' / 'experiment.yaml'}"
+    )
+    run.finish(**run.status | {"error": "out of memory"})
+    assert _unless_mended(store, [run]) == ""
+
+
+def test_folders_that_cannot_be_meant_are_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for cache in (file, file / "below"):
+        with pytest.raises(UserError, match=r"--cache must be a folder; got .*file is a file"):
+            parse(["--cache", str(cache)])
+    Store.create(tmp_path / "one", parse([]).experiment)
+    with pytest.raises(
+        UserError,
+        match=r"--resume goes on in .*one; got --out other, too\. .*--config .*one/experiment\.yaml",
+    ):
+        parse(["--resume", str(tmp_path / "one"), "--out", "other"])

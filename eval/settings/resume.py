@@ -25,7 +25,7 @@ def extended(stored: Experiment, asked: Experiment) -> Experiment:
         if setting.name == "variants":  # one that has run must stay as it was
             now = {name: now.get(name) for name in before}
         if setting.name not in ("seeds", "algos", *same, *_CARRIED_OUT) and before != now:
-            was, got = _differing(plain(before), plain(now))
+            was, got = _what_differs(plain(before), plain(now))
             raise UserError(
                 f"this comparison was made with {setting.name} = {was}; got {got}. "
                 "Resume with the same settings (seeds, algorithms and variants may grow; "
@@ -53,10 +53,10 @@ def _as_chosen(stored: Experiment, asked: Experiment) -> Experiment:
     return replace(asked, hyperparameters=replace(asked.hyperparameters, **own), variants=variants)
 
 
-def _differing(before: Any, now: Any) -> tuple[Any, Any]:
+def _what_differs(before: Any, now: Any) -> tuple[Any, Any]:
     """Both, mappings without what is the same in them."""
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
         return before, now
     keys = [key for key in {**before, **now} if before.get(key, ...) != now.get(key, ...)]
-    pairs = {key: _differing(before.get(key), now.get(key)) for key in keys}
+    pairs = {key: _what_differs(before.get(key), now.get(key)) for key in keys}
     return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}

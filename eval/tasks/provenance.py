@@ -1,54 +1,103 @@
-"""Whether what a comparison was begun with is still what it was, and what a cache may know it by.
+"""Whether what a comparison was begun with is still what it was.
 
 Model, reward and judge lie where the user or the cache has them, where they may be changed or removed meanwhile:
 `sources.json` keeps where they were and fingerprints of what was there. The rows of the user's data are in the
-comparison's own materials, where later ones are compared with them. What changes a fingerprint changes the key of a
-cache; that key may change for more, which costs no more than a build.
+comparison's own materials, where later ones are compared with them.
+
+A function may write files that it names, a log or a cache of answers: data files that change while a session uses it
+are taken out of its fingerprint, and one that was not there as the comparison began never was in it.
 """
 
 from __future__ import annotations
 
-import ast
-import fnmatch
-import hashlib
-import itertools
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from algos import UserError
-from algos.engine.errors import one_line
 from algos.engine.storage import file_hash, write_json
-from eval.directory.integrity import INDEX
 from eval.directory.reading import read_shaped
 from eval.directory.shapes import Sources
 from eval.experiment import Experiment
+from eval.tasks.fingerprints import Hashes, beside, is_module, missing, model_key, names_function
 from eval.tasks.materials import Materials, Scorer
 from eval.tasks.sampled import digest_rows
 from eval.workshop import content_hash
 
-MOST_BELOW = 1000
-"""Files that are looked at in the folders beside a function."""
 _LOADED = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
 """What models and tokenizers are made of; a README beside them may change."""
 _GIVEN = ("train_prompts", "validation_prompts", "test_prompts", "heldout_pairs", "heldout_texts")
 """Rows of materials that no data seed draws where the data are the user's."""
 
 
-# What a comparison compares --------------------------------------------------------------------------------
+class Functions:
+    """The files of a reward and a judge that are functions, as a session finds them before it calls one, without the data
+    that change as it does."""
+
+    def __init__(self, path: Path, experiment: Experiment) -> None:
+        """`path`: the comparison's directory. A function whose file is not there is told of where it is asked for."""
+        self.path = path
+        self.hashed = Hashes()
+        self.found: dict[Path, dict[str, Any]] = {}
+        self.written: dict[str, set[str]] = {}
+        """By the function's file: names beside it, of files and folders, whose data have changed since."""
+        for name in ("reward", "judge"):
+            spec = getattr(experiment, name)
+            if spec and names_function(spec, name) and _file_of(spec).is_file():
+                self.of(name, spec)
+
+    def of(self, name: str, where: str) -> dict[str, Any]:
+        """The fingerprint of the function at `where`. Raises UserError where nothing is."""
+        try:
+            file = _file_of(where).resolve()
+            if file not in self.found:
+                self.found[file] = {"content": file_hash(file), "beside": beside(file, self.hashed)}
+        except (OSError, ValueError) as error:
+            raise missing(name, where, error) from error
+        return {"where": where, **self.found[file]}
+
+    def note(self) -> list[str]:
+        """Takes data that have changed since the session began out of the fingerprints, those in sources.json, too.
+        Returns their names."""
+        new: list[str] = []
+        for file, found in self.found.items():
+            try:
+                now = beside(file, self.hashed)
+            except OSError:  # as where somebody is saving it
+                continue
+            changed = {_top(name) for name in _changed(found["beside"], now) if not is_module(name)}
+            new += [f"{name} beside {file.name}" for name in sorted(changed)]
+            self.written.setdefault(str(file), set()).update(changed)
+            found["beside"] = _without(found["beside"], changed)
+        self._forget_written()
+        return new
+
+    def _forget_written(self) -> None:
+        stored = _stored(self.path)
+        left = {
+            seed: {name: self._left_of(source) for name, source in sources.items()}
+            for seed, sources in stored.items()
+        }
+        if left != stored:
+            write_json(self.path / "sources.json", left)
+
+    def _left_of(self, source: Any) -> Any:
+        if not isinstance(source, Mapping) or not source.get("beside"):
+            return source
+        written = self.written.get(str(_file_of(source["where"])), set())
+        return {**source, "beside": _without(source["beside"], written)}
 
 
 def check_inputs(
-    path: Path, experiment: Experiment, data_seed: int, now: Materials, begun: Sequence[Materials]
+    functions: Functions, experiment: Experiment, data_seed: int, now: Materials, begun: Sequence[Materials]
 ) -> None:
-    """Raises UserError where model, reward, judge or data are no longer what the comparison in `path` began with; of a data
-    seed that it has not seen, notes them. `begun`: materials whose rows these have to have."""
-    file = path / "sources.json"
-    stored = read_shaped(file, Sources) if file.is_file() else {}
+    """Raises UserError where model, reward, judge or data are no longer what the comparison of `functions` began with; of a
+    data seed that it has not seen, notes them. `begun`: materials whose rows these have to have."""
+    stored = _stored(functions.path)
     found = {"model": _of_model("model", now.model)}
     found |= {
-        name: _of_scorer(name, scorer) for name, scorer in (("reward", now.reward), ("judge", now.judge))
+        name: _of_scorer(name, scorer, functions)
+        for name, scorer in (("reward", now.reward), ("judge", now.judge))
     }
     shared = ("model", "judge", *(("reward",) if experiment.reward else ()))
     other: dict[str, Any] = next(iter(stored.values()), {})
@@ -56,28 +105,28 @@ def check_inputs(
     problems = {
         f"{name} {_where(source)}": what
         for name, source in before.items()
-        if (what := _differing(source, found[name]))
+        if (what := _otherwise(source, found[name]))
     }
     if rows := list(dict.fromkeys(name for each in begun for name in _other_rows(experiment, each, now))):
         problems["data"] = [f"{', '.join(rows)} (from {_files(experiment)})"]
     if problems:
         raise UserError(_told(problems))
     if str(data_seed) not in stored:
-        write_json(file, stored | {str(data_seed): found})
+        # Of a function what there was as the comparison began: what has appeared since it may have written itself.
+        kept = {name: source for name, source in before.items() if "beside" in found[name]}
+        write_json(functions.path / "sources.json", stored | {str(data_seed): found | kept})
 
 
-def mended(path: Path, experiment: Experiment) -> list[str]:
-    """Of the reward and the judge that were given, those that are no longer what the comparison in `path` began with.
+def mended(functions: Functions, experiment: Experiment) -> list[str]:
+    """Of the reward and the judge that were given, those that are no longer what the comparison of `functions` began with.
     Raises UserError where one is gone."""
-    file = path / "sources.json"
-    stored = read_shaped(file, Sources) if file.is_file() else {}
-    begun: dict[str, Any] = next(iter(stored.values()), {})
+    begun: dict[str, Any] = next(iter(_stored(functions.path).values()), {})
     changed: list[str] = []
     for name in ("reward", "judge"):
         if getattr(experiment, name) and name in begun:
             where = _where(begun[name])
-            now = _of_function(name, where) if names_function(where, name) else _of_model(name, where)
-            changed += [name] if _differing(begun[name], now) else []
+            now = functions.of(name, where) if names_function(where, name) else _of_model(name, where)
+            changed += [name] if _otherwise(begun[name], now) else []
     return changed
 
 
@@ -91,10 +140,16 @@ def gone(materials: Materials) -> bool:
     return any(Path(place).is_absolute() and not Path(place).exists() for place in places)
 
 
-def _of_scorer(name: str, scorer: Scorer) -> dict[str, Any]:
+def _stored(path: Path) -> dict[str, Any]:
+    """sources.json, by data seed; empty where there is none yet."""
+    file = path / "sources.json"
+    return read_shaped(file, Sources) if file.is_file() else {}
+
+
+def _of_scorer(name: str, scorer: Scorer, functions: Functions) -> dict[str, Any]:
     if scorer.kind == "gold":
         return {"where": scorer.where, "content": "part of this program"}
-    return _of_function(name, scorer.where) if scorer.kind == "function" else _of_model(name, scorer.where)
+    return functions.of(name, scorer.where) if scorer.kind == "function" else _of_model(name, scorer.where)
 
 
 def _of_model(name: str, where: str) -> dict[str, Any]:
@@ -102,38 +157,44 @@ def _of_model(name: str, where: str) -> dict[str, Any]:
     try:
         content = content_hash(Path(where), _LOADED) if Path(where).is_dir() else model_key(where)
     except (OSError, ValueError) as error:
-        raise _missing(name, where, error) from error
+        raise missing(name, where, error) from error
     return {"where": where, "content": content}
 
 
-def _of_function(name: str, where: str) -> dict[str, Any]:
-    """Raises UserError where nothing is."""
-    path = Path(where.rpartition(":")[0])
-    try:
-        beside = {file.relative_to(path.parent).as_posix(): file_hash(file) for file in _may_read(path)}
-        return {"where": where, "content": file_hash(path), "beside": beside}
-    except OSError as error:
-        raise _missing(name, where, error) from error
-
-
-def _missing(name: str, where: str, error: Exception) -> UserError:
-    return UserError(
-        f"the {name} {where} cannot be found: {one_line(error)} Put it back, or start another comparison."
-    )
+def _file_of(where: str) -> Path:
+    return Path(where.rpartition(":")[0])
 
 
 def _where(source: Any) -> str:
     return str(source["where"] if isinstance(source, Mapping) else source[0])
 
 
-def _differing(before: Any, now: Mapping[str, Any]) -> list[str]:
+def _otherwise(before: Any, now: Mapping[str, Any]) -> list[str]:
     """What of a source is no longer as it was. Of one that was noted without the files beside it, nothing is said of them."""
     if not isinstance(before, Mapping):
         before = {"content": before[1], "beside": now.get("beside", {})}
-    was, found = before.get("beside") or {}, now.get("beside") or {}
-    others = [name for name in sorted({**was, **found}) if was.get(name) != found.get(name)]
     own = [] if before["content"] == now["content"] else ["its content"]
+    others = _changed(before.get("beside") or {}, now.get("beside") or {})
     return own + [f"{name} beside it" for name in others]
+
+
+def _changed(was: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Modules that differ, and data of files and folders that there were."""
+    there = {_top(name) for name in was if not is_module(name)}
+    return [
+        name
+        for name in sorted({**was, **found})
+        if was.get(name) != found.get(name) and (is_module(name) or _top(name) in there)
+    ]
+
+
+def _without(files: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Files beside a function without the data of those names, each of a file or a folder with all that is in it."""
+    return {name: content for name, content in files.items() if is_module(name) or _top(name) not in names}
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _other_rows(experiment: Experiment, before: Materials, now: Materials) -> list[str]:
@@ -164,101 +225,3 @@ def _is(name: str) -> str:
 
 def _differ(name: str, details: Sequence[str]) -> str:
     return f"{', '.join(details)} {'differ' if name == 'data' or len(details) > 1 else 'differs'}"
-
-
-# What a cache knows ----------------------------------------------------------------------------------------
-
-
-def model_key(model: str) -> str:
-    """What a cache may know a model by: the content of a local one, the commit of one from the hub."""
-    if Path(model).exists():
-        return content_hash(Path(model))
-    from algos.engine.hub import commit, repository_and_revision
-
-    return f"{repository_and_revision(model)[0]}@{commit(model)}"
-
-
-def reward_key(spec: str) -> str:
-    """What a cache may know a reward that was loaded by: a model as any other, a function by its file and what it may read,
-    and by name, size and time all files beside it: it may find them without naming them."""
-    if not names_function(spec, "reward"):
-        return model_key(spec)
-    path = Path(spec.rpartition(":")[0]).resolve()  # as it is loaded
-    known = _of_function("reward", f"{path}:")
-    digest = hashlib.blake2b(repr((known["content"], known["beside"])).encode(), digest_size=16)
-    for file in sorted(path.parent.iterdir()):
-        if file.is_file():
-            about = file.stat()
-            digest.update(f"{file.name} {about.st_size} {about.st_mtime_ns}".encode())
-    return f"{spec.rpartition(':')[2]}@{digest.hexdigest()}"
-
-
-def names_function(spec: str, what: str) -> bool:
-    """Whether the spec of a reward or judge (`what`) names a function, file.py:function, or else a model.
-
-    Raises UserError for what can be neither.
-    """
-    if ".py:" in spec or spec.endswith(".py"):
-        return True
-    if not os.path.exists(spec):  # not Path's, which raises for what no path can be
-        if ":" in spec:
-            raise UserError(
-                f"there is no model {spec!a} for the {what}. A function is named file.py:function; add the .py."
-            )
-        if "/" not in spec:
-            raise UserError(
-                f"there is no directory {spec!a} for the {what}. A function is named file.py:function, a model on the hub "
-                "owner/name."
-            )
-    return False
-
-
-def _may_read(path: Path) -> list[Path]:
-    """What the function in a Python file may read of the files beside it and below: modules that it imports, files and
-    folders that its texts name, and what those modules import and name in turn. Not all that lies there: a log or reports
-    beside a reward change with every run."""
-    entries = [entry for entry in sorted(path.parent.iterdir()) if not entry.name.startswith(".")]
-    waiting, found = [path], set[Path]()
-    while waiting:
-        words = _words(waiting.pop())
-        new = {entry for entry in entries if entry != path and _named(entry, words)} - found
-        found |= new
-        waiting += [entry for entry in new if entry.suffix == ".py" and entry.is_file()]
-    files = [entry for entry in sorted(found) if entry.is_file()]
-    below = (file for entry in sorted(found) if entry.is_dir() for file in _below(entry))
-    return [*files, *itertools.islice(below, MOST_BELOW)]
-
-
-def _words(file: Path) -> set[str]:
-    """What a Python file imports, and the parts of paths in its texts, docstrings aside."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, RecursionError):  # it may be there for something else
-        return set()
-    said, words = set[int](), set[str]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr):
-            said.add(id(node.value))
-        elif isinstance(node, ast.Import):
-            words |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            words |= {(node.module or "").partition(".")[0], *(alias.name for alias in node.names)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-            words |= set(node.value.replace("\\", "/").split("/"))
-    return words - {""}
-
-
-def _named(entry: Path, words: set[str]) -> bool:
-    if entry.name in words or (entry.suffix == ".py" and entry.stem in words):
-        return True
-    return any("*" in word and fnmatch.fnmatch(entry.name, word) for word in words if word.strip("*."))
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for place, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__pycache__")))
-        if "experiment.yaml" in files and INDEX in files:  # a comparison, which changes as it is made
-            inner.clear()
-            continue
-        yield from (file for name in sorted(files) if (file := Path(place, name)).is_file())

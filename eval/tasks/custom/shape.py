@@ -11,7 +11,7 @@ from eval.experiment import Experiment
 from eval.plan import Shape
 from eval.settings.paths import readable
 from eval.tasks.custom.inputs import halves, require_inputs
-from eval.tasks.provenance import names_function
+from eval.tasks.fingerprints import names_function
 
 SAMPLED = 256  # rows whose prompts are counted
 

@@ -16,8 +16,8 @@ from eval.functions import load_function
 from eval.settings.paths import readable
 from eval.stages import require_classifier, train_reward_model
 from eval.tasks.custom.inputs import halves, read_inputs, require_inputs
+from eval.tasks.fingerprints import model_key, names_function, reward_key
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
-from eval.tasks.provenance import model_key, names_function, reward_key
 from eval.tasks.sampled import base_responses, digest_rows, sampled_pairs
 from eval.workshop import FACTS, Artefact, Workshop
 
