@@ -157,6 +157,17 @@ def test_an_arm_beyond_the_solid_part_is_named(comparison: World, space: Frontie
     made = replace(comparison, pool=pool)
     found = frontier.caveats(made, evaluations(made), reachable(made))
     assert any("ppo went further" in sentence for sentence in found)
+    few_KPM, counts, few_PM = space.sampled([space.ref_PS, far], 4, 0)
+    few = replace(
+        comparison,
+        pool=replace(pool, logps_KPM=few_KPM, counts=counts, rewards={"proxy": few_PM, "judge": few_PM}),
+    )
+    found = frontier.caveats(few, evaluations(few), reachable(few))
+    assert (
+        "For judge reward the answers are too few to know the frontier at any KL: draw more with --frontier.samples."
+        in found
+    )
+    assert not any("went further" in sentence for sentence in found)
 
 
 def test_objective_beta_is_declared_or_shared(comparison: World) -> None:

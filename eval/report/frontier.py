@@ -61,11 +61,14 @@ def caveats(comparison: ReportInput, view: Evaluations, best: Best) -> list[str]
     for metric, reachable in best.items():
         beyond = [arm for arm, point in reachable.arms.items() if not point.inside]
         impossible = [arm for arm, point in reachable.arms.items() if point.impossible]
-        if beyond:
-            reached = fmt.number(reachable.furthest, 1) if math.isfinite(reachable.furthest) else "no"
+        if beyond and math.isfinite(reachable.furthest):
             found.append(
-                f"For {fmt.label(metric)} the frontier is known up to {reached} nats; {fmt.listing(beyond)} went further, "
-                "so what was left on the table there is an upper bound."
+                f"For {fmt.label(metric)} the frontier is known up to {fmt.number(reachable.furthest, 1)} nats; "
+                f"{fmt.listing(beyond)} went further, so what was left on the table there is an upper bound."
+            )
+        elif beyond:
+            found.append(
+                f"For {fmt.label(metric)} the answers are too few to know the frontier at any KL: draw more with --frontier.samples."
             )
         if impossible:
             found.append(
