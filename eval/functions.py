@@ -155,7 +155,9 @@ def _import_failure(error: BaseException, path: Path, what: str) -> str:
 
 def _no_such_function(module: ModuleType, name: str, path_text: str, what: str) -> str:
     functions = [
-        known for known, value in vars(module).items() if callable(value) and not known.startswith("_")
+        known
+        for known, value in vars(module).items()
+        if callable(value) and not known.startswith("_") and not _imported(value, module)
     ]
     close = difflib.get_close_matches(name, functions, n=3)
     if close:
@@ -163,3 +165,9 @@ def _no_such_function(module: ModuleType, name: str, path_text: str, what: str) 
     else:
         hint = f"It has {', '.join(sorted(functions)[:10]) or 'no functions'}."
     return f"{path_text} has no function {name!a} for the {what}. {hint}"
+
+
+def _imported(value: Any, module: ModuleType) -> bool:
+    """Whether a function or class is another module's, such as `Any`; an object is this one's, wherever its class is."""
+    named = inspect.isclass(value) or inspect.isroutine(value)
+    return named and getattr(value, "__module__", module.__name__) != module.__name__

@@ -177,6 +177,12 @@ def test_a_missing_function_is_suggested(tmp_path: Path) -> None:
     assert "of type int" in refusal(f"{path}:LIMIT")
 
 
+def test_what_a_file_imports_is_not_suggested(tmp_path: Path) -> None:
+    imports = "from functools import partial\nfrom math import sqrt\nfrom typing import Any\n"
+    path = write(tmp_path / "my.py", imports + "def score(x: Any): ...\nhalf = partial(score)\n")
+    assert refusal(f"{path}:zzz").endswith("It has half, score.")
+
+
 def test_pairwise_judges_are_told_by_their_parameters(tmp_path: Path) -> None:
     path = write(
         tmp_path / "my.py",
