@@ -12,7 +12,7 @@ from algos.reinforce import REINFORCE
 
 if TYPE_CHECKING:
     from algos.engine.calls import GuardedReward, RewardCalls
-    from algos.engine.policy import Policy
+    from algos.engine.models.policy import Policy
     from algos.engine.rewards import Reward, RewardModel
     from algos.engine.sampling import sample
     from algos.engine.trainer import History, train
@@ -30,7 +30,8 @@ def __getattr__(name: str) -> Any:
     that settings can be read, and mistakes in them told, before."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from algos.engine import calls, policy, rewards, sampling, trainer
+    from algos.engine import calls, rewards, sampling, trainer
+    from algos.engine.models import policy
 
     globals().update(
         GuardedReward=calls.GuardedReward, History=trainer.History, Policy=policy.Policy, Reward=rewards.Reward,

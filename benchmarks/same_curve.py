@@ -224,8 +224,8 @@ def padding_shift(world: World) -> dict[str, float]:
     import torch
 
     from algos import sample
+    from algos.engine.batches.prompts import encode_prompts
     from algos.engine.forward import forward
-    from algos.engine.prompts import encode_prompts
 
     policy, sampling = world.base(), world.experiment.sampling
     prompts, _ = encode_prompts(policy, world.materials.train_prompts[:256], sampling.max_new_tokens)

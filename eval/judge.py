@@ -9,7 +9,7 @@ from typing import Any
 
 from algos.engine.calls import RewardError, guarded
 from algos.engine.rewards import call_reward, checked_scores
-from algos.engine.text import as_completion
+from algos.engine.text.tokens import as_completion
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from algos import Policy, Sampling, UserError, sample
+from algos.engine.batches.pairs import collate, encode_pairs, recorded, split_tokens
+from algos.engine.batches.prompts import EncodedPrompt, encode_prompts, room_for_prompts, texts
 from algos.engine.forward import groups_per_forward, response_logits, token_logps
 from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
-from algos.engine.pairs import collate, encode_pairs, recorded, split_tokens
-from algos.engine.prompts import EncodedPrompt, encode_prompts, room_for_prompts, texts
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.seeding import derive
-from algos.engine.template import render_pair
-from algos.engine.text import end_of
+from algos.engine.text.template import render_pair
+from algos.engine.text.tokens import end_of
 from algos.losses import sequence_logps
 from eval.experiment import Experiment
 from eval.judge import wins

@@ -63,7 +63,7 @@ def train_base(
         from transformers import AutoModelForCausalLM
         from trl import SFTConfig, SFTTrainer
 
-        from algos.engine.kernels import quicken
+        from algos.engine.fast.kernels import quicken
 
         # A copy: the trainer writes into the configuration of the model it is given.
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
@@ -84,7 +84,7 @@ def require_classifier(base: str) -> None:
     transformers has no classifier of its family, or code comes with it, which a reward model never runs."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-    from algos.engine.loading import read_config
+    from algos.engine.models.loading import read_config
 
     try:
         known = type(read_config(base, trust_remote_code=False)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
@@ -123,9 +123,9 @@ def train_reward_model(
     with _controlled(fit):
         from transformers import AutoTokenizer
 
-        from algos.engine.hub import cached_where_unreachable, pinned
+        from algos.engine.fast.kernels import quicken
         from algos.engine.inputs import embedding_rows, max_positions
-        from algos.engine.kernels import quicken
+        from algos.engine.models.hub import cached_where_unreachable, pinned
 
         with cached_where_unreachable(str(base)):
             tokenizer = AutoTokenizer.from_pretrained(**pinned(str(base)), trust_remote_code=False)
@@ -162,8 +162,8 @@ def _classifier(base: str) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from algos.engine.hub import pinned
-    from algos.engine.weights import safetensors_only
+    from algos.engine.models.hub import pinned
+    from algos.engine.models.weights import safetensors_only
 
     with safetensors_only(base):
         return AutoModelForSequenceClassification.from_pretrained(
@@ -203,7 +203,7 @@ def _score(
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a whole text: BOS once where the tokenizer puts one, EOS once at the end."""
-    from algos.engine.text import encode
+    from algos.engine.text.tokens import encode
 
     ids = encode(tokenizer, text)
     return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]

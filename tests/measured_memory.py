@@ -12,7 +12,7 @@ from tiny import word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
 from algos import ALGORITHMS, LoRA, Policy, Sampling, train
-from algos.engine.policy import with_adapter
+from algos.engine.models.policy import with_adapter
 from eval.process.measure import PeakMemory
 
 WORDS = " ".join(f"w{i}" for i in range(50))

@@ -10,10 +10,10 @@ import torch
 from tiny import gpt2, llama, rollouts_of, tiny_policy
 from torch import Tensor, nn
 
-from algos.engine import activated
-from algos.engine.activated import fed, keep_less, projected
+from algos.engine.fast import activated
+from algos.engine.fast.activated import fed, keep_less, projected
+from algos.engine.fast.products import multiply_fast
 from algos.engine.forward import forward
-from algos.engine.products import multiply_fast
 
 Call = Callable[[Tensor], Tensor]
 

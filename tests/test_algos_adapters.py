@@ -16,7 +16,7 @@ from torch import nn
 
 import run_compare
 from algos import DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, train
-from algos.engine.policy import with_adapter
+from algos.engine.models.policy import with_adapter
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.state import TrainState
 from algos.engine.storage import read_tensors, versions

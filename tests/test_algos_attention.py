@@ -8,9 +8,9 @@ from tiny import rollouts_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.engine import attention
-from algos.engine.attention import Texts, attend_from_one, is_short, padding_bias
-from algos.engine.places import Places
+from algos.engine.fast import attention
+from algos.engine.fast.attention import Texts, attend_from_one, is_short, padding_bias
+from algos.engine.fast.places import Places
 from algos.engine.rollouts import Rollouts
 
 HEADS = {"each its own keys": (4, 4), "shared keys": (4, 2), "one key for all": (4, 1), "one head": (1, 1)}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tiny import tiny_policy
 
 from algos import DPO, PPO, REINFORCE, Budget, Policy, Sampling, UserError, train
+from algos.engine.batches.pairs import reference_logps
 from algos.engine.budget import UNITS, Meter
 from algos.engine.loop import learning_rate
-from algos.engine.pairs import reference_logps
 from algos.engine.state import TrainState, read_state
 from algos.engine.storage import versions
 
@@ -214,7 +214,7 @@ def test_a_budget_in_seconds_is_of_what_follows_the_references_pass(
         if len(states) == 2:
             state.save(tmp_path)
 
-    monkeypatch.setattr("algos.engine.sources.reference_logps", slow)
+    monkeypatch.setattr("algos.engine.batches.sources.reference_logps", slow)
     algorithm = DPO(epochs=10_000, learning_rate=1e-3)
     rows = train(algorithm, tiny_policy(), pairs=pairs, budget="0.2s", hook=hook).rows
     assert rows[0]["learning_rate"] == 1e-3

@@ -16,10 +16,10 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from algos import Policy
-from algos.engine.control import Rendered, Span, ids_in_front, text_ids
-from algos.engine.pairs import encode_pair
-from algos.engine.template import Message, render_pair, render_prompt
-from algos.engine.text import encode, encode_prompt
+from algos.engine.batches.pairs import encode_pair
+from algos.engine.text.control import Rendered, Span, ids_in_front, text_ids
+from algos.engine.text.template import Message, render_pair, render_prompt
+from algos.engine.text.tokens import encode, encode_prompt
 
 TYPED = "be kind <|im_end|></s>[SEP] x [INST]<s>[CLS]<|im_start|>system <|endoftext|>"
 GREETING = [{"role": "user", "content": "hello there"}]

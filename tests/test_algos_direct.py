@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from algos import Policy, Sampling, sample
 from algos.engine import decoding
 from algos.engine.critic import Critic
-from algos.engine.direct import direct, direct_trunk
+from algos.engine.fast.direct import direct, direct_trunk
 from algos.engine.inputs import inputs_for
 from algos.engine.scoring import score_policy
 
@@ -125,7 +125,7 @@ def test_a_window_that_the_cache_does_not_tell_of() -> None:
 
 
 def with_loud_adapter(make: Any = llama) -> Any:
-    from algos.engine.policy import LoRA, with_adapter
+    from algos.engine.models.policy import LoRA, with_adapter
 
     model = with_adapter(make(12), LoRA(rank=2))
     generator = torch.Generator().manual_seed(0)
@@ -150,7 +150,7 @@ def test_adapters_are_in_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_adapters_that_come_later_are_too() -> None:
-    from algos.engine.policy import LoRA, with_adapter
+    from algos.engine.models.policy import LoRA, with_adapter
 
     model = llama(12).eval()
     layers = direct(model)

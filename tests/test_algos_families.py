@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from algos import DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError, sample, train
 from algos.engine import forward as forward_module
-from algos.engine import hidden
+from algos.engine.fast import hidden
 from algos.engine.forward import forward
 from algos.engine.inputs import lengthened
 from algos.engine.memory import recomputable

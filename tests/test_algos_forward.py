@@ -12,7 +12,7 @@ from torch import Tensor
 from algos import PPO, REINFORCE
 from algos.engine.critic import Critic
 from algos.engine.forward import forward
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
 

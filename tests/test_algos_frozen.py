@@ -15,8 +15,8 @@ from tiny import same_weights, tiny_policy
 from torch import Tensor, nn
 
 from algos import PPO, Policy, RunError, Sampling, train
-from algos.engine import frozen
-from algos.engine.frozen import Frozen, resting_place
+from algos.engine.models import frozen
+from algos.engine.models.frozen import Frozen, resting_place
 
 IDS = torch.tensor([[0, 1, 2, 1]])
 

@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from algos import History, LoRA, Policy, Sampling, sample, train
-from algos.engine import decoding, hidden
+from algos.engine import decoding
+from algos.engine.fast import hidden
+from algos.engine.fast.head import selected_logps
+from algos.engine.fast.stepping import LayerStepper
 from algos.engine.forward import forward
-from algos.engine.head import selected_logps
-from algos.engine.policy import with_adapter
+from algos.engine.models.policy import with_adapter
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy
-from algos.engine.stepping import LayerStepper
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 GPU = torch.device("cuda")
@@ -81,10 +82,10 @@ def test_every_family_decodes_what_it_scores(name: str) -> None:
 @pytest.mark.parametrize("kind", KNOWN)
 def test_a_recorded_step_is_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, sampling = on_gpu(a_policy(kind)), Sampling(max_new_tokens=40, group_size=8)
-    assert isinstance(decoding.stepper(policy, TEXTS, 8, 40), decoding.RecordedStepper)
+    assert isinstance(decoding.stepper(policy, TEXTS, 8, 40), decoding.GraphStepper)
     found = sample(policy, TEXTS, sampling, 0)
     assert found.lengths_PG.unique().numel() > 2
-    monkeypatch.setattr(decoding, "RecordedStepper", lambda *arguments: LayerStepper(*arguments[:4]))
+    monkeypatch.setattr(decoding, "GraphStepper", lambda *arguments: LayerStepper(*arguments[:4]))
     expected = sample(policy, TEXTS, sampling, 0)
     assert torch.equal(found.response_ids_PGT, expected.response_ids_PGT)
     torch.testing.assert_close(found.sampler_logps_PGT, expected.sampler_logps_PGT, atol=1e-4, rtol=1e-4)

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from algos import DPO, PPO, REINFORCE, Policy, Sampling, train
-from algos.engine import head as module
+from algos.engine.fast import head as module
+from algos.engine.fast.head import linear_head, selected_logps
 from algos.engine.forward import forward, response_logits, token_logps
-from algos.engine.head import linear_head, selected_logps
 
 N, H, V = 7, 5, 11
 

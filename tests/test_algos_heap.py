@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from algos.engine import heap
+from algos.engine.fast import heap
 
 PROGRAM = """
 import runpy, sys

@@ -11,14 +11,14 @@ from test_algos_direct import with_loud_adapter
 from tiny import gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor, nn
 
-from algos.engine import activated, attention, hidden, places
 from algos.engine.critic import Critic
-from algos.engine.direct import direct
+from algos.engine.fast import activated, attention, hidden, places
+from algos.engine.fast.direct import direct
+from algos.engine.fast.head import linear_head
+from algos.engine.fast.places import Places
 from algos.engine.forward import forward
-from algos.engine.head import linear_head
 from algos.engine.inputs import aligned, lengthened
-from algos.engine.places import Places
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_group, score_policy
 

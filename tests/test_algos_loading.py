@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from algos import Policy, RewardModel, UserError
-from algos.engine.loading import read_tokenizer, require_causal
+from algos.engine.models.loading import read_tokenizer, require_causal
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from tiny_runs import ALGORITHMS, run
 from algos import PPO, Policy, RunError, Sampling, UserError, sample
 from algos.engine import loop, memory, sampling, scoring
 from algos.engine.algorithm import Outputs
-from algos.engine.direct import direct
+from algos.engine.fast.direct import direct
+from algos.engine.fast.stepping import LayerStepper
 from algos.engine.forward import forward
-from algos.engine.loading import compute_dtype
 from algos.engine.memory import Portions, out_of_memory, recomputable
+from algos.engine.models.loading import compute_dtype
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
-from algos.engine.stepping import LayerStepper
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
 FULL: dict[str, Callable[[], BaseException]] = {
@@ -223,7 +223,7 @@ def test_no_room_for_the_model_says_what_helps(
     def deepcopy(*_: Any) -> None:
         raise full()
 
-    monkeypatch.setattr("algos.engine.frozen.copy", SimpleNamespace(deepcopy=deepcopy))
+    monkeypatch.setattr("algos.engine.models.frozen.copy", SimpleNamespace(deepcopy=deepcopy))
     with pytest.raises(UserError, match=r"not enough memory for .* and its frozen reference.*--lora"):
         Policy.load(tmp_path, device="cpu")
 

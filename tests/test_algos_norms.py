@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from algos.engine.norms import RMS_NORMS, fuse_norms
-from algos.engine.parts import function_of
+from algos.engine.fast.norms import RMS_NORMS, fuse_norms
+from algos.engine.fast.parts import function_of
 
 
 def both(kind: Any) -> tuple[nn.Module, nn.Module]:

@@ -11,9 +11,9 @@ from tiny import every_response, rollouts_of, tiny_policy
 from torch import Tensor
 
 from algos import PPO, REINFORCE, Algorithm, Policy, Sampling, train
-from algos.engine.control import Rendered, Span
 from algos.engine.forward import forward
 from algos.engine.scoring import score_policy, score_reference
+from algos.engine.text.control import Rendered, Span
 from algos.losses import dpo_loss, sequence_logps
 
 BETA = 0.5

@@ -17,9 +17,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from algos import DPO, Policy, Sampling, UserError, train
-from algos.engine.budget import Meter
-from algos.engine.control import Rendered, Span
-from algos.engine.pairs import (
+from algos.engine.batches.pairs import (
     PairSource,
     collate,
     encode_pair,
@@ -28,9 +26,11 @@ from algos.engine.pairs import (
     reference_logps,
     split_tokens,
 )
-from algos.engine.prompts import encode_prompts
+from algos.engine.batches.prompts import encode_prompts
+from algos.engine.budget import Meter
 from algos.engine.scoring import score_reference
-from algos.engine.text import decode_completion, encode, encode_prompt
+from algos.engine.text.control import Rendered, Span
+from algos.engine.text.tokens import decode_completion, encode, encode_prompt
 from algos.engine.versions import installed
 
 
@@ -172,7 +172,7 @@ def test_without_a_limit_only_the_models_positions_cut() -> None:
 
 
 def test_training_cuts_responses_where_it_is_told_to_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "algos.engine.sources")  # the command line keeps it quiet
+    caplog.set_level(logging.WARNING, "algos.engine.batches.sources")  # the command line keeps it quiet
 
     def roomy() -> Policy:
         model = FAMILIES["Llama, tied"].model(max_position_embeddings=128)
@@ -218,7 +218,7 @@ def test_many_rows_are_encoded_as_one_by_one_is_and_faulty_ones_named_in_order()
 
 def test_the_text_of_special_tokens_is_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """As where strings went through a chat template before: what it wrote is characters then."""
-    caplog.set_level(logging.WARNING, "algos.engine.sources")  # the command line keeps it quiet
+    caplog.set_level(logging.WARNING, "algos.engine.batches.sources")  # the command line keeps it quiet
     said = "text of a special token, which stays text"
     policy = tiny_policy()
     rows = [
@@ -356,7 +356,7 @@ def test_the_cache_is_keyed_by_versions(what: str, monkeypatch: pytest.MonkeyPat
     before = reference_key(policy, pairs, 1.0)
     assert reference_key(policy, pairs, 1.0) == before
     monkeypatch.setattr(
-        "algos.engine.pairs.installed", lambda name: "99.0" if name == what else installed(name)
+        "algos.engine.batches.pairs.installed", lambda name: "99.0" if name == what else installed(name)
     )
     assert reference_key(policy, pairs, 1.0) != before
 

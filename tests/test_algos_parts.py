@@ -16,11 +16,12 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
 from algos import Sampling, sample
-from algos.engine import memory, parts, products
-from algos.engine.direct import direct
-from algos.engine.kernels import quicken
-from algos.engine.parts import function_of
-from algos.engine.products import packed
+from algos.engine import memory
+from algos.engine.fast import parts, products
+from algos.engine.fast.direct import direct
+from algos.engine.fast.kernels import quicken
+from algos.engine.fast.parts import function_of
+from algos.engine.fast.products import packed
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
 
 from algos import LoRA, Policy, Sampling, UserError, sample
-from algos.engine.kernels import fuse_activations
+from algos.engine.fast.kernels import fuse_activations
 from algos.engine.scoring import score_policy, score_reference
 
 ROLLOUTS = rollouts_of([[1], [2, 1]], [[[1, 2, 0], [2]], [[2, 0], [1, 1]]])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from algos.engine import processor as module
-from algos.engine.processor import Processor
+from algos.engine.fast import processor as module
+from algos.engine.fast.processor import Processor
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel name\t: Xeon: of some kind\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n"

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from algos import Sampling
-from algos.engine import products
-from algos.engine.processor import Processor
-from algos.engine.products import FastConv1D, FastLinear, multiplies_bf16, multiply_fast, packed, product
+from algos.engine.fast import products
+from algos.engine.fast.processor import Processor
+from algos.engine.fast.products import FastConv1D, FastLinear, multiplies_bf16, multiply_fast, packed, product
 from algos.engine.sampling import sample
 
 LEAST_PRODUCTS = products.least_products

@@ -11,10 +11,10 @@ from tiny import word_tokenizer
 from transformers import AutoConfig
 
 from algos import Policy, Sampling, UserError, train
-from algos.engine.direct import direct
+from algos.engine.batches.pairs import recorded
+from algos.engine.batches.prompts import encode_prompts
+from algos.engine.fast.direct import direct
 from algos.engine.inputs import depends_on_batch, max_positions
-from algos.engine.pairs import recorded
-from algos.engine.prompts import encode_prompts
 from algos.engine.scoring import score_policy
 from algos.reinforce import REINFORCE
 

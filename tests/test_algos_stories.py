@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, sample, train
-from algos.engine.pairs import collate, encode_pairs
-from algos.engine.prompts import encode_prompts, score, texts
+from algos.engine.batches.pairs import collate, encode_pairs
+from algos.engine.batches.prompts import encode_prompts, score, texts
 from algos.engine.scoring import score_policy, score_reference
-from algos.engine.text import decode_completion, encode
+from algos.engine.text.tokens import decode_completion, encode
 
 BOS = 1
 SAMPLING = Sampling(max_new_tokens=24, group_size=4, prompts_per_iteration=8)

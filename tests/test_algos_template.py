@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from algos.engine import rendering
 from algos.engine.errors import UserError
-from algos.engine.template import render_pair, render_prompt, render_prompts, with_options
+from algos.engine.text import rendering
+from algos.engine.text.template import render_pair, render_prompt, render_prompts, with_options
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n"

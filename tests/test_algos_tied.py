@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from algos.engine import forward as module
-from algos.engine import head
+from algos.engine.fast import head
+from algos.engine.fast.tied import shared_gradient
 from algos.engine.forward import forward
 from algos.engine.rollouts import Rollouts
-from algos.engine.tied import shared_gradient
 
 V, H = 7, 5
 

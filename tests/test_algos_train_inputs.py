@@ -12,7 +12,7 @@ from tiny import same_weights, tiny_policy, word_tokenizer
 from tiny_runs import PAIRS, PROMPTS, run
 
 from algos import DPO, REINFORCE, Policy, UserError
-from algos.engine.pairs import encode_pair
+from algos.engine.batches.pairs import encode_pair
 
 ROWS = [{"prompt": prompt, "label": i} for i, prompt in enumerate(PROMPTS)]
 CHAT = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in PROMPTS]

@@ -14,9 +14,9 @@ from tiny import rollouts_of
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from algos.engine.batches.pairs import closed
 from algos.engine.forward import forward
-from algos.engine.pairs import closed
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from benchmarks import records
 from benchmarks.page import filled
 from benchmarks.trainers import floors

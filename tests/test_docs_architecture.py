@@ -86,6 +86,10 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
+def ours(names: frozenset[str]) -> list[str]:
+    return [name for name in names if within(name, "algos", "eval", "run_compare")]
+
+
 def test_imports_go_down_only() -> None:
     leaves = ["algos", *(kind.__module__ for kind in ALGORITHMS.values())]
     for name, path in modules().items():
@@ -94,8 +98,18 @@ def test_imports_go_down_only() -> None:
             assert not [other for other in names if within(other, "eval", "run_compare")], name
         if within(name, "algos.engine"):
             assert not names & set(leaves), name
+        if within(name, "algos.engine.fast"):
+            beneath = ("fast", "inputs", "memory", "rollouts")
+            assert all(within(other, *(f"algos.engine.{own}" for own in beneath)) for other in ours(names)), (
+                name
+            )
+        if within(name, "algos.engine.text"):
+            beneath = ("text", "errors")
+            assert all(within(other, *(f"algos.engine.{own}" for own in beneath)) for other in ours(names)), (
+                name
+            )
         if name == "algos.losses":
-            assert not [other for other in names if within(other, "algos", "eval")], name
+            assert not ours(names), name
         if within(name, "eval"):
             assert "run_compare" not in names, name
 

@@ -10,7 +10,7 @@ import pytest
 from small_world import SmallWorld
 
 from algos import Policy, UserError
-from algos.engine.text import encode_prompt
+from algos.engine.text.tokens import encode_prompt
 from eval.data import Accounting
 from eval.data.accounting import summary
 from eval.experiment import Experiment
@@ -90,8 +90,8 @@ def test_rows_that_do_not_fit_are_told_and_counted(base: Policy, tmp_path: Path)
 
 def test_what_is_kept_is_what_training_takes(base: Policy, tmp_path: Path) -> None:
     """Nothing is left out after the account is closed."""
-    from algos.engine.pairs import encode_pairs
-    from algos.engine.prompts import encode_prompts
+    from algos.engine.batches.pairs import encode_pairs
+    from algos.engine.batches.prompts import encode_prompts
 
     rows = pairs_of(60) + [
         {"prompt": "red " * n, "chosen": " good " * n, "rejected": " bad"} for n in range(1, 40)

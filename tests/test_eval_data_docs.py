@@ -12,7 +12,7 @@ PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 SOURCES = [
     *sorted((ROOT / "eval" / "data").glob("*.py")),
     *sorted((ROOT / "eval" / "tasks" / "custom").glob("*.py")),
-    *(ROOT / "algos" / "engine" / f"{name}.py" for name in ("pairs", "prompts")),
+    *(ROOT / "algos" / "engine" / "batches" / f"{name}.py" for name in ("pairs", "prompts")),
 ]
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
 

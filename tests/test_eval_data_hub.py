@@ -16,9 +16,9 @@ from small_world import SmallWorld
 from tiny import same_weights
 
 from algos import Policy, RewardModel, Sampling
-from algos.engine import hub
 from algos.engine.errors import UserError
-from algos.engine.loading import base_of, read_config, read_tokenizer
+from algos.engine.models import hub
+from algos.engine.models.loading import base_of, read_config, read_tokenizer
 from eval.data import read_rows
 from eval.experiment import Experiment
 from eval.memory.footprint import Need

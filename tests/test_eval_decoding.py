@@ -14,7 +14,7 @@ from small_world import SmallWorld
 
 import run_compare
 from algos import Policy, Sampling, UserError, sample
-from algos.engine.prompts import encode_prompts, texts
+from algos.engine.batches.prompts import encode_prompts, texts
 from eval.experiment import Experiment
 from eval.metrics import Evaluated, Evaluator
 from eval.settings.parts import Evaluation

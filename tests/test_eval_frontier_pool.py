@@ -19,7 +19,7 @@ from small_world import SmallWorld, compared
 
 from algos import Policy, RunError, UserError
 from algos.engine.storage import DamagedFile
-from algos.engine.text import encode
+from algos.engine.text.tokens import encode
 from eval.comparison import _draw_pool
 from eval.console import Console
 from eval.frontier.pool import Pool

@@ -19,9 +19,9 @@ from small_world import SmallWorld
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError
+from algos.engine.fast.head import linear_head
 from algos.engine.forward import forward
-from algos.engine.head import linear_head
-from algos.engine.loading import base_of
+from algos.engine.models.loading import base_of
 from eval.experiment import Experiment
 from eval.memory import room as memory
 from eval.memory.footprint import Load, Need, _Phases, need_of, reward_model_need
@@ -64,7 +64,7 @@ def test_what_stands_in_memory_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_reference_that_leaves_memory_counts_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     stays, weights = need_of(PPO(), load()), 4 * parameters()
-    monkeypatch.setattr("algos.engine.frozen.LARGE", weights)
+    monkeypatch.setattr("algos.engine.models.frozen.LARGE", weights)
     rests = need_of(PPO(), load())
     assert stays.standing == rests.standing | {"reference": weights}
     read = {name: size - stays.phases[name] for name, size in rests.phases.items()}

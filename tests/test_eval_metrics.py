@@ -15,9 +15,9 @@ from small_world import SmallWorld
 from tiny import gpt2, rollouts_of, word_tokenizer
 
 from algos import LoRA, Policy
-from algos.engine import frozen
+from algos.engine.batches.pairs import encode_pair
 from algos.engine.calls import GuardedReward, RewardCalls
-from algos.engine.pairs import encode_pair
+from algos.engine.models import frozen
 from algos.engine.rewards import RewardError, call_reward
 from algos.engine.scoring import score_policy, score_reference
 from algos.losses import sequence_logps

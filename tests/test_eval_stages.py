@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from algos import RewardModel, UserError
-from algos.engine.control import Rendered, Span
+from algos.engine.text.control import Rendered, Span
 from eval.stages import (
     _controlled,
     _encode,

@@ -16,8 +16,8 @@ import torch
 from tiny import gpt2, word_tokenizer
 
 from algos import LoRA, Policy, RewardModel, UserError
-from algos.engine.template import render_prompt
-from algos.engine.weights import safetensors_only
+from algos.engine.models.weights import safetensors_only
+from algos.engine.text.template import render_prompt
 
 OPENED: list[str] | None = None
 """Names of files that were opened, while a test listens."""

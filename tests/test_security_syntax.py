@@ -33,13 +33,13 @@ KEYWORDS = {("shell", True), ("trust_remote_code", True), ("allow_pickle", True)
             ("use_safetensors", False), ("verify", False)}  # fmt: skip
 
 EXCEPTIONS = {
-    ("algos/engine/weights.py", "torch.load"): "takes it away from the libraries while they load",
+    ("algos/engine/models/weights.py", "torch.load"): "takes it away from the libraries while they load",
     (
-        "algos/engine/rendering.py",
+        "algos/engine/text/rendering.py",
         "subprocess",
     ): "chat templates run in a process with bounds; its arguments are fixed",
     (
-        "algos/engine/heap.py",
+        "algos/engine/fast/heap.py",
         "ctypes",
     ): "tells glibc to keep freed memory; what is called, and with what, is fixed",
     ("eval/process/measure.py", "subprocess"): "asks git for the commit; its arguments are fixed",

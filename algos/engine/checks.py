@@ -7,7 +7,7 @@ from torch import Tensor
 
 from algos.engine.algorithm import Outputs
 from algos.engine.errors import RunError
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts
 
 _REMEDY = "Lower --learning-rate, raise --beta, or try --dtype fp32."

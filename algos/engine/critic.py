@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from algos.engine.direct import direct_trunk
-from algos.engine.head import unwrapped
-from algos.engine.hidden import response_hidden
+from algos.engine.fast.direct import direct_trunk
+from algos.engine.fast.hidden import response_hidden
+from algos.engine.inputs import unwrapped
 from algos.engine.rollouts import Rollouts
 
 

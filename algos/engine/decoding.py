@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.engine.cache import growing_cache
-from algos.engine.direct import direct
+from algos.engine.fast.cache import growing_cache
+from algos.engine.fast.direct import direct
+from algos.engine.fast.graphs import GraphStepper
+from algos.engine.fast.stepping import LayerStepper
 from algos.engine.inputs import accepts, aligned, positions
-from algos.engine.policy import Policy
-from algos.engine.recorded import RecordedStepper
+from algos.engine.models.policy import Policy
 from algos.engine.rollouts import pad_left
-from algos.engine.stepping import LayerStepper
 
 if TYPE_CHECKING:
     from algos.engine.settings import Sampling
@@ -52,7 +52,7 @@ def stepper(policy: Policy, prompts: Sequence[list[int]], group_size: int, token
     if layers is None:
         return ModelStepper(policy, ids_PL, mask_PL, group_B)
     if policy.device.type == "cuda":
-        return RecordedStepper(layers, *aligned(ids_PL, mask_PL, policy.model), group_B, tokens)
+        return GraphStepper(layers, *aligned(ids_PL, mask_PL, policy.model), group_B, tokens)
     return LayerStepper(layers, ids_PL, mask_PL, group_B)
 
 

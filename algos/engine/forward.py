@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from algos.engine.algorithm import Outputs
-from algos.engine.direct import direct
-from algos.engine.head import linear_head, selected_logps, unwrapped
-from algos.engine.hidden import response_hidden
-from algos.engine.inputs import accepts, aligned, inputs_for, precision
+from algos.engine.fast.direct import direct
+from algos.engine.fast.head import linear_head, selected_logps
+from algos.engine.fast.hidden import response_hidden
+from algos.engine.fast.tied import shared_gradient
+from algos.engine.inputs import accepts, aligned, inputs_for, precision, unwrapped
 from algos.engine.memory import tokens_at_once
 from algos.engine.rollouts import Rollouts
-from algos.engine.tied import shared_gradient
 
 MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
 ACTIVATIONS = 24  # numbers that a layer keeps for the backward pass, a token and unit of its width

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.engine.head import unwrapped
-
 ALIGNED = 16
 """Tokens. Attention's kernels copy a mask whose rows are no multiple of so many numbers."""
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model, whether or not adapters are wrapped around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from algos.engine.algorithm import Algorithm, Outputs
+from algos.engine.batches.sources import Source
 from algos.engine.budget import Budget
 from algos.engine.checks import check_batch, check_gradient, check_loss, check_responses
 from algos.engine.errors import RunError
@@ -18,7 +19,6 @@ from algos.engine.monitor import add_metrics, describe, mean_of_steps
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import check_ratio, check_start, score_policy, with_policy, with_reference
 from algos.engine.seeding import generator
-from algos.engine.sources import Source
 from algos.engine.state import TrainState
 
 MAX_IDLE = 100  # a budget in updates would otherwise never be spent

@@ -13,17 +13,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from algos.engine.calls import GuardedReward, RewardError, guarded
-from algos.engine.control import text_ids
 from algos.engine.errors import UserError, one_line
-from algos.engine.hub import cached_where_unreachable, pinned
+from algos.engine.fast.kernels import quicken
 from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
-from algos.engine.kernels import quicken
-from algos.engine.loading import pick_device, tokenizer_in
 from algos.engine.memory import SHORTER, Portions
+from algos.engine.models.hub import cached_where_unreachable, pinned
+from algos.engine.models.loading import pick_device, tokenizer_in
+from algos.engine.models.weights import safetensors_only
 from algos.engine.rollouts import pad_right
-from algos.engine.template import Text, render_dialogue, render_prompt
-from algos.engine.text import as_completion, encode, end_of, pad_id
-from algos.engine.weights import safetensors_only
+from algos.engine.text.control import text_ids
+from algos.engine.text.template import Text, render_dialogue, render_prompt
+from algos.engine.text.tokens import as_completion, encode, end_of, pad_id
 
 _LARGEST = torch.finfo(torch.float32).max
 _KEYWORDS = ("prompt", "prompts", "completions", "completion_ids")

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from algos.engine.decoding import filtered, inverse_cdf, stepper
-from algos.engine.direct import direct
 from algos.engine.errors import UserError
+from algos.engine.fast.direct import direct
+from algos.engine.fast.products import packed
 from algos.engine.forward import upcast
 from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
-from algos.engine.policy import Policy
-from algos.engine.products import packed
+from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts, pad_left
 from algos.engine.seeding import uniforms
 from algos.engine.settings import Sampling
@@ -46,7 +46,7 @@ def sample(
     if text is not None:
         raise UserError(
             f"sample takes prompts as token ids; got the text {text[:40]!r}. Encode them: "
-            "encode_prompts of algos.engine.prompts gives each one's ids."
+            "encode_prompts of algos.engine.batches.prompts gives each one's ids."
         )
     G = 1 if greedy else group_size or sampling.group_size
     U_PGT = torch.from_numpy(uniforms(seed, prompts, G, sampling.max_new_tokens))

@@ -12,7 +12,7 @@ from algos.engine.critic import Critic
 from algos.engine.errors import RunError
 from algos.engine.forward import forward, groups_per_forward, responses_per_forward
 from algos.engine.memory import SHORTER
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts, join_right
 
 

@@ -22,7 +22,7 @@ from algos.engine.budget import Meter
 from algos.engine.critic import Critic
 from algos.engine.errors import RunError, UserError
 from algos.engine.memory import ADAPTERS
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from algos.engine.seeding import digest
 from algos.engine.storage import (
     DamagedFile,

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from algos.engine.algorithm import Algorithm, require
+from algos.engine.batches.sources import Source, from_pairs, from_prompts, require_read
 from algos.engine.budget import Budget
 from algos.engine.checks import check_reference
 from algos.engine.errors import UserError
 from algos.engine.loop import Loop, idle
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from algos.engine.rewards import Reward
 from algos.engine.settings import Sampling
-from algos.engine.sources import Source, from_pairs, from_prompts, require_read
 from algos.engine.state import TrainState
 
 if TYPE_CHECKING:

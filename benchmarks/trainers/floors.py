@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from algos.engine.products import product
+from algos.engine.fast.products import product
 from benchmarks.trainers.gate import synchronise
 from benchmarks.trainers.ours import prompts_a_step
 from benchmarks.trainers.phases import OLD, REFERENCE, REWARD, SAMPLING, UPDATE

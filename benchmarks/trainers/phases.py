@@ -19,8 +19,8 @@ SAMPLING, REWARD, REFERENCE, OLD, UPDATE = (
     "update",
 )
 ENGINE = [
-    (SAMPLING, "algos.engine.prompts", "sample"),
-    (REWARD, "algos.engine.prompts", "score"),
+    (SAMPLING, "algos.engine.batches.prompts", "sample"),
+    (REWARD, "algos.engine.batches.prompts", "score"),
     (REFERENCE, "algos.engine.scoring", "score_reference"),
     (OLD, "algos.engine.scoring", "score_policy"),
     (UPDATE, "algos.engine.loop", "Loop._first_forward"),
@@ -28,7 +28,7 @@ ENGINE = [
 ]
 """(phase, module, name in it): a name is replaced where it is looked up when it is called. Of functions that call
 each other the outer one is timed."""
-ONCE = [(REFERENCE, "algos.engine.sources", "reference_logps")]
+ONCE = [(REFERENCE, "algos.engine.batches.sources", "reference_logps")]
 """Of recorded pairs: before the first step, for all of them."""
 
 

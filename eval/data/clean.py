@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from algos.engine.errors import UserError
-from algos.engine.template import Text
+from algos.engine.text.template import Text
 from eval.data.accounting import MAX_EXAMPLES, Accounting
 from eval.data.normalise import normalise_pair, normalise_prompt
 from eval.data.read import read_rows

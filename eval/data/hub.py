@@ -18,7 +18,7 @@ def load_hub_dataset(name: str, split: str) -> Iterable[dict[str, Any]]:
     """
     import datasets
 
-    from algos.engine.hub import why_unreachable
+    from algos.engine.models.hub import why_unreachable
 
     place, named, revision = name.partition("@")
     owner, repository, *configuration = place.split("/")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from algos.engine.template import Message, Text, common_length
+from algos.engine.text.template import Message, Text, common_length
 from eval.data.rows import RowError, as_json
 
 ASSISTANT_MARK = "\n\nAssistant:"  # how hh-rlhf (Bai et al. 2022) opens a reply inside a dialogue

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from algos.engine.errors import UserError
-from algos.engine.template import Text
+from algos.engine.text.template import Text
 from eval.data.rows import Row
 
 SplitName: TypeAlias = Literal["train", "validation", "test"]

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from algos import Policy, RunError, Sampling, UserError, sample
+from algos.engine.batches.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.errors import one_line
-from algos.engine.policy import pick_device
-from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
+from algos.engine.models.policy import pick_device
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_group

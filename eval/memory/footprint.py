@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from algos import DPO, LoRA, Policy, Sampling
-from algos.engine import direct
 from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
 from algos.engine.decoding import filtered, inverse_cdf, stepper
+from algos.engine.fast import direct
+from algos.engine.fast.head import linear_head, remember
+from algos.engine.fast.kernels import quicken
+from algos.engine.fast.products import packed_bytes
 from algos.engine.forward import forward, groups_per_forward, upcast
-from algos.engine.frozen import resting_place
-from algos.engine.head import linear_head, remember
 from algos.engine.inputs import precision
-from algos.engine.kernels import quicken
 from algos.engine.memory import recomputed
-from algos.engine.products import packed_bytes
+from algos.engine.models.frozen import resting_place
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
 from eval.memory.standins import FullRollouts, Peak, has_linear_head, stand_ins, with_trained

@@ -15,7 +15,7 @@ import torch
 from algos import UserError
 from algos.engine.errors import one_line
 from algos.engine.inputs import max_positions
-from algos.engine.loading import compute_dtype, pick_device
+from algos.engine.models.loading import compute_dtype, pick_device
 from eval.experiment import Experiment
 from eval.memory.footprint import Load, Need, need_of, reward_model_need, standing_of
 from eval.tasks import model_config

@@ -84,7 +84,7 @@ class FullRollouts(Rollouts):
 
 @torch.no_grad()
 def has_linear_head(model: Any) -> bool:
-    """What `algos.engine.head.linear_head` tries out on data, told by whose memory it is: whether the head reads
+    """What `algos.engine.fast.head.linear_head` tries out on data, told by whose memory it is: whether the head reads
     the trunk's last hidden states as they are, and whether what it gives are the logits. No where either is a copy."""
     seen: list[Tensor] = []
     head = model.get_output_embeddings()

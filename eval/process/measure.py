@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from algos.engine.errors import without_secrets
-from algos.engine.processor import processor
+from algos.engine.fast.processor import processor
 from algos.engine.versions import installed
 
 PACKAGES = (

@@ -35,7 +35,7 @@ def refuse_hub_ids(experiment: Experiment) -> None:
 
 
 def _is_cached_model(source: str) -> bool:
-    from algos.engine.hub import is_cached
+    from algos.engine.models.hub import is_cached
 
     return is_cached(source)
 

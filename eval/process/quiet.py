@@ -30,7 +30,7 @@ def quiet() -> None:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     warnings.filterwarnings("ignore")
     # What training says of its rows is in their account (docs/data.md), once for all runs.
-    logging.getLogger("algos.engine.sources").setLevel(logging.ERROR)
+    logging.getLogger("algos.engine.batches.sources").setLevel(logging.ERROR)
     for name in ("transformers", "trl", "datasets", "huggingface_hub", "accelerate", "peft", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging

@@ -41,7 +41,7 @@ def model_config(experiment: Experiment) -> PretrainedConfig:
 
         return Reviews().model_config()
     if experiment.task == "custom":
-        from algos.engine.loading import read_config
+        from algos.engine.models.loading import read_config
 
         return read_config(experiment.model or "", experiment.trust_remote_code)
     raise NotImplementedError(f"the task {experiment.task} does not tell its model's configuration")

@@ -27,7 +27,7 @@ def model_key(model: str) -> str:
     """What a cache may know a model by: the content of a local one, the commit of one from the hub."""
     if Path(model).exists():
         return content_hash(Path(model))
-    from algos.engine.hub import commit, repository_and_revision
+    from algos.engine.models.hub import commit, repository_and_revision
 
     return f"{repository_and_revision(model)[0]}@{commit(model)}"
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from algos import Policy, Sampling, UserError, sample
+from algos.engine.batches.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.budget import Meter
-from algos.engine.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.rewards import Reward, call_reward
 from algos.engine.seeding import derive
-from algos.engine.template import Text
+from algos.engine.text.template import Text
 from eval.tasks.materials import StageCost
 from eval.workshop import Artefact, Workshop
 

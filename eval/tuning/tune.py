@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from algos import ALGORITHMS, Algorithm, UserError
-from algos.engine.prompts import encode_prompts
+from algos.engine.batches.prompts import encode_prompts
 from algos.engine.storage import write_json
 from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from algos import Algorithm, Policy
 from algos.engine.budget import Meter
 from algos.engine.critic import Critic
-from algos.engine.frozen import Frozen
 from algos.engine.loop import Loop
+from algos.engine.models.frozen import Frozen
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import with_policy, with_reference
 from algos.engine.state import TrainState

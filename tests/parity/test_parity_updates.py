@@ -27,8 +27,8 @@ from parity_worlds import (
 from trl import DPOTrainer, RLOOTrainer
 
 from algos import DPO, REINFORCE, Policy, Sampling, train
+from algos.engine.batches.pairs import PairSource, encode_pairs, reference_logps
 from algos.engine.budget import Meter
-from algos.engine.pairs import PairSource, encode_pairs, reference_logps
 
 pytestmark = pytest.mark.parity
 

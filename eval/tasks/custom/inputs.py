@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from algos import Policy, UserError
-from algos.engine.pairs import encode_pair
-from algos.engine.prompts import encode_prompts, room_for_prompts
+from algos.engine.batches.pairs import encode_pair
+from algos.engine.batches.prompts import encode_prompts, room_for_prompts
 from eval.data import Accounting, Row, load_pairs, load_prompts, settle, split_rows
 from eval.data.rows import RowError
 from eval.data.split import SplitName, Splits, normalised_prompt

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from algos import UserError
 from algos.engine.errors import one_line
-from algos.engine.loading import read_config, read_tokenizer
-from algos.engine.text import encode_prompt
+from algos.engine.models.loading import read_config, read_tokenizer
+from algos.engine.text.tokens import encode_prompt
 from eval.data import Row, load_pairs, load_prompts, split_rows
 from eval.experiment import Experiment
 from eval.plan import Shape

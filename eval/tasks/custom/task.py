@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from algos import Policy, RewardModel
-from algos.engine.template import render_pair
+from algos.engine.text.template import render_pair
 from eval.data import Accounting
 from eval.experiment import Experiment
 from eval.functions import load_function

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
-    from algos.engine.attention import Texts
-    from algos.engine.places import Places
+    from algos.engine.fast.attention import Texts
+    from algos.engine.fast.places import Places
 
 
 class Products(torch.autograd.Function):

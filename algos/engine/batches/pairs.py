@@ -12,16 +12,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from algos.engine.batches.prompts import SPECIAL_TEXT, room_for_prompts
+from algos.engine.batches.responses import closed, has_words, split_tokens
 from algos.engine.budget import Meter
-from algos.engine.control import holds_special_text
 from algos.engine.errors import UserError
-from algos.engine.policy import Policy
-from algos.engine.prompts import SPECIAL_TEXT, room_for_prompts
-from algos.engine.responses import closed, has_words, split_tokens
+from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
 from algos.engine.seeding import digest, generator
-from algos.engine.template import Text, render_pairs
-from algos.engine.text import end_of
+from algos.engine.text.control import holds_special_text
+from algos.engine.text.template import Text, render_pairs
+from algos.engine.text.tokens import end_of
 from algos.engine.versions import installed
 
 

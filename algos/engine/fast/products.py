@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from algos.engine.processor import processor
+from algos.engine.fast.processor import processor
 
 MIN_PRODUCTS = 2**22
 """Multiplications below which preparing oneDNN's kernel for a new shape costs more than it saves."""

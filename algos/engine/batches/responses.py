@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from algos.engine.control import text_ids
-from algos.engine.policy import Policy
-from algos.engine.text import encode
+from algos.engine.models.policy import Policy
+from algos.engine.text.control import text_ids
+from algos.engine.text.tokens import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,16 +13,16 @@ import torch
 
 from algos.engine.budget import Meter
 from algos.engine.calls import RewardError
-from algos.engine.control import holds_special_text
 from algos.engine.errors import UserError
-from algos.engine.policy import Policy
+from algos.engine.models.policy import Policy
 from algos.engine.rewards import Reward, call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import sample
 from algos.engine.seeding import derive, digest, generator
 from algos.engine.settings import Sampling
-from algos.engine.template import Text, render_prompts
-from algos.engine.text import decode_completion, encode, end_of
+from algos.engine.text.control import holds_special_text
+from algos.engine.text.template import Text, render_prompts
+from algos.engine.text.tokens import decode_completion, encode, end_of
 
 SPECIAL_TEXT = "text of a special token, which stays text"
 """What is said of a row where `holds_special_text`."""

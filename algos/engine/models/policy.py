@@ -16,16 +16,15 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from algos.engine.errors import UserError, one_line
-from algos.engine.frozen import Frozen
-from algos.engine.head import unwrapped
-from algos.engine.hub import commit
-from algos.engine.inputs import embedding_rows, max_positions
-from algos.engine.kernels import quicken
-from algos.engine.loading import compute_dtype, load_causal_lm, pick_device, require_causal, room_for
+from algos.engine.fast.kernels import quicken
+from algos.engine.inputs import embedding_rows, max_positions, unwrapped
 from algos.engine.memory import Portions, recomputed, require_recomputable
+from algos.engine.models.frozen import Frozen
+from algos.engine.models.hub import commit
+from algos.engine.models.loading import compute_dtype, load_causal_lm, pick_device, require_causal, room_for
 from algos.engine.settings import LoRA, Precision
-from algos.engine.template import with_options
-from algos.engine.text import eos_ids, pad_id
+from algos.engine.text.template import with_options
+from algos.engine.text.tokens import eos_ids, pad_id
 
 
 class Policy:

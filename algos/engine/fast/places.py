@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from algos.engine.products import through_onednn
+from algos.engine.fast.products import through_onednn
 from algos.engine.rollouts import Rollouts
 
 Halves = tuple[Tensor, Tensor]

@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from algos import Policy, Sampling, UserError, sample
-from algos.engine.pairs import encode_pairs, split_tokens
-from algos.engine.prompts import encode_prompts
+from algos.engine.batches.pairs import encode_pairs, split_tokens
+from algos.engine.batches.prompts import encode_prompts
 from algos.engine.scoring import score_policy
-from algos.engine.text import decode_completion, encode
+from algos.engine.text.tokens import decode_completion, encode
 
 # Prompt and response -----------------------------------------------------------------------------------
 

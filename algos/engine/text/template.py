@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from algos.engine.control import Rendered, Span, ids_in_front
 from algos.engine.errors import UserError
-from algos.engine.guarded import Message, Plan, Template, rendered
+from algos.engine.text.control import Rendered, Span, ids_in_front
+from algos.engine.text.guarded import Message, Plan, Template, rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from algos import Policy, Sampling, sample
 from algos.engine import decoding
-from algos.engine.recorded import RecordedStepper
+from algos.engine.fast.graphs import GraphStepper
 
 SAMPLING = Sampling(max_new_tokens=10, group_size=6)
 
 
-class Watched(RecordedStepper):
+class Watched(GraphStepper):
     """Remembers how many rows it made room for, and whether it is still there."""
 
     rows: list[int]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from algos.engine.control import Rendered, Span, control_patterns
 from algos.engine.errors import UserError, one_line
-from algos.engine.rendering import Conversation, render_templates
+from algos.engine.text.control import Rendered, Span, control_patterns
+from algos.engine.text.rendering import Conversation, render_templates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

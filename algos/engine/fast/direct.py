@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algos.engine.activated import is_watched
-from algos.engine.cache import GrowingLayer, growing_cache
-from algos.engine.head import linear_head, unwrapped
-from algos.engine.inputs import depends_on_batch, full_precision, inputs_for
-from algos.engine.layers import Direct, DirectModel, Layer, Rotation, WithHead
+from algos.engine.fast.activated import is_watched
+from algos.engine.fast.cache import GrowingLayer, growing_cache
+from algos.engine.fast.head import linear_head
+from algos.engine.fast.layers import Direct, DirectModel, Layer, Rotation, WithHead
+from algos.engine.fast.parts import AsFunctions, AsModules, Parts, function_of
+from algos.engine.fast.stepping import LayerStepper
+from algos.engine.inputs import depends_on_batch, full_precision, inputs_for, unwrapped
 from algos.engine.memory import out_of_memory
-from algos.engine.parts import AsFunctions, AsModules, Parts, function_of
 from algos.engine.rollouts import Rollouts
-from algos.engine.stepping import LayerStepper
 
 
 def _gpt2(trunk: Any, parts: Parts) -> Direct:

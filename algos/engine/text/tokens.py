@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from algos.engine.control import ids_in_front, text_ids
-from algos.engine.template import Text, render_prompt
+from algos.engine.text.control import ids_in_front, text_ids
+from algos.engine.text.template import Text, render_prompt
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from algos.engine.algorithm import Algorithm
+from algos.engine.batches.pairs import PairSource, encode_pairs, reference_logps
+from algos.engine.batches.prompts import SPECIAL_TEXT, PromptSource, encode_prompts
 from algos.engine.budget import Meter
 from algos.engine.errors import UserError
-from algos.engine.pairs import PairSource, encode_pairs, reference_logps
-from algos.engine.prompts import SPECIAL_TEXT, PromptSource, encode_prompts
 from algos.engine.rewards import Reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.settings import Sampling

@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from algos.engine.errors import UserError, one_line
-from algos.engine.hub import cached_where_unreachable, pinned
 from algos.engine.inputs import accepts, full_precision, inputs_for
 from algos.engine.memory import out_of_memory
+from algos.engine.models.hub import cached_where_unreachable, pinned
+from algos.engine.models.weights import safetensors_only
 from algos.engine.settings import Precision
-from algos.engine.weights import safetensors_only
 
 
 def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from algos.engine.batched import Products
-from algos.engine.places import Places
+from algos.engine.fast.batched import Products
+from algos.engine.fast.places import Places
 from algos.engine.rollouts import Rollouts
 
 SHORT = 2**15

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from algos.engine.attention import Texts
+from algos.engine.fast.attention import Texts
+from algos.engine.fast.parts import Module
+from algos.engine.fast.places import Places
 from algos.engine.inputs import positions
-from algos.engine.parts import Module
-from algos.engine.places import Places
 from algos.engine.rollouts import Rollouts
 
 Rotation = tuple[Tensor, Tensor] | None

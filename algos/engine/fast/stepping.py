@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.engine.attention import attend_from_one, padding_bias
-from algos.engine.cache import with_room
-from algos.engine.layers import Direct, DirectModel
+from algos.engine.fast.attention import attend_from_one, padding_bias
+from algos.engine.fast.cache import with_room
+from algos.engine.fast.layers import Direct, DirectModel
 from algos.engine.memory import tokens_at_once
 
 

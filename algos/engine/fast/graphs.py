@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algos.engine.attention import attend_from_one
+from algos.engine.fast.attention import attend_from_one
+from algos.engine.fast.layers import DirectModel
+from algos.engine.fast.products import multiplied_in
+from algos.engine.fast.stepping import LayerStepper
 from algos.engine.inputs import ALIGNED
-from algos.engine.layers import DirectModel
-from algos.engine.products import multiplied_in
-from algos.engine.stepping import LayerStepper
 
 
-class RecordedStepper(LayerStepper):
+class GraphStepper(LayerStepper):
     """Through a model's layers, at most `tokens` times. Attention reads the room for later tokens too, at weight 0."""
 
     live: Tensor

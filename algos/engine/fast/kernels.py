@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
-from algos.engine.activated import keep_less
-from algos.engine.heap import keep_few_kernels, keep_freed
-from algos.engine.norms import fuse_norms
-from algos.engine.products import multiply_fast
+from algos.engine.fast.activated import keep_less
+from algos.engine.fast.heap import keep_few_kernels, keep_freed
+from algos.engine.fast.norms import fuse_norms
+from algos.engine.fast.products import multiply_fast
 
 
 def quicken(model: nn.Module) -> None:

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from transformers.activations import GELUTanh, SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
-from algos.engine.activated import GATED, LightGPT2MLP, fed, is_watched, projected
-from algos.engine.norms import RMS_NORMS, reads_fp32
-from algos.engine.products import FastConv1D, FastLinear, multiplied_in
+from algos.engine.fast.activated import GATED, LightGPT2MLP, fed, is_watched, projected
+from algos.engine.fast.norms import RMS_NORMS, reads_fp32
+from algos.engine.fast.products import FastConv1D, FastLinear, multiplied_in
 
 Module = Callable[[Tensor], Tensor]
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from algos.engine.activated import is_watched
-from algos.engine.products import FastLinear, add_product, multiplied_in, put_product, wide_product
+from algos.engine.fast.activated import is_watched
+from algos.engine.fast.products import FastLinear, add_product, multiplied_in, put_product, wide_product
+from algos.engine.inputs import unwrapped
 
 CHUNK = 2**20
 """Logits that exist at once on a CPU: 4 MiB in fp32, which its cache holds."""
@@ -28,11 +29,6 @@ GPU_CHUNK = 2**24
 logger = logging.getLogger(__name__)
 
 _is_linear: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
-
-
-def unwrapped(model: Any) -> Any:
-    """The transformers model, whether or not adapters are wrapped around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def linear_head(model: Any) -> nn.Linear | None:

@@ -21,7 +21,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 from transformers.pytorch_utils import Conv1D
 
-from algos.engine.products import FastConv1D, FastLinear, linear_gradients, linear_product
+from algos.engine.fast.products import FastConv1D, FastLinear, linear_gradients, linear_product
 
 Activation = Callable[..., Tensor]
 
