@@ -140,7 +140,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     from eval.format import counted
     from eval.launch import Workers, workers_for
     from eval.report.commands import resume
-    from eval.workshop import Workshop
+    from eval.stages.cache import ArtefactCache
 
     experiment = store.asked
     console.say(
@@ -148,7 +148,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     )
     try:
         with Workers(workers_for(experiment, options.workers)) as workers:
-            report = compare(store, Workshop(options.cache), workers, console, command)
+            report = compare(store, ArtefactCache(options.cache), workers, console, command)
     except KeyboardInterrupt:
         unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
         again = command if unwritten else resume(store)

@@ -41,12 +41,12 @@ def measure(job: tuple[str, dict[str, Any], int, Path]) -> dict[str, Any]:
     from eval.experiment import Experiment
     from eval.metrics import Evaluator
     from eval.settings.layers import layered
+    from eval.stages.cache import ArtefactCache
     from eval.tasks import materials_of, preset
-    from eval.workshop import Workshop
 
     torch.set_num_threads(1)
     experiment = Experiment.from_dict(layered(preset("reviews")))
-    materials = materials_of(experiment, Workshop(cache), 0)
+    materials = materials_of(experiment, ArtefactCache(cache), 0)
     materials = replace(materials, test_prompts=materials.validation_prompts)
     policy = Policy.load(materials.model, device="cpu")
     evaluator = Evaluator(policy, materials, experiment)

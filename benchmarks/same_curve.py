@@ -68,12 +68,12 @@ class World:
     def build(cls, name: str, cache: Path) -> World:
         from eval.experiment import Experiment
         from eval.settings.layers import layered
+        from eval.stages.cache import ArtefactCache
         from eval.tasks import materials_of, preset
-        from eval.workshop import Workshop
 
         settings = SETTINGS[name] | {"device": "cpu", "algos": ["reinforce", "dpo"], "eval": {"responses": 4}}
         experiment = Experiment.from_dict(layered(preset(name), settings))
-        return cls(name, experiment, materials_of(experiment, Workshop(cache), 0))
+        return cls(name, experiment, materials_of(experiment, ArtefactCache(cache), 0))
 
     def algorithm(self, name: str) -> Algorithm:
         from dataclasses import replace

@@ -22,34 +22,34 @@ from eval.launch import Job, Update, Workers, run_jobs
 from eval.matches import forget, match
 from eval.process.measure import environment
 from eval.run import evaluate_base
+from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
 from eval.tasks.provenance import Functions, check_inputs, gone, mended
 from eval.tuning.tune import tune
-from eval.workshop import Workshop
 
 _LOOKED = 60.0
 """Seconds between two looks at what reward and judge have written, beside one at every run's end."""
 
 
-def compare(store: Store, workshop: Workshop, workers: Workers, console: Console, command: str) -> Path:
+def compare(store: Store, cache: ArtefactCache, workers: Workers, console: Console, command: str) -> Path:
     """Runs what is missing and writes the report; returns its path. Raises UserError for what the user can mend."""
     functions = Functions(store.path, store.asked)
     try:
-        return _compare(store, workshop, workers, console, command, functions)
+        return _compare(store, cache, workers, console, command, functions)
     finally:
         _note_written(functions, console)
 
 
 def _compare(
-    store: Store, workshop: Workshop, workers: Workers, console: Console, command: str, functions: Functions
+    store: Store, cache: ArtefactCache, workers: Workers, console: Console, command: str, functions: Functions
 ) -> Path:
     started = _now()
     experiment = store.asked
     workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
     torch.set_num_threads(experiment.threads_per_run)
-    materials = _prepare(store, workshop, console, functions)
+    materials = _prepare(store, cache, console, functions)
     # Not before: an extension that cannot be prepared would stay, as arms are never taken out.
     store.commit(experiment)
     if not store.base_metrics:
@@ -115,7 +115,7 @@ def _note_written(functions: Functions, console: Console) -> None:
         console.say(f"{name} changed while in use: --resume does not compare it from now on")
 
 
-def _prepare(store: Store, workshop: Workshop, console: Console, functions: Functions) -> Materials:
+def _prepare(store: Store, cache: ArtefactCache, console: Console, functions: Functions) -> Materials:
     """Materials for every data seed, made once and kept with the comparison."""
     experiment = store.asked
     _begin_again_where_mended(store, console, functions)
@@ -132,7 +132,7 @@ def _prepare(store: Store, workshop: Workshop, console: Console, functions: Func
             with console.stage(
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):
-                made = _made(experiment, workshop, seed)
+                made = _made(experiment, cache, seed)
         now = made or store.materials(seed)
         # The user's data are the same for every seed, whichever read them; the embedded task draws some anew.
         begun = [found if made else None, first if experiment.task == "custom" else None]
@@ -145,9 +145,9 @@ def _prepare(store: Store, workshop: Workshop, console: Console, functions: Func
     return store.materials(seeds[0])
 
 
-def _made(experiment: Experiment, workshop: Workshop, seed: int) -> Materials:
+def _made(experiment: Experiment, cache: ArtefactCache, seed: int) -> Materials:
     try:
-        return materials_of(experiment, workshop, seed)
+        return materials_of(experiment, cache, seed)
     except RunError as error:  # a reward that fails on the base's samples fails everywhere
         raise UserError(str(error)) from error
 

@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, PreTrainedTokenizerFast
 
-    from eval.stages import train_base
+    from eval.stages.base import train_base
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -24,9 +24,9 @@ from eval.experiment import Experiment
 from eval.memory.footprint import Need
 from eval.process.offline import refuse_hub_ids
 from eval.report import details
-from eval.stages import train_reward_model
+from eval.stages.cache import ArtefactCache
+from eval.stages.reward_model import train_reward_model
 from eval.tasks import materials_of
-from eval.workshop import Workshop
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b\u2028c", "n": 2}]
 
@@ -208,13 +208,13 @@ def test_a_comparison_keeps_to_the_commit_that_it_began_with(
         reward=small.reward(),
         sampling=Sampling(max_new_tokens=8),
     )
-    made = materials_of(asked, Workshop(tmp_path / "cache"), 0)
+    made = materials_of(asked, ArtefactCache(tmp_path / "cache"), 0)
     assert made.model == made.facts["hub"]["model"] == f"{moved_model}@{SECOND}"
     comparison = dataclasses.replace(world(tmp_path), facts={"hub": made.facts["hub"]})
     (told,) = [block.text for block in details.data(comparison).blocks if "hub" in block.text]
     assert told == f"Taken from the hub, at these commits: model {moved_model}@{SECOND}."
     tagged = materials_of(
-        dataclasses.replace(asked, model=f"{moved_model}@v1"), Workshop(tmp_path / "cache"), 0
+        dataclasses.replace(asked, model=f"{moved_model}@v1"), ArtefactCache(tmp_path / "cache"), 0
     )
     assert tagged.model == f"{moved_model}@{FIRST}"
 

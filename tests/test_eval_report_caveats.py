@@ -17,8 +17,8 @@ from eval.report import caveats, validity
 from eval.report.caveats import Caveat
 from eval.report.frames import evaluations
 from eval.report.standings import standings
+from eval.stages.cache import ArtefactCache
 from eval.tasks import materials_of
-from eval.workshop import Workshop
 
 
 def said(caveat: Caveat, made: World) -> str:
@@ -374,7 +374,7 @@ def test_a_users_task_knows_what_its_labels_and_judge_are(
         pairs=small.pairs if settings.get("pairs") else None, label_scale=settings.get("label_scale", 1.0),
         sampling=Sampling(max_new_tokens=6),
     )  # fmt: skip
-    facts = materials_of(experiment, Workshop(tmp_path / "cache"), 0).facts
+    facts = materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0).facts
     assert (facts["judge_is_reward"], facts["beta_is_objective"], facts["labels"]) == (
         same,
         objective,

@@ -10,10 +10,10 @@ import pytest
 
 from eval.data.split import split_of
 from eval.experiment import Experiment
+from eval.stages.cache import ArtefactCache
 from eval.tasks.reviews import Reviews, build_tokenizer, gold, task
 from eval.tasks.reviews.grammar import corpus, parse, prompts, vocabulary
 from eval.tasks.reviews.world import Fit
-from eval.workshop import Workshop
 
 TINY = Reviews(
     corpus=64, base=Fit(1, 1e-2), pairs=48, reward=Fit(1, 1e-2), hidden=16, layers=1, heads=2, test_prompts=8
@@ -150,25 +150,25 @@ def test_the_model_is_small():
 
 
 def test_stages_are_built_once_for_what_they_depend_on(tmp_path):
-    shop = Workshop(tmp_path)
-    base = TINY.base_model(shop, seed=0, threads=1)
-    assert TINY.base_model(shop, seed=0, threads=1).cached
-    assert not TINY.base_model(shop, seed=1, threads=1).cached
-    assert not replace(TINY, corpus=65).base_model(shop, seed=0, threads=1).cached
+    cache = ArtefactCache(tmp_path)
+    base = TINY.base_model(cache, seed=0, threads=1)
+    assert TINY.base_model(cache, seed=0, threads=1).cached
+    assert not TINY.base_model(cache, seed=1, threads=1).cached
+    assert not replace(TINY, corpus=65).base_model(cache, seed=0, threads=1).cached
     pairs = [
         {"prompt": prompt, "chosen": " good", "rejected": " bad"}
         for prompt in dict.fromkeys(TINY.pair_prompts(0))
     ]
     centre = [pairs[0]["prompt"] + " fine"]
-    assert not TINY.reward_model(shop, base.path, pairs, centre, seed=0, threads=1).cached
-    assert TINY.reward_model(shop, base.path, pairs, centre, seed=0, threads=1).cached
-    assert not TINY.reward_model(shop, base.path, pairs[1:], centre, seed=0, threads=1).cached
-    assert not TINY.reward_model(shop, base.path, pairs, centre, seed=1, threads=1).cached
+    assert not TINY.reward_model(cache, base.path, pairs, centre, seed=0, threads=1).cached
+    assert TINY.reward_model(cache, base.path, pairs, centre, seed=0, threads=1).cached
+    assert not TINY.reward_model(cache, base.path, pairs[1:], centre, seed=0, threads=1).cached
+    assert not TINY.reward_model(cache, base.path, pairs, centre, seed=1, threads=1).cached
 
 
 def test_labels_of_the_judge_are_no_calls_of_the_reward(tmp_path, monkeypatch):
     monkeypatch.setattr(task, "Reviews", lambda: TINY)
-    made = task.materials(Experiment(), Workshop(tmp_path), data_seed=0)
+    made = task.materials(Experiment(), ArtefactCache(tmp_path), data_seed=0)
     assert 0 < made.pairs_cost.labels == len(made.pairs) <= TINY.pairs
     assert made.pairs_cost.reward_calls == made.reward_cost.reward_calls == 0
 

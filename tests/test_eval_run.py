@@ -20,9 +20,9 @@ from eval.experiment import Experiment
 from eval.metrics import Evaluator
 from eval.run import _base_under, evaluate_base, execute
 from eval.settings.parts import Evaluation
+from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of
-from eval.workshop import Workshop
 
 # A run's own faults --------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ def test_a_run_begins_where_its_own_reward_puts_the_base(small: SmallWorld, tmp_
         replicate_data=True, device="cpu", sampling=Sampling(max_new_tokens=6), eval=Evaluation(responses=2),
     )  # fmt: skip
     store = Store.create(tmp_path / "out", experiment)
-    first = materials_of(experiment, Workshop(Path(small.cache)), 0)
+    first = materials_of(experiment, ArtefactCache(Path(small.cache)), 0)
     second = replace(first, reward=replace(first.reward, where=small.reward("strict")))
     for seed, made in enumerate((first, second)):
         made.save(store.path / "materials" / str(seed))

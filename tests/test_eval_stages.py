@@ -15,21 +15,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Co
 
 from algos import RewardModel, UserError
 from algos.engine.text.control import Rendered, Span
-from eval.stages import (
-    _controlled,
-    _encode,
+from eval.stages.base import train_base
+from eval.stages.cache import content_hash
+from eval.stages.fitting import Fit, controlled, encode_whole
+from eval.stages.reward_model import (
     _encode_pairs,
-    _Fit,
     _split_by_prompt,
     _train_on_pairs,
     _unused_id,
     require_classifier,
-    train_base,
     train_reward_model,
 )
 from eval.tasks.reviews import build_tokenizer
 from eval.tasks.reviews.grammar import corpus
-from eval.workshop import content_hash
 
 TEXTS = [row["prompt"] + row["completion"] for row in corpus(0, 64)]
 FIT: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-2, "batch_size": 16, "seed": 0, "threads": 1}
@@ -74,7 +72,7 @@ def test_the_base_learns_its_texts(base):
     torch.manual_seed(0)
     untrained = AutoModelForCausalLM.from_config(config())
     trained = AutoModelForCausalLM.from_pretrained(base)
-    ids = torch.tensor([_encode(tokenizer, TEXTS[0])])
+    ids = torch.tensor([encode_whole(tokenizer, TEXTS[0])])
     assert trained(input_ids=ids, labels=ids).loss < untrained(input_ids=ids, labels=ids).loss - 0.1
 
 
@@ -134,14 +132,14 @@ def test_training_pools_at_the_last_attended_position(base, tmp_path, monkeypatc
         assert (ids == 2).all(), "every text ends in EOS"
         assert torch.equal(pooled, trunk["logits"].detach()[torch.arange(len(last)), last])
 
-    monkeypatch.setattr("eval.stages._train_on_pairs", record)
+    monkeypatch.setattr("eval.stages.reward_model._train_on_pairs", record)
     train_reward_model(tmp_path / "base", pairs(), tmp_path / "out", centre_on=TEXTS, **FIT)
     assert seen
 
 
 def test_texts_have_one_bos_one_eos_and_keep_their_spaces():
     tokenizer = build_tokenizer()
-    plain = _encode(tokenizer, "the plot was very dull")
+    plain = encode_whole(tokenizer, "the plot was very dull")
     assert tokenizer.convert_ids_to_tokens(plain) == [
         "<bos>",
         "Ġthe",
@@ -152,7 +150,7 @@ def test_texts_have_one_bos_one_eos_and_keep_their_spaces():
         "<eos>",
     ]
     meant = Rendered("<bos>the plot was very dull<eos>", (Span(0, 5, True), Span(27, 32, True)))
-    assert _encode(tokenizer, meant) == plain
+    assert encode_whole(tokenizer, meant) == plain
     row = _encode_pairs(
         tokenizer, [{"prompt": "the plot was", "chosen": " very dull", "rejected": "dull"}], None
     )[0][0]
@@ -220,7 +218,7 @@ def test_generators_and_threads_of_the_caller_are_put_back():
     torch.manual_seed(3)
     np.random.seed(3)
     random.seed(3)
-    with _controlled(_Fit(1, 1e-3, 16, seed=7, threads=1, device="cpu")):
+    with controlled(Fit(1, 1e-3, 16, seed=7, threads=1, device="cpu")):
         assert torch.get_num_threads() == 1
         torch.rand(1), np.random.rand(), random.random()
     assert (torch.rand(1), np.random.rand(), random.random()) == expected

@@ -17,11 +17,11 @@ from algos.engine.storage import atomic_directory, read_json, write_json
 from eval.experiment import Experiment
 from eval.recording.recorder import costs_before
 from eval.settings.parts import RewardTraining
+from eval.stages.cache import ArtefactCache
 from eval.tasks import materials_of
 from eval.tasks.custom.shape import shape
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
 from eval.tasks.sampled import sampled_pairs
-from eval.workshop import Workshop
 
 SCORER = Scorer("function", "rewards.py:score", "score")
 MADE = Materials(
@@ -86,9 +86,9 @@ def test_pairs_alone_need_a_family_with_a_classifier(small: SmallWorld, tmp_path
         sampling=Sampling(max_new_tokens=6),
     )  # fmt: skip
     with pytest.raises(UserError, match=r"no sequence classifier.*--reward and --judge"):
-        materials_of(experiment, Workshop(tmp_path / "cache"), 0)
+        materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0)
     with_reward = replace(experiment, reward=small.reward(), judge=small.reward("strict"))
-    made = materials_of(with_reward, Workshop(tmp_path / "cache"), 0)
+    made = materials_of(with_reward, ArtefactCache(tmp_path / "cache"), 0)
     assert made.pairs
     assert made.facts["varies"] == []
 
@@ -99,7 +99,7 @@ def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) ->
         task="custom", model=small.model, pairs=small.pairs, device="cpu", replicate_data=True,
         sampling=Sampling(max_new_tokens=6), reward_model=RewardTraining(epochs=1, batch_size=64),
     )  # fmt: skip
-    first, second = (materials_of(experiment, Workshop(tmp_path), seed) for seed in (0, 1))
+    first, second = (materials_of(experiment, ArtefactCache(tmp_path), seed) for seed in (0, 1))
     assert first.judge == second.judge
     assert first.reward != second.reward
     assert first.judge.where != first.reward.where
@@ -121,7 +121,7 @@ def test_a_plan_counts_the_recorded_pairs_beside_a_file_of_prompts(small: SmallW
         task="custom", model=small.model, prompts=small.prompts, pairs=small.pairs, reward=small.reward(), device="cpu",
         sampling=Sampling(max_new_tokens=6), test_prompts=written(tmp_path / "test.jsonl", rows[:30]),
     )  # fmt: skip
-    made = materials_of(experiment, Workshop(tmp_path / "cache"), 0)
+    made = materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0)
     assert shape(experiment)[1] == len(made.pairs) < len(rows)
     sampled = replace(experiment, pairs=None, sampled_pairs=17)
     assert (shape(sampled)[1], shape(experiment, quick=True)[1]) == (17, None)
@@ -136,7 +136,7 @@ def test_pairs_are_sampled_from_prompts_that_are_cut(small: SmallWorld, tmp_path
         task="custom", model=small.model, prompts=written(tmp_path / "prompts.jsonl", rows), reward=small.reward(),
         truncate_prompts="left", sampled_pairs=200, device="cpu", sampling=Sampling(max_new_tokens=6),
     )  # fmt: skip
-    made = materials_of(experiment, Workshop(tmp_path / "cache"), 0)
+    made = materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0)
     sources = {pair["prompt"] for pair in made.pairs}
     assert sources == {row["prompt"] for row in made.train_prompts}
     assert sum(len(prompt) > 160 for prompt in sources) > 30
@@ -148,7 +148,7 @@ def test_whether_prompts_are_cut_is_in_the_key_of_sampled_pairs(small: SmallWorl
 
     def path(rows: Rows, truncate_prompts: Literal["drop", "left"]) -> Path:
         return sampled_pairs(
-            Workshop(tmp_path), base, rows, Sampling(max_new_tokens=6), count=4, seed=0, scale=1.0, identity={},
+            ArtefactCache(tmp_path), base, rows, Sampling(max_new_tokens=6), count=4, seed=0, scale=1.0, identity={},
             reward=reward, truncate_prompts=truncate_prompts,
         )[2].path  # fmt: skip
 
@@ -182,7 +182,7 @@ def test_a_reward_model_is_centred_on_prompts_that_are_cut(
             task="custom", model=small.model, prompts=small.prompts, pairs=written(tmp_path / "pairs.jsonl", pairs),
             judge=small.reward(), device="cpu", sampling=Sampling(max_new_tokens=6), truncate_prompts=truncate_prompts,
         )  # fmt: skip
-        return materials_of(experiment, Workshop(tmp_path / "cache"), 0).reward.where
+        return materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0).reward.where
 
     with pytest.raises(
         UserError, match=r"cannot answer any of .* × prompt too long.*--truncate-prompts left"

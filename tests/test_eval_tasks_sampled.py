@@ -11,9 +11,9 @@ from small_world import SmallWorld
 
 from algos import DPO, Policy, Sampling, train
 from eval.experiment import Experiment
+from eval.stages.cache import ArtefactCache
 from eval.tasks import materials_of
 from eval.tasks.sampled import label
-from eval.workshop import Workshop
 
 ASK: dict[str, str] = {"role": "user", "content": "Which dog?"}
 BEGUN = {"role": "assistant", "content": "The red"}
@@ -61,7 +61,7 @@ def test_dpo_trains_on_pairs_sampled_from_conversations(
         task="custom", model=small.model, prompts=str(tmp_path / "chat.jsonl"), reward=f"{tmp_path / 'rewards.py'}:score",
         sampled_pairs=24, device="cpu", sampling=Sampling(max_new_tokens=6),
     )  # fmt: skip
-    materials = materials_of(experiment, Workshop(tmp_path / "cache"), 0)
+    materials = materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0)
     assert len(materials.pairs) > 10
     assert materials.facts["varies"] == ["pairs"]
     policy = Policy.load(small.model, device="cpu")

@@ -19,13 +19,13 @@ from eval.experiment import TUNING_SEED, Experiment
 from eval.launch import Job, Update, Workers
 from eval.run import execute
 from eval.settings.resume import extended
+from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tuning import tries
 from eval.tuning.search import Choices, Range, Space
 from eval.tuning.tries import Try, best, next_settings
 from eval.tuning.tune import settled, tune
-from eval.workshop import Workshop
 from run_compare import main, parse
 
 SPACE: Space = {
@@ -149,7 +149,7 @@ def prepared(small: SmallWorld, out: Path, *more: str, reward: str = "score") ->
         small.arguments(out, *SHORT, "--seeds", "1", "--tune", "3", *more, reward=reward)
     ).experiment
     store = Store.create(out, asked)
-    materials_of(asked, Workshop(Path(small.cache)), 0).save(store.path / "materials" / "0")
+    materials_of(asked, ArtefactCache(Path(small.cache)), 0).save(store.path / "materials" / "0")
     return store
 
 
@@ -358,7 +358,7 @@ def test_every_seed_of_tuning_has_data_of_its_own_where_every_seed_has(
         small, tmp_path / "own", "--algos", "dpo", "--replicate-data", "--tune-seeds", "2", "--tune", "1"
     )
     for seed in store.asked.tuning_seeds:
-        materials_of(store.asked, Workshop(Path(small.cache)), seed).save(
+        materials_of(store.asked, ArtefactCache(Path(small.cache)), seed).save(
             store.path / "materials" / str(seed)
         )
     tune(store, Workers(1), Console())

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from eval.plan import Shape
+    from eval.stages.cache import ArtefactCache
     from eval.tasks.materials import Materials
-    from eval.workshop import Workshop
 
 DESCRIPTIONS = {
     "reviews": "film reviews in a small grammar: model, pairs, reward model and gold judge included; nothing to download",
@@ -20,15 +20,15 @@ DESCRIPTIONS = {
 }
 
 
-def materials_of(experiment: Experiment, workshop: Workshop, data_seed: int) -> Materials:
+def materials_of(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> Materials:
     """What the arms share, built or taken from the cache. Raises UserError for what the user can mend."""
     if experiment.task == "reviews":
         from eval.tasks.reviews import task
 
-        return task.materials(experiment, workshop, data_seed)
+        return task.materials(experiment, cache, data_seed)
     from eval.tasks.custom import task as custom
 
-    return custom.materials(experiment, workshop, data_seed)
+    return custom.materials(experiment, cache, data_seed)
 
 
 def model_config(experiment: Experiment) -> PretrainedConfig:

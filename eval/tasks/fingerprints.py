@@ -17,7 +17,7 @@ from algos import UserError
 from algos.engine.errors import one_line
 from algos.engine.storage import file_hash
 from eval.directory.integrity import INDEX
-from eval.workshop import content_hash
+from eval.stages.cache import content_hash
 
 MOST_BELOW = 1000
 """Files that are looked at in each folder beside a function."""

@@ -19,10 +19,10 @@ from algos.engine.storage import file_hash, write_json
 from eval.directory.reading import read_shaped
 from eval.directory.shapes import Sources
 from eval.experiment import Experiment
+from eval.stages.cache import content_hash
 from eval.tasks.fingerprints import Hashes, beside, is_module, missing, model_key, names_function
 from eval.tasks.materials import Materials, Scorer
 from eval.tasks.sampled import digest_rows
-from eval.workshop import content_hash
 
 _LOADED = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
 """What models and tokenizers are made of; a README beside them may change."""

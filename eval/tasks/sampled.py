@@ -19,12 +19,12 @@ from algos.engine.budget import Meter
 from algos.engine.rewards import Reward, call_reward
 from algos.engine.seeding import derive
 from algos.engine.text.template import Text
+from eval.stages.cache import Artefact, ArtefactCache
 from eval.tasks.materials import StageCost
-from eval.workshop import Artefact, Workshop
 
 
 def sampled_pairs(
-    workshop: Workshop,
+    cache: ArtefactCache,
     base: Policy,
     prompts: Sequence[Mapping[str, Any]],
     sampling: Sampling,
@@ -77,7 +77,7 @@ def sampled_pairs(
         write_rows(folder / "pairs.jsonl", pairs)
         (folder / "cost.json").write_text(json.dumps({"flops": meter.flops}), encoding="utf-8")
 
-    built = workshop.build("sampled-pairs", key, make)
+    built = cache.build("sampled-pairs", key, make)
     pairs = read_rows_of(built.path / "pairs.jsonl")
     flops = json.loads((built.path / "cost.json").read_text(encoding="utf-8"))["flops"]
     return pairs, StageCost(flops, built.seconds, len(pairs), 2 * count), built

@@ -14,17 +14,17 @@ from eval.data import Accounting
 from eval.experiment import Experiment
 from eval.functions import load_function
 from eval.settings.paths import readable
-from eval.stages import require_classifier, train_reward_model
+from eval.stages.cache import FACTS, Artefact, ArtefactCache
+from eval.stages.reward_model import require_classifier, train_reward_model
 from eval.tasks.custom.inputs import halves, read_inputs, require_inputs
 from eval.tasks.fingerprints import model_key, names_function, reward_key
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
 from eval.tasks.sampled import base_responses, digest_rows, sampled_pairs
-from eval.workshop import FACTS, Artefact, Workshop
 
 
-def materials(experiment: Experiment, workshop: Workshop, data_seed: int) -> Materials:
+def materials(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> Materials:
     """Raises UserError where something is missing or nothing usable is left."""
-    return _Builder(experiment, workshop, data_seed).build()
+    return _Builder(experiment, cache, data_seed).build()
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class _Learned:
 
 
 class _Builder:
-    def __init__(self, experiment: Experiment, workshop: Workshop, data_seed: int) -> None:
-        self.experiment, self.workshop, self.data_seed = experiment, workshop, data_seed
+    def __init__(self, experiment: Experiment, cache: ArtefactCache, data_seed: int) -> None:
+        self.experiment, self.cache, self.data_seed = experiment, cache, data_seed
         model = require_inputs(experiment)
         self.stages: list[dict[str, Any]] = []
         self.base = Policy.load(
@@ -135,7 +135,7 @@ class _Builder:
                 seed=seed, threads=experiment.threads_per_run, device=str(self.base.device),
             )  # fmt: skip
 
-        built = self.workshop.build(name.replace(" ", "-"), key, make)
+        built = self.cache.build(name.replace(" ", "-"), key, make)
         facts = json.loads((built.path / FACTS).read_text(encoding="utf-8"))
         tokens = sum(
             len(self.base.tokenizer(row["prompt"] + row[side]).input_ids)
@@ -159,7 +159,7 @@ class _Builder:
         experiment = self.experiment
         assert experiment.reward is not None
         pairs, cost, built = sampled_pairs(
-            self.workshop, self.base, prompts, experiment.sampling, count=experiment.sampled_pairs, seed=self.data_seed,
+            self.cache, self.base, prompts, experiment.sampling, count=experiment.sampled_pairs, seed=self.data_seed,
             reward=reward.open(self.base.device, experiment.reward_calls), scale=experiment.label_scale,
             identity={"model": self.model_key, "reward": reward_key(experiment.reward)},
             truncate_prompts=experiment.truncate_prompts,

@@ -10,29 +10,29 @@ from typing import Any
 from algos import Policy, Sampling
 from eval.experiment import Experiment
 from eval.plan import Shape
+from eval.stages.cache import FACTS, Artefact, ArtefactCache, content_hash
 from eval.tasks.materials import Materials, Scorer, StageCost
 from eval.tasks.reviews.gold import gold
 from eval.tasks.reviews.world import Reviews
 from eval.tasks.sampled import base_responses, sampled_pairs
-from eval.workshop import FACTS, Artefact, Workshop, content_hash
 
 LABEL_SCALE = 5.0
 CENTRED_ON = 512
 
 
-def materials(experiment: Experiment, workshop: Workshop, data_seed: int) -> Materials:
+def materials(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> Materials:
     """Built in well under a minute the first time, taken from the cache afterwards."""
     world, threads = Reviews(), experiment.threads_per_run
-    built = world.base_model(workshop, 0, threads)
+    built = world.base_model(cache, 0, threads)
     base = Policy.load(built.path, device="cpu")
     prompts = _rows(world.pair_prompts(data_seed))
     pairs, pairs_cost, sampled = sampled_pairs(
-        workshop, base, prompts, Sampling(max_new_tokens=world.max_new_tokens), count=len(prompts), seed=data_seed,
+        cache, base, prompts, Sampling(max_new_tokens=world.max_new_tokens), count=len(prompts), seed=data_seed,
         reward=gold, scale=LABEL_SCALE, identity={"model": content_hash(built.path), "reward": "gold"},
     )  # fmt: skip
     own = base_responses(base, prompts, world.max_new_tokens, CENTRED_ON, data_seed)
     centre = [row["prompt"] + row["completion"] for row in own]
-    proxy = world.reward_model(workshop, built.path, pairs, centre, data_seed, threads)
+    proxy = world.reward_model(cache, built.path, pairs, centre, data_seed, threads)
     stages = [("base model", built, 0.0), ("sampled pairs", sampled, pairs_cost.flops)]
     cost = StageCost(6.0 * base.size * _tokens(base, pairs) * world.reward.epochs, proxy.seconds)
     stages.append(("reward model", proxy, cost.flops))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eval.data.split import SplitName, split_of
-from eval.stages import train_base, train_reward_model
+from eval.stages.base import train_base
+from eval.stages.cache import Artefact, ArtefactCache, content_hash, json_hash
+from eval.stages.reward_model import train_reward_model
 from eval.tasks.reviews.grammar import corpus, prompts
 from eval.tasks.reviews.tokenizer import build_tokenizer
-from eval.workshop import Artefact, Workshop, content_hash, json_hash
 
 if TYPE_CHECKING:
     from transformers import GPT2Config
@@ -78,7 +79,7 @@ class Reviews:
             pad_token_id=tokenizer.pad_token_id,
         )
 
-    def base_model(self, workshop: Workshop, seed: int, threads: int) -> Artefact:
+    def base_model(self, cache: ArtefactCache, seed: int, threads: int) -> Artefact:
         """The base model: SFT on writers' reviews of training openings."""
         texts = [row["prompt"] + row["completion"] for row in self.texts("train", seed, self.corpus)]
         config, tokenizer = self.model_config(), build_tokenizer()
@@ -87,7 +88,7 @@ class Reviews:
             "config": config.to_dict(), "vocabulary": tokenizer.get_vocab(), "texts": json_hash(texts),
             "settings": settings,
         }  # fmt: skip
-        return workshop.build("base", key, lambda out: train_base(config, tokenizer, texts, out, **settings))
+        return cache.build("base", key, lambda out: train_base(config, tokenizer, texts, out, **settings))
 
     def pair_prompts(self, seed: int) -> list[str]:
         """The training openings, drawn with replacement, that the base answers twice for the preference pairs."""
@@ -96,7 +97,7 @@ class Reviews:
 
     def reward_model(
         self,
-        workshop: Workshop,
+        cache: ArtefactCache,
         base: Path,
         pairs: Sequence[Mapping[str, str]],
         centre_on: Sequence[str],
@@ -115,4 +116,4 @@ class Reviews:
         def make(out: Path) -> None:
             train_reward_model(base, pairs, out, centre_on=centre_on, **settings)
 
-        return workshop.build("reward-model", key, make)
+        return cache.build("reward-model", key, make)

@@ -1,4 +1,4 @@
-"""The workshop: built once, whole or not at all, rebuilt where files were touched, one builder at a time."""
+"""The cache: built once, whole or not at all, rebuilt where files were touched, one builder at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from eval import workshop
-from eval.workshop import Workshop, content_hash, json_hash
+from eval.stages import cache as module
+from eval.stages.cache import ArtefactCache, content_hash, json_hash
 
 
 def write(text: str):
@@ -27,8 +27,8 @@ def fail(out: Path) -> None:
 
 
 def test_built_once_for_the_same_key(tmp_path):
-    first = Workshop(tmp_path).build("base", {"seed": 1, "lr": 0.1}, write("one"))
-    again = Workshop(tmp_path).build("base", {"lr": 0.1, "seed": 1}, fail)
+    first = ArtefactCache(tmp_path).build("base", {"seed": 1, "lr": 0.1}, write("one"))
+    again = ArtefactCache(tmp_path).build("base", {"lr": 0.1, "seed": 1}, fail)
     assert not first.cached
     assert again.cached
     assert again.path == first.path
@@ -38,24 +38,24 @@ def test_built_once_for_the_same_key(tmp_path):
 
 
 def test_another_key_or_stage_is_another_artefact(tmp_path):
-    shop = Workshop(tmp_path)
+    cache = ArtefactCache(tmp_path)
     paths = {
-        shop.build(s, k, write("x")).path for s, k in [("a", {"n": 1}), ("a", {"n": 2}), ("b", {"n": 1})]
+        cache.build(s, k, write("x")).path for s, k in [("a", {"n": 1}), ("a", {"n": 2}), ("b", {"n": 1})]
     }
     assert len(paths) == 3
 
 
 def test_versions_of_the_libraries_are_part_of_the_key(tmp_path, monkeypatch):
-    shop = Workshop(tmp_path)
-    first = shop.build("base", {}, write("x"))
-    monkeypatch.setattr("eval.workshop.installed", lambda name: "0.0")
-    assert shop.build("base", {}, write("x")).path != first.path
+    cache = ArtefactCache(tmp_path)
+    first = cache.build("base", {}, write("x"))
+    monkeypatch.setattr("eval.stages.cache.installed", lambda name: "0.0")
+    assert cache.build("base", {}, write("x")).path != first.path
 
 
 def test_our_own_code_is_part_of_the_key(tmp_path, monkeypatch):
     """All that makes artefacts, wherever it is installed: in a checkout it changes while the version stays."""
-    monkeypatch.setattr(workshop, "_code", workshop._code.__wrapped__)  # which is looked at once a process
-    monkeypatch.setattr(workshop, "__file__", str(tmp_path / "eval" / "workshop.py"))
+    monkeypatch.setattr(module, "_code", module._code.__wrapped__)  # which is looked at once a process
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "eval" / "stages" / "cache.py"))
     monkeypatch.setattr("algos.__file__", str(tmp_path / "algos" / "__init__.py"))
 
     def path(changed: str) -> Path:
@@ -63,11 +63,12 @@ def test_our_own_code_is_part_of_the_key(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as text:
             text.write("#")
-        return Workshop(tmp_path / "shop").build("base", {}, write("x")).path
+        return ArtefactCache(tmp_path / "cache").build("base", {}, write("x")).path
 
     (tmp_path / "algos").mkdir()
-    (tmp_path / "eval" / "tasks").mkdir(parents=True)
-    makers = ["eval/stages.py", "algos/dpo.py", "algos/engine/sampling.py", "eval/tasks/reviews/gold.py"]
+    for part in ("tasks", "stages"):
+        (tmp_path / "eval" / part).mkdir(parents=True)
+    makers = ["eval/stages/base.py", "algos/dpo.py", "algos/engine/sampling.py", "eval/tasks/reviews/gold.py"]
     paths = [path(name) for name in (*makers, *makers)]
     assert len(set(paths)) == 2 * len(makers)
     for other in ("eval/report/page.py", "algos/__pycache__/dpo.cpython-311.pyc"):
@@ -75,13 +76,13 @@ def test_our_own_code_is_part_of_the_key(tmp_path, monkeypatch):
 
 
 def test_our_own_code_is_read_once_a_process(monkeypatch):
-    code = workshop._code()
-    monkeypatch.setattr(workshop, "content_hash", lambda *_: pytest.fail("read again"))
-    assert workshop._code() == code
+    code = module._code()
+    monkeypatch.setattr(module, "content_hash", lambda *_: pytest.fail("read again"))
+    assert module._code() == code
 
 
 def test_manifest_lists_every_file(tmp_path):
-    artefact = Workshop(tmp_path).build("base", {"n": 1}, write("one"))
+    artefact = ArtefactCache(tmp_path).build("base", {"n": 1}, write("one"))
     manifest = json.loads((artefact.path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["key"] == {"n": 1}
     # SHA-256 of "one".
@@ -92,8 +93,8 @@ def test_manifest_lists_every_file(tmp_path):
 
 @pytest.mark.parametrize("damage", ["change", "remove", "add", "manifest"])
 def test_a_touched_artefact_is_built_again_with_a_warning(tmp_path, caplog, damage):
-    shop = Workshop(tmp_path)
-    path = shop.build("base", {}, write("one")).path
+    cache = ArtefactCache(tmp_path)
+    path = cache.build("base", {}, write("one")).path
     if damage == "change":
         (path / "deep" / "a.txt").write_text("two", encoding="utf-8")
     elif damage == "remove":
@@ -102,48 +103,48 @@ def test_a_touched_artefact_is_built_again_with_a_warning(tmp_path, caplog, dama
         (path / "more.txt").write_text("", encoding="utf-8")
     else:
         (path / "manifest.json").write_text("{", encoding="utf-8")
-    with caplog.at_level(logging.WARNING, logger="eval.workshop"):
-        again = shop.build("base", {}, write("one"))
+    with caplog.at_level(logging.WARNING, logger="eval.stages.cache"):
+        again = cache.build("base", {}, write("one"))
     assert not again.cached
     assert (again.path / "deep" / "a.txt").read_text(encoding="utf-8") == "one"
     assert not (again.path / "more.txt").exists()
     assert "does not match its manifest" in caplog.text
-    assert shop.build("base", {}, fail).cached
+    assert cache.build("base", {}, fail).cached
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path):
-    shop = Workshop(tmp_path)
+    cache = ArtefactCache(tmp_path)
 
     def broken(out: Path) -> None:
         (out / "half.txt").write_text("half", encoding="utf-8")
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        shop.build("base", {}, broken)
+        cache.build("base", {}, broken)
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
-    assert not shop.build("base", {}, write("x")).cached
+    assert not cache.build("base", {}, write("x")).cached
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path):
-    shop = Workshop(tmp_path)
-    path = shop.build("base", {}, write("x")).path
+    cache = ArtefactCache(tmp_path)
+    path = cache.build("base", {}, write("x")).path
     leftover = tmp_path / f".{path.name}.making-abc"
     path.rename(leftover)
-    shop.build("base", {}, write("x"))
+    cache.build("base", {}, write("x"))
     assert path.exists()
     assert not leftover.exists()
 
 
 def test_pickled_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"safetensors only; got model\.bin"):
-        Workshop(tmp_path).build("base", {}, lambda out: (out / "model.bin").touch())
+        ArtefactCache(tmp_path).build("base", {}, lambda out: (out / "model.bin").touch())
 
 
 def test_a_key_that_is_not_json_is_refused(tmp_path):
     with pytest.raises(TypeError):
-        Workshop(tmp_path).build("base", {"path": tmp_path}, fail)
+        ArtefactCache(tmp_path).build("base", {"path": tmp_path}, fail)
     with pytest.raises(ValueError, match="not JSON"):
-        Workshop(tmp_path).build("base", {"lr": float("nan")}, fail)
+        ArtefactCache(tmp_path).build("base", {"lr": float("nan")}, fail)
 
 
 def _build_slowly(root: Path, log: Path) -> None:
@@ -153,13 +154,13 @@ def _build_slowly(root: Path, log: Path) -> None:
         time.sleep(0.3)
         (out / "a.txt").write_text("x", encoding="utf-8")
 
-    Workshop(root).build("base", {}, make)
+    ArtefactCache(root).build("base", {}, make)
 
 
 def test_two_processes_build_it_once(tmp_path):
     context = multiprocessing.get_context("fork")
     log = tmp_path / "log"
-    workers = [context.Process(target=_build_slowly, args=(tmp_path / "shop", log)) for _ in range(2)]
+    workers = [context.Process(target=_build_slowly, args=(tmp_path / "cache", log)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -47,8 +47,8 @@ class Artefact:
     cached: bool
 
 
-class Workshop:
-    """Directories of finished builds under one root, shared by every process that works there."""
+class ArtefactCache:
+    """Directories of finished builds under one root, shared by every process that uses it."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).resolve()  # what lies there is found from any working directory
@@ -119,8 +119,8 @@ def content_hash(path: Path, suffixes: Collection[str] = ()) -> str:
 @functools.cache
 def _code() -> str:
     """A hash of the sources that make artefacts: in a checkout they change while the version stays."""
-    here = Path(__file__).parent
-    makers = (Path(algos.__file__).parent, here / "tasks", here / "stages.py")
+    ours = Path(__file__).parents[1]
+    makers = (Path(algos.__file__).parent, ours / "tasks", ours / "stages")
     return json_hash([content_hash(path, {".py"}) for path in makers])
 
 

@@ -1,82 +1,25 @@
-"""The stages before the algorithms, through TRL: a base model (SFT) and a reward model (Bradley–Terry on pairs)."""
+"""A reward model: Bradley–Terry on preference pairs, by TRL's RewardTrainer."""
 
 from __future__ import annotations
 
 import copy
 import json
-import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from algos.engine.errors import UserError
-from eval.process.quiet import quiet
-from eval.workshop import FACTS
+from eval.stages.cache import FACTS
+from eval.stages.fitting import Fit, controlled, encode_whole, run_trainer, trainer_arguments
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
-    from trl import RewardConfig, SFTConfig
-
-    Configuration = TypeVar("Configuration", SFTConfig, RewardConfig)
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HELDOUT_SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """How a stage is trained: AdamW, linear warm-up over the first 5% of the updates, then linear decay to 0."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-    threads: int
-    device: str
-
-
-def train_base(
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    out: Path,
-    *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    seed: int,
-    threads: int,
-    device: str = "cpu",
-) -> None:
-    """Trains a causal LM of this `config` from scratch on whole texts (prompt and completion), EOS at the end of each.
-
-    Writes model (safetensors) and tokenizer to `out`. `seed` alone decides initial weights and order.
-    """
-    fit = _Fit(epochs, learning_rate, batch_size, seed, threads, device)
-    with _controlled(fit):
-        from datasets import Dataset
-        from transformers import AutoModelForCausalLM
-        from trl import SFTConfig, SFTTrainer
-
-        from algos.engine.fast.kernels import quicken
-
-        # A copy: the trainer writes into the configuration of the model it is given.
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-        quicken(model)
-        ids = [_encode(tokenizer, text) for text in texts]
-        # Tokenised here, so that BOS and EOS are there exactly once: TRL takes such rows as they are.
-        rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
-        with tempfile.TemporaryDirectory() as scratch:
-            arguments = _arguments(SFTConfig, scratch, fit)
-            _train(SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer))
-        model.config.use_cache = config.use_cache  # The trainer turns it off, and it would be saved so.
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
 
 
 def require_classifier(base: str) -> None:
@@ -119,8 +62,8 @@ def train_reward_model(
     std of the reward of `centre_on`. Raises UserError where nothing is left to hold out or train on.
     """
     start = time.perf_counter()
-    fit = _Fit(epochs, learning_rate, batch_size, seed, threads, device)
-    with _controlled(fit):
+    fit = Fit(epochs, learning_rate, batch_size, seed, threads, device)
+    with controlled(fit):
         from transformers import AutoTokenizer
 
         from algos.engine.fast.kernels import quicken
@@ -172,7 +115,7 @@ def _classifier(base: str) -> PreTrainedModel:
 
 
 def _train_on_pairs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], fit: _Fit
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], fit: Fit
 ) -> None:
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
@@ -183,8 +126,10 @@ def _train_on_pairs(
     padding.pad_token = padding.convert_ids_to_tokens(model.config.get_text_config().pad_token_id)
     dataset = Dataset.from_list([{key: row[key] for key in ("chosen_ids", "rejected_ids")} for row in rows])
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = _arguments(RewardConfig, scratch, fit)
-        _train(RewardTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=padding))
+        arguments = trainer_arguments(RewardConfig, scratch, fit)
+        run_trainer(
+            RewardTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=padding)
+        )
 
 
 def _score(
@@ -201,14 +146,6 @@ def _score(
     return np.array(centre), float(np.mean(np.greater(chosen, rejected)))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a whole text: BOS once where the tokenizer puts one, EOS once at the end."""
-    from algos.engine.text.tokens import encode
-
-    ids = encode(tokenizer, text)
-    return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
-
-
 def _encode_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, str]], limit: int | None
 ) -> tuple[list[dict[str, Any]], int]:
@@ -216,8 +153,8 @@ def _encode_pairs(
     rows = [
         {
             **pair,
-            "chosen_ids": _encode(tokenizer, pair["prompt"] + pair["chosen"]),
-            "rejected_ids": _encode(tokenizer, pair["prompt"] + pair["rejected"]),
+            "chosen_ids": encode_whole(tokenizer, pair["prompt"] + pair["chosen"]),
+            "rejected_ids": encode_whole(tokenizer, pair["prompt"] + pair["rejected"]),
         }
         for pair in pairs
     ]
@@ -254,59 +191,3 @@ def _unused_id(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, 
             "Add a pad token to the model and its tokenizer."
         )
     return unused[-1]
-
-
-def _arguments(kind: type[Configuration], scratch: str, fit: _Fit) -> Configuration:
-    """The configuration of one of TRL's trainers, whose defaults are bf16, checkpointing and saving on."""
-    on_cpu = fit.device == "cpu"
-    arguments = kind(
-        output_dir=scratch,
-        num_train_epochs=fit.epochs,
-        learning_rate=fit.learning_rate,
-        per_device_train_batch_size=fit.batch_size,
-        lr_scheduler_type="linear",
-        warmup_steps=0.05,
-        max_length=None,
-        seed=fit.seed,
-        use_cpu=on_cpu,
-        bf16=not on_cpu,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=not on_cpu,
-    )
-    arguments._n_gpu = min(
-        1, arguments.n_gpu
-    )  # TRL refuses nn.DataParallel, which several visible GPUs turn on.
-    return arguments
-
-
-def _train(trainer: Trainer) -> None:
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-
-
-@contextmanager
-def _controlled(fit: _Fit) -> Iterator[None]:
-    """Seed and threads as the fit says, libraries silent; the caller's generators and threads are put back."""
-    quiet()
-    import torch
-    import transformers
-    from huggingface_hub import constants
-
-    # The environment variable is read once, when the package is first imported.
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    threads, generators = torch.get_num_threads(), (random.getstate(), np.random.get_state())
-    torch.set_num_threads(fit.threads)
-    try:
-        with torch.random.fork_rng():
-            transformers.set_seed(fit.seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        random.setstate(generators[0])
-        np.random.set_state(generators[1])

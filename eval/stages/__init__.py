@@ -1,0 +1,1 @@
+"""What is made before the algorithms train, through TRL's trainers, and kept by its content."""
