@@ -138,7 +138,7 @@ def _opened(options: Options) -> Iterator[Store]:
 def _carry_out(store: Store, options: Options, console: Console, command: str) -> int:
     from eval.comparison import compare
     from eval.format import counted
-    from eval.launch import Workers, workers_for
+    from eval.process.workers import Workers, workers_for
     from eval.report.commands import resume
     from eval.stages.cache import ArtefactCache
 
@@ -191,8 +191,8 @@ def _require_room(options: Options, console: Console) -> None:
         shape, _ = shape_of(experiment, quick=True)
     except Exception:  # what is wrong with model or data is said where all of it is read
         return
-    from eval.launch import workers_for
     from eval.memory.room import at_once, require_room, where_known
+    from eval.process.workers import workers_for
 
     with where_known(console.say):
         workers = at_once(experiment, workers_for(experiment, options.workers))

@@ -18,10 +18,11 @@ from eval.data.accounting import summary
 from eval.drawing import draw
 from eval.experiment import Experiment
 from eval.frontier.sampling import forget_pool, update_pool
-from eval.launch import Job, Update, Workers, run_jobs
 from eval.matches import forget, match
+from eval.process.jobs import Job, Update
 from eval.process.measure import environment
-from eval.run import evaluate_base
+from eval.process.workers import Workers
+from eval.run import evaluate_base, run_jobs
 from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.escape import for_terminal
-from eval.launch import Job
+from eval.process.jobs import Job
 
 
 class Console:
@@ -103,7 +103,7 @@ class RunProgress:
         self.fractions: dict[str, float] = {}
 
     def update(self, job: Job, fraction: float, words: str) -> None:
-        """As `eval.launch.Update`: at a job's end `words` is its status."""
+        """As `eval.process.jobs.Update`: at a job's end `words` is its status."""
         name = job.name
         if name not in self.going:
             self.going[name] = (self.bars.add_task(for_terminal(name), total=100, words=""), time.monotonic())

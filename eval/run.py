@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from algos.engine.algorithm import Algorithm
 from algos.engine.errors import one_line
 from algos.engine.storage import DamagedFile, atomic_directory, refused, saving
 from eval.experiment import Experiment
-from eval.launch import Report
 from eval.metrics import Evaluator
+from eval.process.jobs import Job, Report
 from eval.process.stopping import Stopped
 from eval.recording.card import write_card
 from eval.recording.recorder import Recorder, Standing, costs_before
@@ -27,6 +28,22 @@ from eval.tasks.materials import Materials
 
 TRIED_OUT = 4
 """Responses by which a pairwise judge is tried out: more than one, as it may answer for one alone."""
+
+
+def run_jobs(runs: Sequence[Run], directory: Path) -> list[Job]:
+    """One job a run of the comparison in `directory`."""
+    return [
+        Job(run.folder.name, partial(execute, directory, run.arm, run.seed), partial(_lost, run))
+        for run in runs
+    ]
+
+
+def _lost(run: Run, cause: str) -> str:
+    run.finish(
+        status="failed", error=f"the worker process died ({cause}). If memory ran out, use fewer --workers.",
+        fraction=None, updates=None, seconds=None, policy="",
+    )  # fmt: skip
+    return "failed"
 
 
 def execute(directory: Path, arm: str, seed: int, report: Report) -> str:

@@ -249,19 +249,27 @@ class Store:
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        return tidy.results(self, self.base_metrics, self.matches)
+        return tidy.results(self._keyed, self.base_metrics, self.matches)
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        return tidy.events(self)
+        return tidy.events(self._keyed)
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        return tidy.samples(self)
+        return tidy.samples(self._keyed, self.base_samples)
 
     @property
     def runs(self) -> pd.DataFrame:
-        return tidy.runs(self)
+        return tidy.runs(self._keyed)
+
+    @property
+    def _keyed(self) -> tidy.Keyed:
+        algorithms = {name: arm.name for name, arm in self.asked.arms.items()}
+        return [
+            (run, {"arm": run.arm, "algorithm": algorithms[run.arm], "seed": run.seed})
+            for run in self.all_runs
+        ]
 
     @property
     def pool(self) -> Pool | None:

@@ -37,8 +37,8 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
     Raises UserError for a new one that does not fit the machine.
     """
     from eval import plan
-    from eval.launch import workers_for
     from eval.memory import room
+    from eval.process.workers import workers_for
     from eval.tasks import shape_of
 
     shape, pairs = shape_of(experiment)

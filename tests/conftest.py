@@ -82,7 +82,7 @@ def estimated_once() -> Iterator[None]:
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers begin with what is loaded here, for tests of what they do: one that is spawned loads it for five seconds."""
-    from eval.launch import Workers
+    from eval.process.workers import Workers
 
     begin = Workers.__init__
 

@@ -24,7 +24,8 @@ from eval.comparison import _draw_pool
 from eval.console import Console
 from eval.frontier.pool import Pool
 from eval.frontier.sampling import Plan, forget_pool, update_pool
-from eval.launch import Job, Workers
+from eval.process.jobs import Job
+from eval.process.workers import Workers
 from eval.settings.parts import Frontier
 from eval.store import Store
 from run_compare import main

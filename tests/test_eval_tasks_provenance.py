@@ -12,7 +12,7 @@ from small_world import SmallWorld
 from algos.engine.storage import read_json, write_json
 from eval import comparison
 from eval.console import Console
-from eval.launch import Job
+from eval.process.jobs import Job
 from eval.store import Store
 from eval.tasks.provenance import Functions
 from run_compare import main

@@ -16,7 +16,8 @@ import eval.tuning.tune
 from algos import PPO, UserError
 from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment
-from eval.launch import Job, Update, Workers
+from eval.process.jobs import Job, Update
+from eval.process.workers import Workers
 from eval.run import execute
 from eval.settings.resume import extended
 from eval.stages.cache import ArtefactCache

@@ -25,7 +25,7 @@ import run_compare
 from algos import UserError
 from eval.console import Console
 from eval.escape import visible
-from eval.launch import Job
+from eval.process.jobs import Job
 from eval.process.quiet import quiet
 from eval.report import document as parts
 from eval.report import page

@@ -16,7 +16,7 @@ import eval.comparison
 import eval.drawing
 import run_compare
 from algos import UserError
-from eval.launch import Workers
+from eval.process.workers import Workers
 from eval.report import theme
 from eval.report.frames import evaluations
 from eval.store import Store

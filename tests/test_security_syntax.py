@@ -44,7 +44,7 @@ EXCEPTIONS = {
     ): "tells glibc to keep freed memory; what is called, and with what, is fixed",
     ("eval/process/measure.py", "subprocess"): "asks git for the commit; its arguments are fixed",
     (
-        "eval/launch.py",
+        "eval/process/workers.py",
         "multiprocessing",
     ): "workers; what is pickled are our own jobs, between our own processes",
     ("eval/process/worker.py", "multiprocessing"): "the other end of the same pipes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval.directory.runs import Run
@@ -10,8 +11,8 @@ from eval.directory.runs import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from eval.store import Store
-
+Keyed = Sequence[tuple[Run, Mapping[str, Any]]]
+"""Runs, each with its arm, algorithm and seed."""
 COUNTS = ("updates", "completions", "tokens", "flops", "seconds")
 _BASE = {"arm": "base", "algorithm": "base", "seed": 0, "point": 0}
 _COLUMNS = ["arm", "algorithm", "seed", "status", "point", *COUNTS, "metric", "value"]
@@ -25,7 +26,7 @@ _STATUS = {
 }
 
 
-def results(store: Store, base: dict[str, float], matches: dict[str, Any]) -> pd.DataFrame:
+def results(keyed: Keyed, base: Mapping[str, float], matches: Mapping[str, Any]) -> pd.DataFrame:
     """One value a row: arm, algorithm, seed, status (done, failed, missing; the base's is done), point, counts, metric,
     value."""
     import pandas as pd
@@ -34,7 +35,7 @@ def results(store: Store, base: dict[str, float], matches: dict[str, Any]) -> pd
         {**_BASE, "status": "done", **dict.fromkeys(COUNTS, 0), "metric": name, "value": value}
         for name, value in base.items()
     ]
-    for run, known in _keyed(store):
+    for run, known in keyed:
         key = {**known, "status": run.status["status"]}
         points = run.read("rows")
         for row in points:
@@ -47,25 +48,25 @@ def results(store: Store, base: dict[str, float], matches: dict[str, Any]) -> pd
     return frame.astype({"value": float, "seed": int, "point": int, **dict.fromkeys(COUNTS, float)})
 
 
-def events(store: Store) -> pd.DataFrame:
+def events(keyed: Keyed) -> pd.DataFrame:
     """One iteration a row."""
     import pandas as pd
 
     # A run at a time: as objects, all rows of a long comparison would need gigabytes.
-    runs = [(key, pd.DataFrame(run.read("events"))) for run, key in _keyed(store)]
-    keyed = [frame.assign(**key)[[*key, *frame]] for key, frame in runs if len(frame)]
-    return pd.concat(keyed, ignore_index=True) if keyed else pd.DataFrame()
+    runs = [(key, pd.DataFrame(run.read("events"))) for run, key in keyed]
+    frames = [frame.assign(**key)[[*key, *frame]] for key, frame in runs if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def samples(store: Store) -> pd.DataFrame:
+def samples(keyed: Keyed, base: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One response a row, those of the base first."""
     import pandas as pd
 
-    base = [{**_BASE, **row} for row in store.base_samples]
-    return pd.DataFrame(base + [{**key, **row} for run, key in _keyed(store) for row in run.read("samples")])
+    first = [{**_BASE, **row} for row in base]
+    return pd.DataFrame(first + [{**key, **row} for run, key in keyed for row in run.read("samples")])
 
 
-def runs(store: Store) -> pd.DataFrame:
+def runs(keyed: Keyed) -> pd.DataFrame:
     """One run a row, with its status."""
     import pandas as pd
 
@@ -74,13 +75,6 @@ def runs(store: Store) -> pd.DataFrame:
         | {name: value for name, value in status.items() if name in _STATUS}
         # Where a file says that it is would be for the file to choose.
         | {"policy": f"runs/{run.folder.name}/policy" if status.get("policy") else ""}
-        for run, key in _keyed(store)
+        for run, key in keyed
         for status in [run.status]
     )
-
-
-def _keyed(store: Store) -> list[tuple[Run, dict[str, Any]]]:
-    algorithms = {name: arm.name for name, arm in store.asked.arms.items()}
-    return [
-        (run, {"arm": run.arm, "algorithm": algorithms[run.arm], "seed": run.seed}) for run in store.all_runs
-    ]

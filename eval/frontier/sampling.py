@@ -23,8 +23,9 @@ from algos.engine.storage import refused
 from algos.losses import sequence_logps
 from eval.directory.runs import Run
 from eval.frontier.pool import Pool, describe
-from eval.launch import Job, Report, Update, Workers
+from eval.process.jobs import Job, Report, Update
 from eval.process.stopping import Stopped
+from eval.process.workers import Workers
 from eval.store import Store
 
 BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on prompts or workers

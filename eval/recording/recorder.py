@@ -12,8 +12,8 @@ from algos.engine.budget import Budget, Meter
 from algos.engine.state import TrainState
 from eval.directory.runs import Run
 from eval.directory.tidy import COUNTS
-from eval.launch import Report
 from eval.metrics import Evaluator
+from eval.process.jobs import Report
 from eval.process.measure import PeakMemory
 from eval.process.stopping import Stopped
 from eval.recording.checkpoints import Checkpoints

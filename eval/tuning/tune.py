@@ -16,8 +16,8 @@ from algos.engine.batches.prompts import encode_prompts
 from algos.engine.storage import write_json
 from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment
-from eval.launch import Workers, run_jobs
-from eval.run import evaluate_base, load_base
+from eval.process.workers import Workers
+from eval.run import evaluate_base, load_base, run_jobs
 from eval.settings.layers import plain
 from eval.store import Run, Store
 from eval.tasks.materials import Materials, Rows

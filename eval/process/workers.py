@@ -10,39 +10,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, Self
 
 from algos import UserError
-from eval.directory.runs import Run
 from eval.experiment import Experiment
+from eval.process.jobs import Job, Update
 from eval.process.safe_path import safe_path
 from eval.process.stopping import SAVED, SIGNALS, Stopping, stoppable
 from eval.process.worker import STOP, serve
-
-Report = Callable[[float, str], bool]
-"""Told by a job the fraction of it that is done and a few words; False: the user wants it to stop, which it does by
-saving what is to be kept and returning the status `stopped`."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A piece of work that any process can do: it writes its result to disk and returns how it ended."""
-
-    name: str
-    work: Callable[[Report], str]
-    """Picklable: a function of a module, its arguments bound by `functools.partial`. Returns a status in a word."""
-    died: Callable[[str], str]
-    """Called here, with the cause, where the process that did the work died; returns the status, or raises."""
-
-
-Update = Callable[[Job, float, str], None]
-"""Told of a job: the fraction done and a few words; at its end 1.0 and its status."""
 
 
 class Workers:
@@ -118,24 +97,6 @@ def _work_here(jobs: Sequence[Job], update: Update, stopping: Stopping) -> None:
             return not stopping.asked
 
         update(job, 1.0, job.work(report))
-
-
-def run_jobs(runs: Sequence[Run], directory: Path) -> list[Job]:
-    """One job a run of the comparison in `directory`."""
-    from eval.run import execute
-
-    return [
-        Job(run.folder.name, partial(execute, directory, run.arm, run.seed), partial(_lost, run))
-        for run in runs
-    ]
-
-
-def _lost(run: Run, cause: str) -> str:
-    run.finish(
-        status="failed", error=f"the worker process died ({cause}). If memory ran out, use fewer --workers.",
-        fraction=None, updates=None, seconds=None, policy="",
-    )  # fmt: skip
-    return "failed"
 
 
 @dataclass

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from algos import RunError, UserError
-from eval.launch import Job, Report, Workers
+from eval.process.jobs import Job, Report
 from eval.process.worker import serve
+from eval.process.workers import Workers
 
 
 def who(report: Report) -> str:
