@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from algos.advantages import gae, token_rewards, whiten
-from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require
+from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require, require_value_settings
 from algos.engine.rollouts import Rollouts
 from algos.losses import Aggregation, Totals, aggregate, kl_estimate, log_ratio, ppo_loss, value_loss
 
@@ -41,6 +41,8 @@ class PPO(Algorithm):
     aggregation: Aggregation = "token_mean"
     value_model: Literal["shared", "separate"] = "shared"
     value_coefficient: float = 0.1
+    value_learning_rate: float | None = None
+    """Of the value head, or of the value function's own network; None: `learning_rate`."""
     kl_control: Literal["fixed", "adaptive"] = "fixed"
     kl_target: float = 6.0
     """Sequence KL in nats that adaptive control steers to (Ziegler et al. 2019, section 2.2)."""
@@ -69,13 +71,13 @@ class PPO(Algorithm):
         require(0 <= self.gae_lambda <= 1, "gae_lambda", "in [0, 1]", self.gae_lambda)
         require(self.ppo_epochs >= 1, "ppo_epochs", "at least 1", self.ppo_epochs)
         require(self.minibatches >= 1, "minibatches", "at least 1", self.minibatches)
-        require(self.value_coefficient >= 0, "value_coefficient", "at least 0", self.value_coefficient)
+        require_value_settings(self.value_coefficient, self.value_learning_rate)
         require(self.kl_target > 0, "kl_target", "above 0", self.kl_target)
         require(self.kl_horizon > 0, "kl_horizon", "above 0", self.kl_horizon)
 
     @property
     def needs(self) -> Needs:
-        return Needs(values=self.value_model)
+        return Needs(values=self.value_model, value_learning_rate=self.value_learning_rate)
 
     @property
     def passes(self) -> int:

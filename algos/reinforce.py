@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from algos.advantages import leave_one_out, reward_to_go, token_rewards
-from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require
+from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require, require_value_settings
 from algos.engine.rollouts import Rollouts
 from algos.losses import Aggregation, aggregate, policy_gradient_loss, value_loss
 
@@ -34,13 +34,15 @@ class REINFORCE(Algorithm):
     """Divide by the group's standard deviation, as GRPO does: it rescales reward against KL."""
     value_model: Literal["shared", "separate"] = "shared"
     value_coefficient: float = 0.1
+    value_learning_rate: float | None = None
+    """Of the value head, or of the value function's own network; None: `learning_rate`."""
 
     name: ClassVar[str] = "reinforce"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)", self.ema_decay)
-        require(self.value_coefficient >= 0, "value_coefficient", "at least 0", self.value_coefficient)
+        require_value_settings(self.value_coefficient, self.value_learning_rate)
 
     @property
     def needs(self) -> Needs:
@@ -48,6 +50,7 @@ class REINFORCE(Algorithm):
         return Needs(
             group_size=2 if grouped else 1,
             values=self.value_model if self.baseline == "value" else None,
+            value_learning_rate=self.value_learning_rate,
             greedy=self.baseline == "greedy",
         )
 

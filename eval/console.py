@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.escape import for_terminal
+from eval.format import duration
 from eval.process.jobs import Job
 
 
@@ -84,6 +85,7 @@ class RunProgress:
 
     def __init__(self, console: Console, count: int) -> None:
         self.console, self.count, self.done = console, count, 0
+        self.began = time.monotonic()
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -113,10 +115,17 @@ class RunProgress:
         if words in ("done", "failed") and fraction >= 1:
             self.done += 1
             self.bars.remove_task(bar)
-            self.console.say(
-                f"run {self.done} of {self.count}, {name}: {words} in {time.monotonic() - start:.1f} s"
-            )
+            took = f"{words} in {time.monotonic() - start:.1f} s"
+            self.console.say(f"run {self.done} of {self.count}, {name}: {took}{self._left()}")
         self.bars.update(self.total, completed=sum(self.fractions.values()))
+
+    def _left(self) -> str:
+        """At the rate up to now: runs go seed by seed, so that what is left is made of the same arms as what is done."""
+        done = sum(self.fractions.values())
+        if self.done in (0, self.count):
+            return ""
+        left = (time.monotonic() - self.began) * (self.count - done) / done
+        return f"; about {duration(left)} left"
 
 
 def _shown(text: str) -> Text:

@@ -34,13 +34,14 @@ def test_shared_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        *((REINFORCE, wrong) for wrong in ({"ema_decay": 1.0}, {"ema_decay": -0.1}, {"value_coefficient": -1.0})),
+        *((REINFORCE, wrong) for wrong in ({"ema_decay": 1.0}, {"ema_decay": -0.1}, {"value_coefficient": -1.0}, {"value_learning_rate": 0.0})),
         *(
             (PPO, wrong)
             for wrong in (
                 {"clip_range": 0.0}, {"clip_range": 1.0}, {"clip_range_high": 0.0}, {"dual_clip": 1.0},
                 {"value_clip_range": 0.0}, {"gamma": 1.1}, {"gamma": -0.1}, {"gae_lambda": 1.1}, {"gae_lambda": -0.1},
                 {"ppo_epochs": 0}, {"minibatches": 0}, {"value_coefficient": -1.0}, {"kl_target": 0.0},
+                {"value_learning_rate": 0.0}, {"value_learning_rate": float("inf")},
                 {"kl_horizon": 0.0},
             )
         ),

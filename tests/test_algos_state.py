@@ -30,7 +30,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "reinforce-ema": REINFORCE(learning_rate=1e-2, baseline="ema"),
     "reinforce-value": REINFORCE(learning_rate=1e-2, baseline="value"),
     "ppo": PPO(learning_rate=1e-2, ppo_epochs=2, minibatches=2),
-    "ppo-separate": PPO(learning_rate=1e-2, ppo_epochs=2, value_model="separate"),
+    "ppo-separate": PPO(learning_rate=1e-2, ppo_epochs=2, value_model="separate", value_learning_rate=3e-3),
     "ppo-adaptive": PPO(learning_rate=1e-2, kl_control="adaptive", kl_target=0.05, kl_horizon=20),
     "dpo": DPO(learning_rate=1e-2, epochs=2, batch_size=3),
     "dpo-online": DPO(learning_rate=1e-2),

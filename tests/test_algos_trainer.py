@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -268,6 +268,37 @@ def test_the_optimizer_steps_at_the_rate_that_is_logged() -> None:
     rows = run(REINFORCE(learning_rate=0.1, warmup=0.5), budget="4iterations", hook=hook).rows
     assert used[1:] == [row["learning_rate"] for row in rows]
     assert used[2:] == pytest.approx([0.05, 0.1, 0.05])
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate"])
+@pytest.mark.parametrize("value_rate", [None, 3e-4, 5e-3])
+def test_the_value_function_learns_at_a_rate_of_its_own(
+    kind: Literal["shared", "separate"], value_rate: float | None
+) -> None:
+    """Adam's first step of a weight is as long as its rate, in the direction of its gradient, whatever that is."""
+    moved: dict[str, float] = {}
+    before: dict[str, Tensor] = {}
+
+    def weights(state: TrainState) -> dict[str, Tensor]:
+        assert state.critic is not None
+        critic = {f"critic/{name}": p for name, p in state.critic.named_parameters()}
+        return {name: p.detach().clone() for name, p in (state.policy.trainable() | critic).items()}
+
+    def hook(state: TrainState, _: float) -> None:
+        if not before:
+            before.update(weights(state))
+        else:
+            moved.update({name: float((p - before[name]).abs().max()) for name, p in weights(state).items()})
+
+    algorithm = PPO(
+        learning_rate=1e-3, value_learning_rate=value_rate, value_model=kind, ppo_epochs=1, adam_eps=1e-30,
+        schedule="constant",
+    )  # fmt: skip
+    run(algorithm, budget="1iterations", hook=hook)
+    critics = [moved.pop(name) for name in list(moved) if name.startswith("critic/")]
+    # At V = 0 only the head has a gradient; a trunk of its own behind it gets one with the next step.
+    assert max(critics) == pytest.approx(value_rate or 1e-3, rel=1e-3)
+    assert max(moved.values()) == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

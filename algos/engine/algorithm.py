@@ -26,6 +26,8 @@ class Needs:
     """The fewest responses a prompt it can learn from."""
     values: Literal["shared", "separate"] | None = None
     """Whether a value function is learned, and whether on the policy's trunk or on its own."""
+    value_learning_rate: float | None = None
+    """Of what the value function alone has, its head or a network of its own; None: that of the policy."""
     old_logps: bool = True
     """Whether `prepare` or `loss` reads the log-probabilities of the policy before the update. They come with the values,
     in one pass: where `values` are asked for it is always True."""
@@ -126,6 +128,13 @@ def require_algorithm(algorithm: Any) -> None:
         raise UserError(
             f"what {kind}.init_state returns must be tensors; got another type for {', '.join(odd)}."
         )
+
+
+def require_value_settings(coefficient: float, learning_rate: float | None) -> None:
+    """What every algorithm with a value function asks of its settings. Raises `UserError`."""
+    require(coefficient >= 0, "value_coefficient", "at least 0", coefficient)
+    usable = learning_rate is None or 0 < learning_rate < math.inf
+    require(usable, "value_learning_rate", "above 0 and finite", learning_rate)
 
 
 def require_choices(settings: Any) -> None:

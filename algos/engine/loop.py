@@ -135,7 +135,7 @@ class Loop:
         if norm + 1e-6 > longest:  # else torch would multiply every gradient by 1
             clip_grads_with_norm_(state.parameters, longest, norm)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         # Not in parts: the optimizer's two moments of every trained weight are there whole or not at all.
         policy.portions.run("the optimizer's step", 1, lambda _: state.optimizer.step(), ADAPTERS)
         # Gradients are as large as the weights, and sampling and the next forward can do without them.

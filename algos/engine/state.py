@@ -21,8 +21,8 @@ from algos.engine.algorithm import Algorithm, State, require_algorithm
 from algos.engine.budget import Meter
 from algos.engine.critic import Critic
 from algos.engine.errors import RunError, UserError
-from algos.engine.memory import ADAPTERS
 from algos.engine.models.policy import Policy
+from algos.engine.optimizer import adamw
 from algos.engine.seeding import digest
 from algos.engine.storage import (
     DamagedFile,
@@ -76,18 +76,7 @@ class TrainState:
             )
         kind = algorithm.needs.values
         critic = Critic(policy.model, kind) if kind else None
-        parameters = list(policy.trainable().values()) + (
-            [p for p in critic.parameters() if p.requires_grad] if critic else []
-        )
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=algorithm.learning_rate,
-            betas=algorithm.adam_betas,
-            eps=algorithm.adam_eps,
-            weight_decay=algorithm.weight_decay,
-            fused=policy.device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
-        )
-        policy.portions.run("the optimizer's state", 1, lambda _: _make_moments(optimizer), ADAPTERS)
+        optimizer = adamw(algorithm, policy, critic)
         return cls(
             algorithm,
             policy,
@@ -206,18 +195,6 @@ class TrainState:
             **self.context,
         }
         return dict(json.loads(json.dumps(identity, default=str)))
-
-
-def _make_moments(optimizer: torch.optim.Optimizer) -> None:
-    """AdamW's state of every parameter, as its first step would make it. Made then it would lie where activations were,
-    in pieces between which those of the next step no longer fit."""
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            optimizer.state[p] = {
-                "step": torch.zeros((), device=p.device if group["fused"] else "cpu"),
-                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
-            }
 
 
 def read_state(saved: Path) -> dict[str, Any]:

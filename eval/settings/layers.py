@@ -100,7 +100,8 @@ def _owners(kind: type, key: str, where: str) -> Iterator[str]:
 
 _ELSEWHERE = {
     "lr": "learning_rate", "kl_coef": "beta", "cliprange": "clip_range", "epsilon": "clip_range", "lam": "gae_lambda",
-    "num_generations": "group_size", "max_completion_length": "max_new_tokens", "response_length": "max_new_tokens",
+    "critic_learning_rate": "value_learning_rate", "num_generations": "group_size",
+    "max_completion_length": "max_new_tokens", "response_length": "max_new_tokens",
 }  # fmt: skip
 """What TRL and others call settings that are known here."""
 
