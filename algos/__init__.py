@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from algos.engine.sampling import sample
     from algos.engine.trainer import History, train
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": REINFORCE, "ppo": PPO, "dpo": DPO}
+ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in (REINFORCE, PPO, DPO)}
 
 __all__ = [
     "ALGORITHMS", "DPO", "PPO", "REINFORCE", "Algorithm", "Budget", "GuardedReward", "History", "LoRA", "Policy",

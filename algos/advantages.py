@@ -56,6 +56,19 @@ def leave_one_out(returns: Tensor, scored: Tensor | None = None) -> Tensor:
     return (counted.sum(-1, keepdim=True) - counted) / others
 
 
+def group_mean_std(x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation (n − 1) of each group, [..., G] → ([..., 1], [..., 1]).
+
+    Only `counted` entries count; of fewer than two the deviation is 0, of none both are.
+    """
+    if counted is None:
+        return x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+    count = counted.sum(-1, keepdim=True)
+    mean = torch.where(counted, x, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
+    squares = torch.where(counted, (x - mean).square(), 0.0).sum(-1, keepdim=True)
+    return mean, (squares / (count - 1).clamp(min=1)).sqrt()
+
+
 def gae(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
 ) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,7 @@ class DPO(Algorithm):
     """Recorded pairs per optimizer step."""
 
     name: ClassVar[str] = "dpo"
+    pair_settings: ClassVar[tuple[str, ...]] = ("epochs", "batch_size")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,8 +71,8 @@ class DPO(Algorithm):
         (order_PG,) = rollouts.filled("scores_PG")
         left_out_PG = (
             torch.zeros_like(order_PG, dtype=torch.bool)
-            if rollouts.scored_PG is None
-            else ~rollouts.scored_PG
+            if rollouts.learnable_PG is None
+            else ~rollouts.learnable_PG
         )
         best_PG, worst_PG = (order_PG.masked_fill(left_out_PG, far) for far in (-torch.inf, torch.inf))
         pairs = rollouts.pick(torch.stack([best_PG.argmax(-1), worst_PG.argmin(-1)], dim=-1))
@@ -95,8 +96,9 @@ class DPO(Algorithm):
         with torch.no_grad():
             sums_P2 = sequence_logps(outputs.logps_PGT, mask_PGT)
             margin_P = self.beta * ((chosen_P - rejected_P) - (ref_P2[:, 0] - ref_P2[:, 1]))
-            # What rounding in fp32 alone could have made is a tie, as every pair is before the first update (but in bf16).
-            doubt_P = 8 * torch.finfo(margin_P.dtype).eps * self.beta * sums_P2.abs().sum(-1)
+            # A margin that rounding in fp32 could have made counts as a tie, as all pairs are before the first update
+            # (but in bf16, whose rounding is larger).
+            doubt_P = 8 * torch.finfo(margin_P.dtype).eps * self.beta * (chosen_P.abs() + rejected_P.abs())
             right_P = 0.5 * (1 + margin_P.sign() * (margin_P.abs() > doubt_P))
         return losses_P.sum() / pairs, {
             "margin": margin_P.sum() / pairs,

@@ -93,7 +93,7 @@ class PPO(Algorithm):
     def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
         scores_PG, values_PGT = rollouts.filled("scores_PG", "values_PGT")
         logps_PGT, ref_logps_PGT = rollouts.filled("logps_PGT", "ref_logps_PGT")
-        mask_PGT, loss_mask_PGT = rollouts.scored_PGT, rollouts.loss_mask_PGT
+        mask_PGT, loss_mask_PGT = rollouts.learnable_PGT, rollouts.loss_mask_PGT
         beta = state["beta"].to(scores_PG.device) if self.kl_control == "adaptive" else self.beta
         rewards_PGT = token_rewards(scores_PG, logps_PGT, ref_logps_PGT, mask_PGT, loss_mask_PGT, beta)
         if self.whiten_rewards:

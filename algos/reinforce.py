@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from algos.advantages import leave_one_out, reward_to_go, token_rewards
+from algos.advantages import group_mean_std, leave_one_out, reward_to_go, token_rewards
 from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require, require_value_settings
 from algos.engine.rollouts import Rollouts
 from algos.losses import Aggregation, aggregate, policy_gradient_loss, value_loss
@@ -59,7 +59,7 @@ class REINFORCE(Algorithm):
 
     def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
         scores_PG, logps_PGT, ref_logps_PGT = rollouts.filled("scores_PG", "logps_PGT", "ref_logps_PGT")
-        mask_PGT, loss_mask_PGT = rollouts.scored_PGT, rollouts.loss_mask_PGT
+        mask_PGT, loss_mask_PGT = rollouts.learnable_PGT, rollouts.loss_mask_PGT
         rewards_PGT = token_rewards(scores_PG, logps_PGT, ref_logps_PGT, mask_PGT, loss_mask_PGT, self.beta)
         returns_PG = rewards_PGT.sum(-1)
         # A learned V(s_t) predicts what is still to come, so it is the baseline of the reward to go.
@@ -70,7 +70,8 @@ class REINFORCE(Algorithm):
         baseline_PGT, state = self._baseline(rollouts, returns_PG, state)
         advantages_PGT = credit_PGT - baseline_PGT
         if self.scale_by_group_std:
-            advantages_PGT = advantages_PGT / (_spread(returns_PG, rollouts.scored_PG) + 1e-4)[:, None, None]
+            _, std_P1 = group_mean_std(returns_PG, rollouts.learnable_PG)
+            advantages_PGT = advantages_PGT / (std_P1 + 1e-4)[..., None]
         advantages_PGT = torch.where(mask_PGT, advantages_PGT, 0.0)
         # Zero where there is no score: what is masked in a loss must be finite, or its gradient is not.
         credit_PGT = torch.where(mask_PGT, credit_PGT, 0.0)
@@ -78,8 +79,8 @@ class REINFORCE(Algorithm):
 
     def _baseline(self, rollouts: Rollouts, returns_PG: Tensor, state: State) -> tuple[Tensor, State]:
         """What is subtracted from the credit, broadcastable to [P, G, T], and the state afterwards."""
-        scored_PG = rollouts.scored_PG
-        counted = returns_PG if scored_PG is None else returns_PG[scored_PG]
+        learnable_PG = rollouts.learnable_PG
+        counted = returns_PG if learnable_PG is None else returns_PG[learnable_PG]
         if self.baseline == "ema":
             # Divided by its weight, the average is unbiased from the second iteration on (as in Adam).
             ema, weight, decay = state["ema"], state["ema_weight"], self.ema_decay
@@ -89,7 +90,7 @@ class REINFORCE(Algorithm):
         if self.baseline == "batch_mean":
             return counted.mean(), state
         if self.baseline == "leave_one_out":
-            return leave_one_out(returns_PG, scored_PG)[..., None], state
+            return leave_one_out(returns_PG, learnable_PG)[..., None], state
         if self.baseline == "greedy":
             return rollouts.filled("greedy_scores_P")[0][:, None, None], state
         if self.baseline == "value":
@@ -109,17 +110,3 @@ class REINFORCE(Algorithm):
             loss = loss + self.value_coefficient * fit
             metrics["value_loss"] = fit.detach()
         return loss, metrics
-
-
-def _spread(returns_PG: Tensor, scored_PG: Tensor | None) -> Tensor:
-    """[P] standard deviation over the scored responses of each group."""
-    if scored_PG is None:
-        return returns_PG.std(-1)
-    return torch.stack(
-        [
-            returns[scored].std()
-            if scored.sum() > 1
-            else returns.new_zeros(())  # of a group that is left out
-            for returns, scored in zip(returns_PG, scored_PG, strict=True)
-        ]
-    )

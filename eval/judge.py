@@ -19,8 +19,6 @@ class Judge:
     function: Callable[..., Any]
     name: str
     pairwise: bool = False
-    is_gold: bool = False
-    """Whether it is the truth by construction, as only an embedded task can say."""
     is_reward: bool = False
     """Whether it is the training reward itself, which then has said already what it is asked."""
 

@@ -12,7 +12,7 @@ from tiny import Table
 from torch import Tensor
 
 from algos import PPO, REINFORCE
-from algos.advantages import gae, leave_one_out, reward_to_go, token_rewards, whiten
+from algos.advantages import gae, group_mean_std, leave_one_out, reward_to_go, token_rewards, whiten
 
 
 def f64(numbers: list[float]) -> Tensor:
@@ -34,6 +34,25 @@ def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: floa
     n = len(rewards)
     deltas = [rewards[t] + gamma * (values[t + 1] if t + 1 < n else 0.0) - values[t] for t in range(n)]
     return [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n)) for t in range(n)]
+
+
+def test_statistics_of_groups_by_hand() -> None:
+    x = torch.tensor([[1.0, 3.0, 8.0], [2.0, 2.0, 5.0]], dtype=torch.float64)
+    mean, std = group_mean_std(x)
+    assert mean.squeeze(-1).tolist() == [4.0, 3.0]
+    assert std.squeeze(-1).tolist() == pytest.approx([13**0.5, 3**0.5])
+
+
+def test_statistics_of_groups_leave_out_what_is_not_counted() -> None:
+    """Whatever stands there: scores that a reward left out are NaN."""
+    nan = float("nan")
+    x = torch.tensor([[1.0, nan, 3.0], [nan, 7.0, nan], [nan, nan, nan]], dtype=torch.float64)
+    mean, std = group_mean_std(x, ~x.isnan())
+    assert mean.squeeze(-1).tolist() == [2.0, 7.0, 0.0]
+    assert std.squeeze(-1).tolist() == pytest.approx([2**0.5, 0.0, 0.0])
+    all_of_them = group_mean_std(x[:1, ::2], torch.ones(1, 2, dtype=torch.bool))
+    for found, expected in zip(all_of_them, group_mean_std(x[:1, ::2]), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=5)

@@ -52,10 +52,10 @@ def test_what_is_not_finite_is_named_with_its_sample(field: str, word: str, valu
 
 
 def test_what_was_left_unscored_is_not_looked_at() -> None:
-    scored_PG = torch.tensor([[True, True], [True, False]])
+    learnable_PG = torch.tensor([[True, True], [True, False]])
     x_PGT = torch.zeros(2, 2, 3)
     x_PGT[1, 1] = math.nan
-    check_batch(tiny_policy(), batch(advantages_PGT=x_PGT, scored_PG=scored_PG), 0)
+    check_batch(tiny_policy(), batch(advantages_PGT=x_PGT, learnable_PG=learnable_PG), 0)
 
 
 def test_a_response_without_a_token_is_named() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algos import DPO, REINFORCE
 from algos.engine.algorithm import Outputs
+from algos.engine.rollouts import Rollouts
 from algos.losses import dpo_loss, sequence_logps
 
 BETA = 0.3
@@ -171,3 +172,29 @@ def test_sequence_logps_sum_and_average_over_the_mask(table: Table) -> None:
     lengths = torch.tensor([len(r) for r in table.responses])
     torch.testing.assert_close(sums[0].exp(), table.probabilities)
     torch.testing.assert_close(sequence_logps(logps, table.mask[None], average=True)[0], sums[0] / lengths)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "sigmoid_normalised", "ipo_average"])
+def test_long_pairs_are_told_apart_by_averages_as_by_sums(loss: str) -> None:
+    """A quarter of a nat over 512 tokens is no rounding, whichever of the two the loss is made of."""
+    P, T = 8, 512
+    random = torch.Generator().manual_seed(0)
+    ref_P2T = -3 * torch.rand(P, 2, T, generator=random)
+    step_2T = torch.tensor([5e-4, -5e-4])[:, None].expand(-1, T)
+    mask_P2T = torch.ones(P, 2, T, dtype=torch.bool)
+    rollouts = Rollouts(
+        prompt_ids_PL=torch.zeros(P, 1, dtype=torch.long),
+        prompt_mask_PL=torch.ones(P, 1, dtype=torch.bool),
+        response_ids_PGT=torch.zeros(P, 2, T, dtype=torch.long),
+        mask_PGT=mask_P2T,
+        ended_PG=torch.ones(P, 2, dtype=torch.bool),
+        ref_logps_PGT=ref_P2T,
+    )
+    algorithm = DPO(loss_type=loss)
+
+    def accuracy(logps_P2T: Tensor) -> float:
+        return float(algorithm.loss(Outputs(logps_P2T, torch.zeros(P, 2, T)), rollouts)[1]["accuracy"])
+
+    assert accuracy(ref_P2T + step_2T) == 1.0
+    assert accuracy(ref_P2T - step_2T) == 0.0
+    assert accuracy(ref_P2T) == 0.5

@@ -95,5 +95,5 @@ class ValuesAlone(REINFORCE):
 
 def test_who_asks_for_values_gets_them() -> None:
     assert run(ValuesAlone()).rows
-    assert Needs(values="separate", old_logps=False) == Needs(values="separate")
-    assert not Needs(old_logps=False).old_logps
+    assert Needs(values="separate", old_logps=False).old_policy
+    assert not Needs(old_logps=False).old_policy

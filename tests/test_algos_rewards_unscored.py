@@ -37,11 +37,11 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 def unscored(rollouts: Rollouts, kept: int) -> Rollouts:
     """Only the first `kept` responses of each group have a score."""
-    scored_PG = torch.zeros_like(rollouts.ended_PG)
-    scored_PG[:, :kept] = True
+    learnable_PG = torch.zeros_like(rollouts.ended_PG)
+    learnable_PG[:, :kept] = True
     assert rollouts.scores_PG is not None
     return replace(
-        rollouts, scores_PG=rollouts.scores_PG.masked_fill(~scored_PG, math.nan), scored_PG=scored_PG
+        rollouts, scores_PG=rollouts.scores_PG.masked_fill(~learnable_PG, math.nan), learnable_PG=learnable_PG
     )
 
 

@@ -18,7 +18,7 @@ import pytest
 from test_docs import PROMPTS, ROOT, page, section
 from tiny import tiny_policy
 
-from algos import ALGORITHMS, Sampling, train
+from algos import ALGORITHMS, GuardedReward, RewardCalls, Sampling, train
 
 
 def files_in_tree(text: str) -> set[str]:
@@ -191,6 +191,24 @@ def test_the_added_algorithm_is_short_trains_and_learns(example: ModuleType) -> 
     again = tiny_policy()
     rows = train(example.GRPO(learning_rate=2e-2), again, budget="15iterations", **options).rows
     assert rows[-1]["reward/train"] > rows[0]["reward/train"] + 0.2
+
+
+def test_the_added_algorithm_bears_responses_without_a_score(example: ModuleType) -> None:
+    def reward(completions: list[str], **_: Any) -> list[float | None]:
+        scores: list[float | None] = [*count_b(completions)]
+        return [None, *scores[1:]]
+
+    careful = GuardedReward(reward, RewardCalls(allow_unscored=True))
+    sampling = Sampling(max_new_tokens=4, group_size=4, prompts_per_iteration=4)
+    rows = train(
+        example.GRPO(),
+        tiny_policy(),
+        prompts=PROMPTS,
+        reward=careful,
+        sampling=sampling,
+        budget="2iterations",
+    ).rows
+    assert [row["unscored/train"] for row in rows] == [1 / 16, 1 / 16]
 
 
 def test_one_line_puts_it_on_the_command_line(example: ModuleType) -> None:

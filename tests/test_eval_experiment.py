@@ -131,6 +131,26 @@ def test_names_of_other_libraries_are_pointed_home(name: str, told: str) -> None
         parse(["--sweep", "lr=1e-5,1e-4"])
 
 
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        (["--lr", "1e-4"], "--learning-rate"),
+        (["--ppo.cliprange=0.1"], "--ppo.clip-range"),
+        (["--cliprange", "0.1"], "--ppo.clip-range"),
+        (["--critic_learning_rate", "1e-4"], "--reinforce.value-learning-rate or --ppo.value-learning-rate"),
+        (["--num-generations", "4"], "--group-size"),
+    ],
+)
+def test_options_of_other_libraries_are_pointed_home(given: list[str], ours: str) -> None:
+    name = given[0].partition("=")[0].replace("_", "-")
+    with pytest.raises(UserError, match=f"^there is no option {name}; here it is {re.escape(ours)}.$"):
+        parse(given)
+
+
+def test_what_is_a_value_is_no_option() -> None:
+    assert parse(["--out", "lr"]).out == Path("lr")
+
+
 def betas(*told: str) -> list[float]:
     arms = parse(list(told)).experiment.arms
     return [arms[name].beta for name in ("reinforce", "ppo", "dpo")]

@@ -34,6 +34,10 @@ def test_ranges_lie_around_the_arms_own_settings() -> None:
     }
     assert plain(asked.space("dpo")["beta"]) == {"low": 0.03, "high": 3.0, "log": True}
     assert asked.space("dpo")["epochs"] == Range(1, 4, log=True)
+    assert list(experiment(dpo={"on_policy": True}).space("dpo")) == [
+        "learning_rate",
+        "beta",
+    ]  # it has no epochs
     assert "beta" not in experiment(ppo={"beta": 0}).space("ppo")  # 0 has no surroundings on a log scale
     assert asked.space("reinforce")["baseline"] == Choices(("leave_one_out", "batch_mean", "ema"))
     assert experiment(reinforce={"baseline": "value"}).space("reinforce")["baseline"] == Choices(

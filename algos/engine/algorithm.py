@@ -29,17 +29,18 @@ class Needs:
     value_learning_rate: float | None = None
     """Of what the value function alone has, its head or a network of its own; None: that of the policy."""
     old_logps: bool = True
-    """Whether `prepare` or `loss` reads the log-probabilities of the policy before the update. They come with the values,
-    in one pass: where `values` are asked for it is always True."""
+    """Whether `prepare` or `loss` reads the log-probabilities of the policy before the update."""
     greedy: bool = False
     """Whether each prompt also gets a greedy response, scored as a baseline."""
     pairs_per_step: int = 0
     pair_epochs: int = 0
     """For those that learn from recorded pairs: an iteration's pairs, and passes over all of them."""
 
-    def __post_init__(self) -> None:
-        if self.values is not None:
-            object.__setattr__(self, "old_logps", True)
+    @property
+    def old_policy(self) -> bool:
+        """Whether the batch goes through the policy before the update: for log-probabilities, or for values, which come in
+        the same pass."""
+        return self.old_logps or self.values is not None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Algorithm(ABC):
     adam_eps: float = 1e-8
 
     name: ClassVar[str]
+    pair_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that are about recorded pairs alone: without them they have no effect."""
 
     def __post_init__(self) -> None:
         require_choices(self)

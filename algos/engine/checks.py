@@ -11,6 +11,10 @@ from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts
 
 _REMEDY = "Lower --learning-rate, raise --beta, or try --dtype fp32."
+_PREPARED = (
+    f"{_REMEDY} In an algorithm of your own: scores that the reward left out are NaN, and prepare() must leave them out, "
+    "too (Rollouts.learnable_PG)."
+)
 _TOKENS = ("sampler_logps_PGT", "logps_PGT", "ref_logps_PGT", "values_PGT", "advantages_PGT", "returns_PGT")
 _WORDS = {
     "sampler_logps_PGT": "the sampler's log-probability",
@@ -41,8 +45,9 @@ def check_batch(policy: Policy, rollouts: Rollouts, iteration: int) -> None:
             continue
         wrong_PG = (mask_PGT & ~torch.isfinite(x_PGT)).any(-1)
         if bool(wrong_PG.any()):
+            remedy = _PREPARED if name in ("advantages_PGT", "returns_PGT") else _REMEDY
             raise RunError(
-                f"{_WORDS[name]} is not finite in iteration {iteration + 1}: {_sample(policy, rollouts, wrong_PG)}. {_REMEDY}"
+                f"{_WORDS[name]} is not finite in iteration {iteration + 1}: {_sample(policy, rollouts, wrong_PG)}. {remedy}"
             )
 
 

@@ -37,6 +37,8 @@ class Loop:
     ) -> None:
         self.state, self.source, self.temperature = state, source, temperature
         self.budget, self.micro_batch = budget, micro_batch
+        self.ahead: Outputs | None = None
+        """The first update's forward, where it is made already. Nothing else may hold it: it holds all activations."""
 
     def progress(self) -> float:
         """The fraction of the run that is done: of the budget or of the declared epochs, what ends first."""
@@ -53,20 +55,19 @@ class Loop:
         if not recorded:
             rollouts = with_reference(state.policy, rollouts, self.temperature)
             state.meter.charge(state.policy.size, rollouts.token_count)
-        ahead: list[Outputs] = []
-        if algorithm.needs.old_logps:
-            ahead = self._first_forward(rollouts)
-            rollouts = with_policy(state.policy, rollouts, self.temperature, state.critic, *ahead)
+        if algorithm.needs.old_policy:
+            self.ahead = self._first_forward(rollouts)
+            rollouts = with_policy(state.policy, rollouts, self.temperature, state.critic, self.ahead)
         check_batch(state.policy, rollouts, state.iteration)
         if state.iteration == 0:
             self._check_start(rollouts, recorded)
         with torch.no_grad():
             prepared, state.own = algorithm.prepare(rollouts, state.own)
         if prepared.response_ids_PGT is not rollouts.response_ids_PGT:
-            ahead.clear()  # of other responses than those that are learned from, or in another order
+            self.ahead = None  # of other responses than those that are learned from, or in another order
         if prepared.P:
             check_batch(state.policy, prepared, state.iteration)
-        steps = self._steps(prepared, rate, ahead) if prepared.P else []
+        steps = self._steps(prepared, rate) if prepared.P else []
         state.idle = 0 if steps else state.idle + 1
         if state.idle == MAX_IDLE:
             raise idle(f"{MAX_IDLE} iterations in a row made no updates")
@@ -85,19 +86,16 @@ class Loop:
         fits = self.micro_batch or groups_per_forward(self.state.policy.model, batch, backward=True)
         return min(fits, batch.P)
 
-    def _first_forward(self, rollouts: Rollouts) -> list[Outputs]:
+    def _first_forward(self, rollouts: Rollouts) -> Outputs | None:
         """The first update's forward, made before `prepare` reads from it what the policy was before: the batch
-        goes through the model once less. Empty where the first update takes the batch in parts.
-
-        A list, which the update empties: whoever else held the outputs would hold all activations with them.
-        """
+        goes through the model once less. None where the first update takes the batch in parts."""
         policy = self.state.policy
         if self.state.algorithm.steps_per_pass > 1:
-            return []
+            return None
 
-        def attempt(groups: int) -> list[Outputs]:
+        def attempt(groups: int) -> Outputs | None:
             with policy.for_backward(self.state.critic):
-                return [self._forward(rollouts)] if groups >= rollouts.P else []
+                return self._forward(rollouts) if groups >= rollouts.P else None
 
         return policy.portions.run("training", self._groups(rollouts), attempt, LIGHTER)
 
@@ -105,28 +103,27 @@ class Loop:
         policy = self.state.policy
         return forward(policy.model, part, self.temperature, policy.dtype, self.state.critic)
 
-    def _steps(self, prepared: Rollouts, rate: float, ahead: list[Outputs]) -> list[dict[str, float]]:
+    def _steps(self, prepared: Rollouts, rate: float) -> list[dict[str, float]]:
         state, algorithm = self.state, self.state.algorithm
         steps = []
         for number in range(algorithm.passes):
-            if ahead:
-                steps.append(self._step(prepared, rate, ahead))
+            if self.ahead is not None:
+                steps.append(self._step(prepared, rate))
                 continue
             order = generator(state.seed, "minibatches", state.iteration, number)
             for minibatch in prepared.minibatches(algorithm.steps_per_pass, order):
-                steps.append(self._step(minibatch, rate, []))
+                steps.append(self._step(minibatch, rate))
         return steps
 
-    def _step(self, minibatch: Rollouts, rate: float, ahead: list[Outputs]) -> dict[str, float]:
+    def _step(self, minibatch: Rollouts, rate: float) -> dict[str, float]:
         """One optimizer step; its gradient is that of the whole minibatch whatever the micro-batch.
 
         Where memory runs out the step begins anew with half the micro-batch, and without what was `ahead`.
         """
         state, policy = self.state, self.state.policy
-        first = state.meter.updates == 0
 
         def attempt(groups: int) -> dict[str, Tensor]:
-            return self._accumulate(minibatch, groups, first, ahead)
+            return self._accumulate(minibatch, groups)
 
         metrics = policy.portions.run("training", self._groups(minibatch), attempt, LIGHTER)
         norm = get_total_norm([p.grad for p in state.parameters if p.grad is not None])
@@ -144,20 +141,20 @@ class Loop:
         self._charge(minibatch)
         return {name: float(value) for name, value in metrics.items()} | {"gradient_norm": float(norm)}
 
-    def _accumulate(
-        self, minibatch: Rollouts, groups: int, first: bool, ahead: list[Outputs]
-    ) -> dict[str, Tensor]:
+    def _accumulate(self, minibatch: Rollouts, groups: int) -> dict[str, Tensor]:
         """The gradient of a step, from none, in parts of so many prompts, or all at once where its forward was
         made `ahead`; returns what to log."""
         state, policy = self.state, self.state.policy
         state.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, Tensor] = {}
-        parts = [minibatch] if ahead else minibatch.by_length()[0].micro_batches(groups)
+        parts = minibatch.by_length()[0].micro_batches(groups) if self.ahead is None else [minibatch]
         with policy.for_backward(state.critic):
             for part in parts:
-                found = ahead.pop() if ahead else self._forward(part)
-                if first:
-                    check_ratio(policy, part, found.logps_PGT)
+                found, self.ahead = self.ahead, None
+                if found is None:
+                    found = self._forward(part)
+                    if state.meter.updates == 0:
+                        check_ratio(policy, part, found.logps_PGT)
                 loss, logged = state.algorithm.loss(found, part)
                 check_loss(policy, part, found, loss, state.meter.updates, state.iteration)
                 loss.backward()

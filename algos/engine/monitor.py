@@ -23,7 +23,7 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
         unscored_PG = rollouts.scores_PG.isnan()
         scores = rollouts.scores_PG[~unscored_PG]
         row |= {"reward/train": scores.mean(), "reward_std/train": scores.std(correction=0)}
-        if rollouts.scored_PG is not None:
+        if rollouts.learnable_PG is not None:
             row["unscored/train"] = unscored_PG.float().mean()
     if rollouts.logps_PGT is not None and rollouts.ref_logps_PGT is not None:
         kl_PGT = torch.where(sampled_PGT, kl_estimate(rollouts.logps_PGT, rollouts.ref_logps_PGT), 0.0)
@@ -35,9 +35,9 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
         advantages = before_whitening(prepared)[prepared.loss_mask_PGT]
         row |= {"advantage_mean": advantages.mean(), "advantage_std": advantages.std(correction=0)}
     if prepared.values_PGT is not None and prepared.returns_PGT is not None:
-        scored_PGT = prepared.scored_PGT
+        learnable_PGT = prepared.learnable_PGT
         row["explained_variance"] = explained_variance(
-            prepared.values_PGT[scored_PGT], prepared.returns_PGT[scored_PGT]
+            prepared.values_PGT[learnable_PGT], prepared.returns_PGT[learnable_PGT]
         )
     row |= {name: value for name, value in own.items() if value.numel() == 1}
     return {name: float(value) for name, value in row.items()}

@@ -32,8 +32,9 @@ class Rollouts:
     scores_PG: Tensor | None = None
     """The reward of each response, before any KL; for recorded pairs the order: 1 preferred, 0 not. NaN where
     the reward left a response unscored."""
-    scored_PG: Tensor | None = None
-    """True on responses that can be learned from; by default all. The others carry no loss."""
+    learnable_PG: Tensor | None = None
+    """True on responses that can be learned from: scored, as are enough others of their group. None: all. The others carry
+    no loss."""
     fixed_PGT: Tensor | None = None
     """True on tokens that were not sampled from the policy (a greedy prefix): they carry no loss."""
     greedy_scores_P: Tensor | None = None
@@ -77,14 +78,16 @@ class Rollouts:
         return self.mask_PGT if self.fixed_PGT is None else self.mask_PGT & ~self.fixed_PGT
 
     @property
-    def scored_PGT(self) -> Tensor:
+    def learnable_PGT(self) -> Tensor:
         """Tokens of the responses that can be learned from."""
-        return self.mask_PGT if self.scored_PG is None else self.mask_PGT & self.scored_PG[..., None]
+        return self.mask_PGT if self.learnable_PG is None else self.mask_PGT & self.learnable_PG[..., None]
 
     @property
     def loss_mask_PGT(self) -> Tensor:
         """Tokens that carry loss and return."""
-        return self.sampled_PGT if self.scored_PG is None else self.sampled_PGT & self.scored_PG[..., None]
+        return (
+            self.sampled_PGT if self.learnable_PG is None else self.sampled_PGT & self.learnable_PG[..., None]
+        )
 
     @property
     def lengths_PG(self) -> Tensor:
@@ -94,7 +97,7 @@ class Rollouts:
     def totals(self) -> Totals:
         if self.step_totals is not None:
             return self.step_totals
-        sequences = self.P * self.G if self.scored_PG is None else max(int(self.scored_PG.sum()), 1)
+        sequences = self.P * self.G if self.learnable_PG is None else max(int(self.learnable_PG.sum()), 1)
         return Totals(sequences, int(self.loss_mask_PGT.sum()), self.max_tokens or self.T)
 
     @property

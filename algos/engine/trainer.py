@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from algos.engine.algorithm import Algorithm, require
-from algos.engine.batches.sources import Source, from_pairs, from_prompts, require_read
+from algos.engine.batches.sources import Source, from_pairs, from_prompts, refuse_unread
 from algos.engine.budget import Budget
 from algos.engine.checks import check_reference
 from algos.engine.errors import UserError
@@ -92,14 +92,14 @@ def train(
     _without_dropout(state)  # whatever was done to the model since it became a policy
     source: Source
     if algorithm.needs.source == "pairs" and pairs is not None:
-        require_read(algorithm, "pairs", prompts=prompts, reward=reward)
+        refuse_unread(algorithm, "pairs", prompts=prompts, reward=reward)
         source, counts = from_pairs(state, pairs, sampling, truncate_prompts, _path(reference_cache))
     elif prompts is not None and reward is not None:
         if budget is None:
             raise UserError(
                 "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
             )
-        require_read(algorithm, "prompts", pairs=pairs, reference_cache=reference_cache)
+        refuse_unread(algorithm, "prompts", pairs=pairs, reference_cache=reference_cache)
         source, counts = from_prompts(state, prompts, reward, sampling or Sampling(), truncate_prompts)
     else:
         wanted = (

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from algos import UserError
+from algos import ALGORITHMS, UserError
 from eval.escape import for_terminal
 from eval.experiment import Experiment
-from eval.settings.layers import layered, load_yaml
+from eval.settings.layers import ELSEWHERE, layered, load_yaml
 from eval.settings.limits import WORKERS, at_most
 from eval.settings.paths import anchored
 from eval.settings.resume import extended
@@ -66,6 +66,7 @@ class Options:
 def parse(args: Sequence[str], description: str = "") -> Options:
     """Raises UserError; a wrong option ends in tyro's box."""
     args = _hyphenated(args)
+    _refuse_foreign(args)
     first = _before_parsing(args)
     first.config, first.resume = _at_home(first.config), _at_home(first.resume)
     named = load_yaml(first.config) if first.config else {}
@@ -107,10 +108,29 @@ def _checked(options: Options) -> Options:
 def _hyphenated(args: Sequence[str]) -> list[str]:
     """The arguments with hyphens in all names of options: tyro takes `--learning_rate`, too; what is read
     before it does not. Values stay as they are, and what follows a bare `--`."""
-    end = args.index("--") if "--" in args else len(args)
+    end = _end_of_options(args)
     # What begins so is an option for tyro, never the value of the one before.
     name = re.compile(r"\A--[A-Za-z][^=]*")
     return [*(name.sub(lambda found: found[0].replace("_", "-"), arg) for arg in args[:end]), *args[end:]]
+
+
+def _end_of_options(args: Sequence[str]) -> int:
+    return args.index("--") if "--" in args else len(args)
+
+
+def _refuse_foreign(args: Sequence[str]) -> None:
+    """Raises UserError for what other libraries call an option of ours: tyro would propose what is spelt like it."""
+    for arg in args[: _end_of_options(args)]:
+        name = arg.partition("=")[0].removeprefix("--")
+        *where, word = name.split(".")
+        ours = ELSEWHERE.get(word.replace("-", "_"))
+        if ours is None or not arg.startswith("--"):
+            continue
+        having = [algorithm for algorithm, kind in ALGORITHMS.items() if hasattr(kind, ours)]
+        shared = where or len(having) in (0, len(ALGORITHMS))
+        places = [".".join(where)] if shared else having
+        options = [f"{place}.{ours}".strip(".").replace("_", "-") for place in places]
+        raise UserError(f"there is no option --{name}; here it is --{' or --'.join(options)}.")
 
 
 def _before_parsing(args: Sequence[str]) -> argparse.Namespace:

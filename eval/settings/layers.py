@@ -98,7 +98,7 @@ def _owners(kind: type, key: str, where: str) -> Iterator[str]:
             yield from _owners(hint, key, place)
 
 
-_ELSEWHERE = {
+ELSEWHERE = {
     "lr": "learning_rate", "kl_coef": "beta", "cliprange": "clip_range", "epsilon": "clip_range", "lam": "gae_lambda",
     "critic_learning_rate": "value_learning_rate", "num_generations": "group_size",
     "max_completion_length": "max_new_tokens", "response_length": "max_new_tokens",
@@ -109,8 +109,8 @@ _ELSEWHERE = {
 def suggestion(word: str, known: Sequence[str]) -> str:
     """How a sentence about an unknown word ends: `; did you mean 'x'?` where something known is near, else a full stop."""
     close = (
-        [_ELSEWHERE[word]]
-        if _ELSEWHERE.get(word) in known
+        [ELSEWHERE[word]]
+        if ELSEWHERE.get(word) in known
         else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     )
     return f"; did you mean {close[0]!r}?" if close else "."

@@ -53,7 +53,7 @@ class Scorer:
         a reward, opened already."""
         function = self._function(device, "judge") if reward is None else reward.function
         careful = GuardedReward(function, replace(calls or RewardCalls(), allow_unscored=False), "judge")
-        return Judge(careful, self.title, is_pairwise(function), self.kind == "gold", reward is not None)
+        return Judge(careful, self.title, is_pairwise(function), reward is not None)
 
     def _function(self, device: torch.device | str, what: str) -> Reward:
         if self.kind == "function":

@@ -82,7 +82,8 @@ OWN: Mapping[str, Mapping[str, Around | Choices]] = {
     "ppo": {"ppo_epochs": Around(4)},
     "dpo": {"epochs": Around(4)},
 }
-"""Searched besides: one more each, so that no algorithm has more to choose from than another."""
+"""Searched besides: one more each, so that no algorithm has more to choose from than another. (DPO that samples its own
+pairs makes no epochs over any: it has none more.)"""
 
 
 def space(
@@ -151,6 +152,8 @@ def _declared(arm: Algorithm) -> Space:
     found: Space = {}
     for name, rule in {**SHARED, **OWN.get(arm.name, {})}.items():
         current = getattr(arm, name)
+        if arm.needs.source == "prompts" and name in arm.pair_settings:
+            continue
         if isinstance(rule, Choices):
             found[name] = Choices(tuple(dict.fromkeys((current, *rule.choices))))
         elif around := rule.of(current, is_integer(arm, name)):

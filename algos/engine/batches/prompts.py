@@ -207,7 +207,7 @@ class PromptSource:
         return replace(
             rollouts,
             scores_PG=self._penalised(scores_PG, rollouts),
-            scored_PG=learnable(scores_PG, greedy_P, self.group_size),
+            learnable_PG=learnable(scores_PG, greedy_P, self.group_size),
             greedy_scores_P=greedy_P,
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -101,9 +101,9 @@ def rows_of(data: Any, name: str) -> Iterable[Any]:
     return data
 
 
-def require_read(algorithm: Algorithm, source: Literal["prompts", "pairs"], **given: Any) -> None:
-    """Raises UserError for what `train` was given beside the source of its batches, and nothing would read: other data, and
-    settings about pairs of an algorithm that is for them and has prompts instead."""
+def refuse_unread(algorithm: Algorithm, source: Literal["prompts", "pairs"], **given: Any) -> None:
+    """Raises UserError for what nothing would read: data that `train` was given beside the source of its batches, and settings
+    about recorded pairs of an algorithm that is for them and has prompts instead."""
     unread = " and ".join(name for name, value in given.items() if value is not None)
     if unread:
         raise UserError(
@@ -111,20 +111,13 @@ def require_read(algorithm: Algorithm, source: Literal["prompts", "pairs"], **gi
             f"Leave out {unread}."
         )
     if source == "prompts" and algorithm.needs.source == "pairs":
-        for name, value in _pair_settings(algorithm):
-            raise UserError(
-                f"{name} is about recorded pairs; got {value}, and prompts alone. Leave it out, or give pairs."
-            )
-
-
-def _pair_settings(algorithm: Algorithm) -> Iterator[tuple[str, Any]]:
-    """Settings that only pairs ask for, where they are not the default."""
-    for setting in fields(algorithm):
-        value = getattr(algorithm, setting.name)
-        if setting.default is not MISSING and value != setting.default:
-            needs, plain = algorithm.needs, replace(algorithm, **{setting.name: setting.default}).needs
-            if (needs.pairs_per_step, needs.pair_epochs) != (plain.pairs_per_step, plain.pair_epochs):
-                yield setting.name, value
+        defaults = {setting.name: setting.default for setting in fields(algorithm)}
+        for name in algorithm.pair_settings:
+            value = getattr(algorithm, name)
+            if value != defaults[name]:
+                raise UserError(
+                    f"{name} is about recorded pairs; got {value}, and prompts alone. Leave it out, or give pairs."
+                )
 
 
 def _tell(kind: str, kept: Sequence[Any], counts: Mapping[str, int], limit: int | None = None) -> None:
