@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-compare: $(READY) ## The embedded task: three algorithms, three seeds, a report
+compare: $(READY) ## The built-in task: three algorithms, three seeds, a report
 	$(BIN)/python run_compare.py $(ARGS)
 
 # A file's tests on one worker: what its fixtures make is then made once.

@@ -1,14 +1,14 @@
 """Compares REINFORCE, PPO and DPO on one model, data set, reward and budget, and writes a report.
 
-rlhf-compare                                     the embedded task, three algorithms, three seeds
+rlhf-compare                                     the built-in task, three algorithms, three seeds
 rlhf-compare --model DIR_OR_HUB_ID --prompts prompts.jsonl --reward my_reward.py:score
 rlhf-compare --model DIR_OR_HUB_ID --pairs pairs.jsonl
 rlhf-compare --sweep beta=0.02,0.05,0.1,0.3      an arm for each value
 rlhf-compare --tune 8                            first choose each algorithm's settings, on validation prompts
-rlhf-compare --resume reports/mine --seeds 10    go on where it was, with more seeds
-rlhf-compare report reports/mine                 draw the report again
+rlhf-compare --resume reports/mine --seeds 10    continue it, with more seeds
+rlhf-compare report reports/mine                 rebuild the report
 
-Defaults shown are those of the embedded task; add --task custom (or --model) to see those for your own data.
+Defaults shown are those of the built-in task; add --task custom (or --model) to see those for your own data.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class PPO(Algorithm):
     gamma: float = 1.0
     gae_lambda: float = 0.95
     whiten_advantages: bool = True
+    """Whether advantages are scaled to mean 0 and variance 1 over the batch; on by default, and this flag turns it off."""
     whiten_rewards: bool = False
     """Divide token rewards by their standard deviation; their mean is kept."""
     ppo_epochs: int = 4

@@ -135,7 +135,7 @@ def _prepare(store: Store, cache: ArtefactCache, console: Console, functions: Fu
             ):
                 made = _made(experiment, cache, seed)
         now = made or store.materials(seed)
-        # The user's data are the same for every seed, whichever read them; the embedded task draws some anew.
+        # The user's data are the same for every seed, whichever read them; the built-in task draws some anew.
         begun = [found if made else None, first if experiment.task == "custom" else None]
         check_inputs(functions, experiment, seed, now, [each for each in begun if each])
         if made:

@@ -52,9 +52,9 @@ class Experiment:
     """One comparison: what is trained, on what, how it is judged, and how much each arm may spend."""
 
     task: Literal["reviews", "custom"] = "reviews"
-    """`reviews`, the embedded task, or `custom`: your model and data. Set by --model, --prompts or --pairs."""
+    """`reviews`, the built-in task, or `custom`: your model and data. --model, --prompts or --pairs select `custom`."""
     algos: tuple[str, ...] = tuple(ALGORITHMS)
-    """Arms to compare: algorithms, or names given under `variants`."""
+    """Arms to compare: algorithms, or names defined under `variants` in a --config file."""
     seeds: int = 3
     """Training runs per arm, with seeds first_seed, first_seed + 1, …"""
     first_seed: int = 0
@@ -76,7 +76,7 @@ class Experiment:
     reward: str | None = None
     """The training reward: file.py:function, or a reward model's directory or hub id."""
     judge: str | None = None
-    """The judge, used in evaluation only: file.py:function, or a reward model. Without one, a given --reward judges, too, and over-optimization cannot show."""
+    """The judge, used in evaluation only: file.py:function, or a reward model. Without one, a given --reward is also the judge, which cannot reveal over-optimization."""
     sampled_pairs: int = 1024
     """Pairs sampled from the base and labelled by the reward, where no pairs are given and an arm needs them."""
     label_scale: float = 1.0
@@ -88,14 +88,14 @@ class Experiment:
     eval: Evaluation = field(default_factory=Evaluation)
     frontier: Frontier = field(default_factory=Frontier)
     objective_beta: float | None = None
-    """β of the objective E[r] − β·KL that all arms are measured by; by default the β shared by all arms for which β is the KL coefficient of the objective; without one, none is reported."""
+    """β of the objective E[r] − β·KL reported for every arm. By default the β shared by all arms whose β is the objective's KL coefficient; if they share none, no objective is reported."""
     lora: bool = False
     """Train low-rank adapters instead of all weights; --lora-settings.rank and so on shape them."""
     lora_settings: LoRA = field(default_factory=LoRA)
     gradient_checkpointing: bool = False
-    """Compute activations a second time in the backward pass: less memory, a third more FLOPs."""
+    """Recompute activations in the backward pass: less memory, a third more FLOPs per update (half more with --lora)."""
     micro_batch: int = 0
-    """Prompts in one forward and backward pass, fewer where memory runs out; 0: what is likely to fit."""
+    """Prompts (each with its responses) per forward and backward pass, fewer if memory runs out; 0: chosen to fit."""
     dtype: Precision = "auto"
     """What matrix products are computed in; auto: bf16 on a GPU that has it, fp32 elsewhere."""
     device: str = "auto"
@@ -103,9 +103,9 @@ class Experiment:
     trust_remote_code: bool = False
     """Run code that comes with a hub model. Off unless you trust its author."""
     reward_timeout: float = 600.0
-    """Seconds a call of the reward or the judge may take; 0: any time."""
+    """Time limit for a call of the reward or the judge, in seconds; 0: no limit."""
     reward_retries: int = 2
-    """Further attempts after a call of the reward or the judge that raised or took too long."""
+    """Retries after a call of the reward or the judge that raised an exception or timed out."""
     allow_unscored: bool = False
     """Let the reward return None for responses it cannot score: they are left out of baselines and losses."""
     log_with: tuple[TrackerName, ...] = ()
@@ -115,16 +115,16 @@ class Experiment:
     threads_per_run: int = 1
     """CPU threads per run. Changes results in the last digits, so it is recorded."""
     data_seed: int = 0
-    """Varies sampled pairs, reward models and the random numbers of evaluation; shared by all seeds."""
+    """Seed of sampled pairs, reward models and the random numbers of evaluation; shared by all training seeds."""
     replicate_data: bool = False
-    """Give every seed what the data seed draws: sampled pairs, a learned reward model; what was given stays the same."""
+    """Redraw for every training seed what --data-seed controls: sampled pairs and a learned reward model. Data and rewards that you give stay the same."""
     hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(
         default_factory=Hyperparameters
     )
     variants: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress] = field(default_factory=dict)
     """More arms, by name: {algorithm: ppo, beta: 0.01, …}; what is not named is as for the algorithm."""
     tune: int = 0
-    """Settings tried for every arm before the comparison, on validation prompts; 0: no tuning."""
+    """Tries (combinations of settings) for every arm before the comparison, scored on validation prompts; 0: no tuning."""
     tune_seeds: int = 2
     """Training runs per try; with one, tuning picks settings that got lucky with that seed."""
     search: Annotated[dict[str, dict[str, dict[str, Any]]], tyro.conf.Suppress] = field(default_factory=dict)

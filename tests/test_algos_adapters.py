@@ -1,4 +1,4 @@
-"""Adapters and all weights both learn: on the embedded task, and on a real pretrained model where it is at hand."""
+"""Adapters and all weights both learn: on the built-in task, and on a real pretrained model where it is at hand."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ REVIEWS = {
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded task's base and reward model, made once."""
+    """The built-in task's base and reward model, made once."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -54,7 +54,7 @@ def test_without_scores_by_prompt_the_claim_is_by_seeds_and_says_so(without: pd.
     assert "The one arm ends above the untouched base" in said(made)
     assert "Without scores by prompt the intervals leave out the noise of the prompts." in said(made)
     assert "evaluated once" not in held(made)
-    assert "Against the base, which was evaluated once, they are over seeds and test prompts" in held(
+    assert "Intervals against the base, which was evaluated once, cover seeds and test prompts" in held(
         answered(0.2)
     )
 

@@ -420,8 +420,7 @@ def test_an_arm_that_stopped_by_itself(clean: World) -> None:
     runs.loc[runs["arm"] == "dpo", "fraction"] = 0.68
     made = with_settings(dataclasses.replace(clean, runs=runs), "dpo", epochs=3)
     assert (
-        said(caveats.unused_budget, made)
-        == "dpo had no use for more than 68% of the budget (training ends after 3 epochs)."
+        said(caveats.unused_budget, made) == "dpo used only 68% of the budget (training ends after 3 epochs)."
     )
     assert said(caveats.unused_budget, clean) == ""
 

@@ -95,7 +95,7 @@ def test_a_claim_that_the_prompts_could_undo_is_said() -> None:
     both = stats.combined(pair.difference, conditions.prompt_effect(with_answers(runs), pair))
     assert pair.difference.excludes_zero
     assert both.low < 0 < both.high
-    told = f"At the end of training the seeds tell {pair.first} from {pair.second}, but the prompts do not settle it: "
+    told = f"At the end of training the seeds tell {pair.first} from {pair.second}, but "
     assert held(compared(runs)).endswith(
         f"{told}over seeds and test prompts together the interval includes 0."
     )

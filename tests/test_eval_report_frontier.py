@@ -82,7 +82,7 @@ def test_the_sentence_has_every_arms_share_and_ranks_none(best: dict[str, Reacha
     (sentence,) = frontier.sentences(best)
     assert sentence.index("reinforce") < sentence.index("ppo") < sentence.index("dpo"), "as they were named"
     prompts = best[PROXY].arms["ppo"].left.n
-    assert f"(one seed each on {prompts} prompts, of which others would give other shares" in sentence
+    assert f"(one seed each on {prompts} prompts; other seeds or prompts would give other shares" in sentence
     assert frontier.sentences({}) == []
 
 
@@ -90,7 +90,7 @@ def test_one_prompt_is_said_as_one(comparison: World, drawn: Pool) -> None:
     rewards = {name: values[:1] for name, values in drawn.rewards.items()}
     made = replace(comparison, pool=replace(drawn, logps_KPM=drawn.logps_KPM[:, :1], rewards=rewards))
     (sentence,) = frontier.sentences(reachable(made))
-    assert "(one seed each on one prompt, and another would give other shares: this is no order" in sentence
+    assert "(one seed each on one prompt; other seeds or prompts would give other shares" in sentence
     captions = [block.caption for block in section_of(made).blocks if isinstance(block, Table)]
     assert all("on 1 test prompt answered many times" in caption for caption in captions)
 
@@ -112,7 +112,7 @@ def test_no_objective_is_reported_that_was_not_trained_for(comparison: World) ->
     assert objective_beta(made) == 0.1
     assert validity.other_objective(made, evaluations(made)) == []
     for sampling, said in (
-        ({"missing_eos_penalty": 2.0}, "took 2 from the reward of every response that met the length limit"),
+        ({"missing_eos_penalty": 2.0}, "subtracted 2 from the reward of every response that hit"),
         (
             {"temperature": 0.5},
             "at temperature 0.5; rewards and KL here, and the frontier, are of the policies at temperature 1.",

@@ -33,7 +33,7 @@ def test_matched_kl_leads_where_the_arms_have_different_betas() -> None:
     assert first.endswith(
         "It comes first because the arms' β differ (reinforce 0.01 and dpo 1), so they do not maximise one objective."
     )
-    assert second.endswith("The ends lie at different KL: dpo 2.0 and reinforce 3.0 nats.")
+    assert second.endswith("The arms end at different KL: dpo 2.0 and reinforce 3.0 nats.")
     assert "β" not in said(with_betas(two_paths(), 0.3, 0.3))
 
 
@@ -41,7 +41,7 @@ def test_own_ends_at_different_betas_carry_a_warning_where_matched_kl_cannot_be_
     first = verdict.sentences(with_betas(one_pair_unread(), 0.01, 1.0, 0.1))[0]
     assert first.startswith("At the end of training dpo")
     assert "But the arms' β differ (reinforce 0.01, dpo 0.1 and ppo 1), so they do not maximise one" in first
-    assert first.endswith("and the ends lie at different KL: dpo 2.0, ppo 2.5 and reinforce 3.0 nats.")
+    assert first.endswith("and the arms end at different KL: dpo 2.0, ppo 2.5 and reinforce 3.0 nats.")
 
 
 def test_a_sweep_of_beta_is_said_by_its_range() -> None:
@@ -77,7 +77,7 @@ def test_own_ends_lead_with_a_warning_where_matched_kl_cannot_be_read() -> None:
     )
     first, *rest = verdict.sentences(with_facts(made, **OWN))
     assert first.startswith("At the end of training ppo")
-    assert "the ends lie at different KL: dpo 1.0 and ppo 3.0 nats" in first
+    assert "the arms end at different KL: dpo 1.0 and ppo 3.0 nats" in first
     (silent,) = [text for text in rest if text.startswith("At matched KL")]
     assert "nothing can be claimed: ppo passed that point too far from any evaluation" in silent
 
@@ -123,7 +123,7 @@ def test_an_arm_that_hardly_moved_is_named_where_it_cannot_be_placed() -> None:
         {arm: [path(*end, noise * (1 + i)) for noise in noises] for i, (arm, end) in enumerate(ends.items())}
     )
     (matched,) = [text for text in verdict.sentences(made) if text.startswith("At matched KL")]
-    assert "reinforce is highest, ahead of ppo; dpo hardly left the base and cannot be placed." in matched
+    assert "reinforce is highest, ahead of ppo; dpo hardly left the base and cannot be ranked." in matched
 
 
 def test_where_no_arm_is_above_all_others_pairs_are_said() -> None:
@@ -145,7 +145,7 @@ def test_ends_near_the_base_are_told_apart_in_the_warning() -> None:
         return [[(0.0, 0.0, 0.4), (1.0, kl, 0.5 + noise)] for noise in (0.0, 0.01, -0.01)]
 
     made = with_facts(with_paths({"ppo": paths(0.047), "dpo": paths(0.033)}), **OWN)
-    (warned,) = [text for text in verdict.sentences(made) if "the ends lie at different KL" in text]
+    (warned,) = [text for text in verdict.sentences(made) if "the arms end at different KL" in text]
     assert "dpo 0.033 and ppo 0.047 nats" in warned
 
 

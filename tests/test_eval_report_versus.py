@@ -20,7 +20,7 @@ def tables_of(made: World) -> list[Table]:
 
 def test_three_tables_the_leading_one_first() -> None:
     plain, apart = tables_of(two_paths()), tables_of(with_facts(two_paths(), **OWN))
-    titles = ["At each arm's own end", "At equal total cost", "At matched KL"]
+    titles = ["At the end of training", "At equal total cost", "At matched KL"]
     assert [table.heading.partition(":")[0] for table in plain] == titles
     assert [table.heading.partition(":")[0] for table in apart] == [titles[2], *titles[:2]]
     heads = [column.label for column in apart[0].columns]

@@ -1,4 +1,4 @@
-"""The embedded task: its language and judge by written-out numbers, its tokenizer exact, its stages cached."""
+"""The built-in task: its language and judge by written-out numbers, its tokenizer exact, its stages cached."""
 
 from __future__ import annotations
 

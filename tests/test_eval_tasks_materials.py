@@ -194,5 +194,5 @@ def test_a_reward_model_is_centred_on_prompts_that_are_cut(
 
 
 def test_a_scorer_of_no_task_is_no_gold() -> None:
-    with pytest.raises(UserError, match="no embedded task 'other' with a judge"):
+    with pytest.raises(UserError, match="no built-in task 'other' with a judge"):
         Scorer("gold", "other", "").judge("cpu")

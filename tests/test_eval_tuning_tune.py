@@ -370,7 +370,7 @@ def test_every_seed_of_tuning_has_data_of_its_own_where_every_seed_has(
 
 
 @pytest.mark.slow
-def test_on_the_embedded_task(tmp_path: Path) -> None:
+def test_on_the_built_in_task(tmp_path: Path) -> None:
     arguments = ["--tune", "2", "--sweep", "ppo.beta=0.05,0.2", "--algos", "reinforce", "ppo", "--seeds", "1"]
     arguments += [
         "--budget",

@@ -58,7 +58,7 @@ class Algorithm(ABC):
     """Hyper-parameters every algorithm has, and the two steps that tell them apart."""
 
     beta: float = 0.05
-    """Coefficient of the KL to the reference, or its place in DPO's losses."""
+    """Coefficient of the KL to the reference; for DPO, the β of its loss."""
     learning_rate: float = 1e-5
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls to 0 with the fraction of the run (of the budget or of DPO's epochs, whichever ends first); `constant` does not fall."""

@@ -18,13 +18,13 @@ class Sampling:
     max_new_tokens: int = 64
     """The most tokens of a response; recorded ones are cut to it, too."""
     temperature: float = 1.0
-    """In training, divides the logits of policy and reference alike."""
+    """Sampling temperature in training; divides the logits of policy and reference alike."""
     group_size: int = 4
     """Responses per prompt."""
     prompts_per_iteration: int = 16
     """Prompts per iteration of the arms that learn from samples."""
     greedy_prefix: int = 0
-    """The first so many tokens are greedy, the rest sampled; they carry no loss."""
+    """Decode this many first tokens greedily and sample the rest; greedy tokens carry no loss."""
     top_p: float = 1.0
     """Nucleus sampling; 1.0 (off) in training, where it would make ratios meaningless: see --eval.top-p."""
     top_k: int = 0
@@ -60,7 +60,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters (Hu et al. 2021) through peft; the reference is then the adapter switched off."""
+    """Low-rank adapters (Hu et al. 2021) through peft; the reference is then the model with the adapter switched off."""
 
     rank: int = 16
     alpha: int = 32

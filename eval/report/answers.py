@@ -29,8 +29,8 @@ def section(comparison: ReportInput, view: Evaluations) -> Section:
         return Section("answers", "The same prompts, side by side", (Text("No responses were kept."),))
     blocks: list[Block] = [
         Text(
-            f"{len(ids)} held-out prompts, evenly spaced through all of them and so not chosen by how they were answered. "
-            "Each arm's lowest finished seed (where none finished, its lowest) at its last evaluation; the same random numbers "
+            f"{len(ids)} held-out prompts, evenly spaced through all of them, so not chosen by their responses. "
+            "Shown is each arm's finished seed of the lowest number (if none finished, the lowest of all) at its last evaluation; the same random numbers "
             "for all. "
             "The highest judge score is bold. What models write is shown as it is, control characters spelled out."
         )

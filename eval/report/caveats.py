@@ -130,8 +130,8 @@ def few_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
     shown = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     unseen = f"{100 * stats.unseen_share(min(counts)):.0f}%"
     return [
-        f"With {shown} seeds an arm the intervals are wide, and a way to fail that shows in less than {unseen} of runs may not "
-        "have been seen: treat close calls as open."
+        f"With {shown} seeds an arm the intervals are wide, and a failure that occurs in fewer than {unseen} of runs may have gone "
+        "unseen: treat close calls as open."
     ]
 
 
@@ -200,9 +200,7 @@ def unused_budget(comparison: ReportInput, view: Evaluations) -> list[str]:
         if share < UNUSED:
             epochs = (arms.get(arm, {}).get("settings") or {}).get("epochs")
             end = f" (training ends after {epochs} epoch{'s' * (epochs != 1)})" if epochs else ""
-            found.setdefault(f"had no use for more than {100 * share:.0f}% of the budget{end}.", []).append(
-                arm
-            )
+            found.setdefault(f"used only {100 * share:.0f}% of the budget{end}.", []).append(arm)
     return [f"{fmt.listing(alike)} {what}" for what, alike in found.items()]
 
 
@@ -231,7 +229,7 @@ def rough_readings(found: Standings) -> list[str]:
         return []
     remedy = ", or values of β that end at similar KL," if found.kl.rough else ""
     return [
-        f"Nothing is claimed {' or '.join(shown)}: the value lies between two evaluations too far apart to be read off a line. "
+        f"Nothing is claimed {' or '.join(shown)}: the value lies between two evaluations too far apart to interpolate. "
         f"More evaluations (--eval.points){remedy} would settle it."
     ]
 
@@ -244,8 +242,8 @@ def unlike_places(comparison: ReportInput, view: Evaluations) -> list[str]:
         return []
     more = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
     return [
-        f"Not all runs were made in the same place ({fmt.listing([*changed[:SHOWN], *more])}): their seconds and memory cannot "
-        "be compared, and what seeds differ by includes it."
+        f"Not all runs were made in the same place ({fmt.listing([*changed[:SHOWN], *more])}): their times and memory cannot "
+        "be compared, and the spread between seeds includes this difference."
     ]
 
 

@@ -226,9 +226,9 @@ def _left_out(standing: Standing) -> str:
     if standing.unprepared:
         text += f"; the preparation of {fmt.listing(standing.unprepared)} alone costs more"
     if early := [arm for arm in standing.rough if arm not in standing.ranking]:
-        text += f"; {fmt.listing(early)} passed it too far from any evaluation and cannot be placed"
+        text += f"; {fmt.listing(early)} cannot be ranked, as no evaluation is close enough to that point"
     if still := [arm for arm in standing.unmoved if arm not in standing.ranking]:
-        text += f"; {fmt.listing(still)} hardly left the base and cannot be placed"
+        text += f"; {fmt.listing(still)} hardly left the base and cannot be ranked"
     if unread := [f"{a} against {b}" for a, b in standing.unread]:
         what = fmt.listing(unread) if len(unread) <= NAMED else f"{len(unread)} other pairs"
         text += f"; nothing can be claimed of {what} there"

@@ -166,7 +166,7 @@ def _against_base(comparison: ReportInput, end: Standing) -> str:
         for arm, values in end.values.items()
     ):
         return ""
-    return " Against the base, which was evaluated once, they are over seeds and test prompts together."
+    return " Intervals against the base, which was evaluated once, cover seeds and test prompts together."
 
 
 def _other_prompts(comparison: ReportInput, end: Standing) -> str:
@@ -179,7 +179,7 @@ def _other_prompts(comparison: ReportInput, end: Standing) -> str:
             if effect.has_interval and effect.half_width > NOTICEABLE * pair.difference.half_width:
                 return (
                     f" Other prompts would move the difference between {leader} and {second} by "
-                    f"± {fmt.number(effect.half_width, 3)}, beside the ± {fmt.number(pair.difference.half_width, 3)} of other seeds."
+                    f"± {fmt.number(effect.half_width, 3)}, other seeds by ± {fmt.number(pair.difference.half_width, 3)}."
                 )
     return ""
 
@@ -191,7 +191,7 @@ def _undone(comparison: ReportInput, end: Standing) -> str:
         return ""
     named = fmt.listing([f"{pair.first} from {pair.second}" for pair in pairs])
     return (
-        f" At the end of training the seeds tell {named}, but the prompts do not settle it: over seeds and test prompts "
+        f" At the end of training the seeds tell {named}, but over seeds and test prompts "
         f"together the interval{'s include' if len(pairs) > 1 else ' includes'} 0."
     )
 

@@ -58,7 +58,7 @@ def data(comparison: ReportInput) -> Section:
         accuracy = fmt.number(float(model["accuracy"]), 3)
         blocks.append(
             Text(
-                f"The reward model orders {accuracy} of held-out pairs right (trained on{count} pairs; chance is 0.5)."
+                f"The reward model's accuracy on held-out pairs is {accuracy} (trained on{count} pairs; chance is 0.5)."
             )
         )
     return Section("data", "Data and preparation", (*blocks, *_accounts(facts), *_stages(facts)))

@@ -47,10 +47,10 @@ def sentences(best: Best) -> list[str]:
         return []
     shown = fmt.listing([f"{arm} {share_text(found, arm)}" for arm in known], 6)
     prompts = found.arms[known[0]].left.n
-    where = "one prompt, and another" if prompts == 1 else f"{prompts} prompts, of which others"
+    where = "one prompt" if prompts == 1 else f"{prompts} prompts"
     return [
-        f"Of the gain in {fmt.label(PROXY)} that any policy could have at the same KL, each arm's sampled policy has: {shown} "
-        f"(one seed each on {where} would give other shares: this is no order of the arms)."
+        f"Of the gain in {fmt.label(PROXY)} that is possible at the same KL, each arm's sampled policy reaches: {shown} "
+        f"(one seed each on {where}; other seeds or prompts would give other shares, so this does not rank the arms)."
     ]
 
 
@@ -165,7 +165,7 @@ def _table(comparison: ReportInput, best: Reachable) -> Table:
         f"{fmt.label(best.metric)} at the arm's KL minus the arm's own, its interval Student's t over prompts. "
     )
     if beta is not None:
-        caption += "The objective is E[r] − β·KL, its regret the distance to the best possible policy, which is β·KL to that policy."
+        caption += "The objective is E[r] − β·KL, its regret the shortfall from the best possible policy's objective, equal to β·KL to that policy."
     elif best.metric == PROXY:
         caption += "Arms share no β of one objective, so objective and regret are not shown; --objective-beta declares one."
     heading = f"Against the frontier of {fmt.label(best.metric)}"

@@ -36,7 +36,7 @@ def sections(comparison: ReportInput, view: Evaluations, look: Look, found: Stan
 
 def _learning(view: Evaluations, look: Look) -> list[Block]:
     caption = (
-        f"The same {fmt.label(JUDGE)} on held-out prompts, against each thing that training spends. {axes.SEED_LINES} "
+        f"Mean {fmt.label(JUDGE)} on held-out prompts against each measure of what training spends. {axes.SEED_LINES} "
         "Bands, from five seeds on, are 95% Student t intervals at each point. Preparation and evaluation are not counted."
     )
     figure = figures.learning_curves(view.paths, look, view.base)

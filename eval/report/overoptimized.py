@@ -111,5 +111,5 @@ def _peaks(own: list[Fit]) -> str:
     parts = [", ".join(fmt.number(kl, 2) for kl in observed)] if observed else []
     parts += [f"{early} before the first evaluation"] if early else []
     parts += [f"{trends[trend]} {shown}" for trend, shown in TRENDS.items() if trends[trend]]
-    parts += [f"{weak} not followed by the curve"] if weak else []
+    parts += [f"{weak} poorly fitted"] if weak else []
     return "; ".join(parts)

@@ -153,8 +153,8 @@ def trained_otherwise(comparison: ReportInput) -> list[str]:
     found = []
     if penalty:
         found.append(
-            f"Training took {fmt.compact(penalty)} from the reward of every response that met the length limit; "
-            f"{fmt.label(PROXY)} here, its frontier and what arms left of it are of the reward without that"
+            f"Training subtracted {fmt.compact(penalty)} from the reward of every response that hit the length limit; "
+            f"{fmt.label(PROXY)} here, its frontier and what arms left on the table exclude that penalty"
         )
     if temperature != 1:
         found.append(
@@ -177,7 +177,7 @@ def labels(comparison: ReportInput, view: Evaluations) -> list[str]:
         by_reason.setdefault(reason, []).append(arm)
     remedy = " Compare with the other arms at matched KL." if len(view.arms) > 1 else ""
     return [
-        f"{fmt.listing(arms)}: {reason}, so β is a regulariser of its own there.{remedy}"
+        f"{fmt.listing(arms)}: {reason}, so β is not the KL coefficient of the objective there.{remedy}"
         for reason, arms in by_reason.items()
     ]
 

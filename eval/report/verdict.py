@@ -117,7 +117,7 @@ def _end_kls(view: Evaluations) -> str:
     if len({fmt.number(kl, decimals) for kl in kls.values()}) < 2:
         return ""
     told = f"{shown[0]} to {shown[-1]}" if len(shown) > validity.MANY_ARMS else fmt.listing(shown)
-    return f"ends lie at different KL: {told} nats"
+    return f"arms end at different KL: {told} nats"
 
 
 def _one_seed(comparison: ReportInput, view: Evaluations, ranked: Sequence[str]) -> list[str]:
@@ -237,8 +237,8 @@ def _more_seeds(view: Evaluations, lead: Standing) -> _Proposal:
     measured = claims.seeds([pair.difference.n for pair in level])
     count = max(wanted.values())
     return _Proposal(
-        f"{first}About {count} seeds would likely tell {told} (a rough forecast from {measured}; a second look "
-        "makes false claims about twice as often)",
+        f"{first}About {count} seeds would likely tell {told} (a rough forecast from {measured}; testing again "
+        "after adding seeds makes false claims about twice as likely)",
         count,
     )
 

@@ -16,7 +16,7 @@ from eval.report.standings import MIN_KL, Pair, Standing, Standings
 MANY_ARMS = 6  # tables that grow with the square of the arms are folded beyond
 SEVERAL_ARMS = 3  # beyond, only the leading comparison's pairs are open
 
-_TITLES = {"end": "At each arm's own end", "cost": "At equal total cost", "kl": "At matched KL"}
+_TITLES = {"end": "At the end of training", "cost": "At equal total cost", "kl": "At matched KL"}
 
 
 def section(view: Evaluations, found: Standings, lead: Standing) -> Section:
@@ -77,8 +77,8 @@ def _comparisons(view: Evaluations, found: Standings, lead: Standing) -> list[Bl
 
 
 _HOW = (
-    "Arms are compared where training ended, at equal total cost, and at matched KL, each arm read off its own path by "
-    "straight lines between evaluations. All differences are paired: the same seeds, the same prompts. “Not told apart” is not “equal”."
+    "Arms are compared where training ended, at equal total cost, and at matched KL, with linear interpolation "
+    "between each arm's own evaluations. All differences are paired: the same seeds, the same prompts. “Not told apart” is not “equal”."
 )
 
 
@@ -90,7 +90,7 @@ def _by_arm(found: Standings) -> Table:
         for standing in (found.end, found.cost):
             cells.append(_rate(stats.mean_interval(list(standing.values.get(arm, {}).values()))))
         rows.append([Cell(arm, arm=arm), *cells])
-    heads: Heads = ["arm", Column("at its own end"), Column("at equal total cost")]
+    heads: Heads = ["arm", Column("at the end of training"), Column("at equal total cost")]
     caption = (
         f"Mean over seeds, ± half the width of its 95% t interval. Equal total cost is {fmt.compact(found.cost.cost)} FLOPs, the most "
         "that every finished run reached, preparation included."
@@ -155,17 +155,17 @@ def _at_5(pair: Pair) -> str:
 def _caption(kind: Literal["end", "cost", "kl"]) -> str:
     columns = (
         "The interval is Student's t for this pair alone; p is the paired t-test's, corrected for all pairs of this table by Holm's "
-        "method. Probability of improvement: that a run of the higher arm beats a run of the lower, of any two seeds. Effect: the difference in standard "
-        "deviations of itself over seeds (Hedges' g)."
+        "method. Probability of improvement: that a run of the higher arm beats a run of the lower, over all pairs of seeds. Effect: the mean difference "
+        "divided by the standard deviation of the paired differences (Hedges' g)."
     )
     if kind != "end":
         columns += " Rough: read between the base and the arm's first evaluation, where a straight line is a guess, so nothing is claimed."
     if kind == "kl":
         return (
-            "Each pair at the smallest KL at which one of their common runs ended; a path that passes it more than once is read at the "
-            "last time, on a line straight in √KL between evaluations. An arm that ends farther from the base passes this KL half "
-            f"trained, so arms whose β lets them end at similar KL tell more. {columns} Rough too: what is told apart is not the same on "
-            "lines straight in KL."
+            "Each pair at the smallest KL at which one of their common runs ended, interpolated linearly in √KL between evaluations; if a "
+            "path crosses that KL more than once, the last crossing counts. An arm that ends farther from the base crosses it half "
+            f"trained, so arms whose β lets them end at similar KL tell more. {columns} Also rough: interpolation linear in KL would "
+            "tell other arms apart."
         )
     return columns
 

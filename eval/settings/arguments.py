@@ -39,11 +39,11 @@ class Options:
     columns: tuple[str, ...] = ()
     """Your names for the data's columns: prompt=question chosen=answer_a."""
     config: Path | None = None
-    """A YAML file of settings, under those of the command line."""
+    """A YAML file of settings; the command line overrides it."""
     out: Path | None = None
     """The folder to write to; by default reports/<task>-<date>-<n>."""
     resume: Path | None = None
-    """Go on with the comparison in this folder. Seeds, algorithms and variants may grow (--seeds, --algos +name, --sweep); --log-with, --reward-timeout, --reward-retries and --checkpoint-every may change."""
+    """Continue the comparison in this folder. Seeds, algorithms and variants may be added (--seeds, --algos +name, --sweep); --log-with, --reward-timeout, --reward-retries and --checkpoint-every may change."""
     workers: int = 0
     """Runs at the same time, each in a process of its own; 0: as many as cores allow on a CPU, 1 on a GPU."""
     cache: Path = Path("~/.cache/rlhf-compare")
@@ -53,7 +53,7 @@ class Options:
     dry_run: bool = False
     """Show what would run and its nominal cost, and stop."""
     offline: bool = False
-    """Ask no hub for anything: a model or data set that is not on this machine is an error."""
+    """Do not contact any hub: a model or data set that is not on this machine is an error."""
     debug: bool = False
     """Show the traceback of an error."""
     notes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()

@@ -19,19 +19,19 @@ class Evaluation:
     responses: int = 1
     """Responses per prompt."""
     points: int = 5
-    """Evaluations along training: the i-th of n at the fraction (i/n)² of the run, as most happens early."""
+    """Evaluations during training: the i-th of n at the fraction (i/n)² of the run, so denser early, where the policy moves fastest."""
     batch_size: int = 64
     """Responses in one forward pass."""
     decoding: Literal["sample", "greedy"] = "sample"
     """How the responses to be judged are generated. KL and entropy are measured on plain samples."""
     temperature: float = 1.0
-    """Of the responses that are judged; 1 is the policy itself."""
+    """Sampling temperature of the judged responses; 1 is the policy itself."""
     top_p: float = 1.0
-    """The responses that are judged are of the likeliest tokens that hold this probability; 1: of all."""
+    """Nucleus sampling for the judged responses: only the likeliest tokens up to this total probability; 1: off."""
     top_k: int = 0
-    """The responses that are judged are of so many likeliest tokens; 0: of all."""
+    """Sample the judged responses from this many likeliest tokens only; 0: off."""
     greedy_prefix: int = 0
-    """The first so many tokens of the responses that are judged are greedy, the rest sampled."""
+    """Decode this many first tokens of the judged responses greedily and sample the rest."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -92,7 +92,7 @@ class Frontier:
 
 @dataclass(frozen=True)
 class RewardTraining:
-    """How a reward model is trained where only pairs are given, from the model itself."""
+    """How a reward model, initialised from the model, is trained when only pairs are given."""
 
     epochs: int = 1
     """Passes over the pairs."""

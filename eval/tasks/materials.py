@@ -35,7 +35,7 @@ class Scorer:
 
     kind: Literal["function", "model", "gold"]
     where: str
-    """`file.py:function`, a model's directory or hub id, or the name of an embedded task."""
+    """`file.py:function`, a model's directory or hub id, or the name of a built-in task."""
     title: str
     """What the report calls it."""
 
@@ -61,7 +61,7 @@ class Scorer:
         if self.kind == "model":
             return RewardModel(self.where, device)
         if self.where != "reviews":
-            raise UserError(f"there is no embedded task {self.where!a} with a {what}. Its name is reviews.")
+            raise UserError(f"there is no built-in task {self.where!a} with a {what}. Its name is reviews.")
         from eval.tasks.reviews.gold import gold
 
         return gold

@@ -1,4 +1,4 @@
-"""The embedded task: film reviews, with a base model, preference pairs, a proxy reward and a gold judge of its own."""
+"""The built-in task: film reviews, with a base model, preference pairs, a proxy reward and a gold judge of its own."""
 
 from eval.tasks.reviews.gold import gold
 from eval.tasks.reviews.tokenizer import build_tokenizer

@@ -1,4 +1,4 @@
-"""The hidden judge of the embedded task: what a review is truly worth. Only the pairs' labels and evaluation see it."""
+"""The hidden judge of the built-in task: what a review is truly worth. Only the pairs' labels and evaluation see it."""
 
 from __future__ import annotations
 

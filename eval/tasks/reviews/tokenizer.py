@@ -1,4 +1,4 @@
-"""The word-level tokenizer of the embedded task."""
+"""The word-level tokenizer of the built-in task."""
 
 from __future__ import annotations
 

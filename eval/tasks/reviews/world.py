@@ -1,4 +1,4 @@
-"""The embedded task as a whole: its language, model sizes, stage settings, and how its artefacts are built."""
+"""The built-in task as a whole: its language, model sizes, stage settings, and how its artefacts are built."""
 
 from __future__ import annotations
 
