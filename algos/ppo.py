@@ -98,7 +98,7 @@ class PPO(Algorithm):
         beta = state["beta"].to(scores_PG.device) if self.kl_control == "adaptive" else self.beta
         rewards_PGT = token_rewards(scores_PG, logps_PGT, ref_logps_PGT, mask_PGT, loss_mask_PGT, beta)
         if self.whiten_rewards:
-            rewards_PGT = whiten(rewards_PGT, mask_PGT, shift_mean=False)
+            rewards_PGT = whiten(rewards_PGT, loss_mask_PGT, shift_mean=False)
         # Returns come from the advantages before whitening: the value function learns rewards, not z-scores.
         advantages_PGT, returns_PGT = gae(rewards_PGT, values_PGT, mask_PGT, self.gamma, self.gae_lambda)
         if self.whiten_advantages:

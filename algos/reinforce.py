@@ -31,7 +31,8 @@ class REINFORCE(Algorithm):
     """Whether token t is credited with the rewards from t on rather than with the whole return."""
     ema_decay: float = 0.95
     scale_by_group_std: bool = False
-    """Divide by the group's standard deviation, as GRPO does: it rescales reward against KL."""
+    """Divide by the group's standard deviation, as GRPO does: it rescales reward against KL. With the baseline
+    `leave_one_out` alone."""
     value_model: Literal["shared", "separate"] = "shared"
     value_coefficient: float = 0.1
     value_learning_rate: float | None = None
@@ -42,13 +43,15 @@ class REINFORCE(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)", self.ema_decay)
+        # Advantages that are not centred on their group would be divided by next to nothing where its returns are alike.
+        scalable = self.baseline == "leave_one_out" or not self.scale_by_group_std
+        require(scalable, "baseline", "leave_one_out with scale_by_group_std", self.baseline)
         require_value_settings(self.value_coefficient, self.value_learning_rate)
 
     @property
     def needs(self) -> Needs:
-        grouped = self.baseline == "leave_one_out" or self.scale_by_group_std
         return Needs(
-            group_size=2 if grouped else 1,
+            group_size=2 if self.baseline == "leave_one_out" else 1,
             values=self.value_model if self.baseline == "value" else None,
             value_learning_rate=self.value_learning_rate,
             greedy=self.baseline == "greedy",

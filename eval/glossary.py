@@ -218,7 +218,8 @@ _TRAINING = [
         "explained_variance",
         "explained variance",
         "",
-        "1 − Var(R − V)/Var(R) over tokens: 1 is a perfect critic, 0 one no better than a constant",
+        "1 − Var(R − V)/Var(R) over tokens that carry loss: 1 is a perfect critic, 0 one no better than a constant; null where "
+        "returns do not vary but by rounding",
     ),
     Metric("beta", "β", "", "β after this iteration's adaptation: the next iteration's"),
     Metric("clip_fraction", "clipped tokens", "share", "tokens whose ratio lies outside 1 − ε … 1 + ε_high"),

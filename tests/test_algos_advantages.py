@@ -189,6 +189,22 @@ def test_reward_whitening_keeps_the_mean() -> None:
     assert float(after.std(correction=0)) == pytest.approx(1, abs=1e-6)
 
 
+def test_rewards_are_whitened_over_the_tokens_that_were_sampled() -> None:
+    """A greedy prefix has no KL, and its noughts are no rewards."""
+    table = Table()
+    rollouts = table.rollouts([[3, 5, 9], [14, 2, 7]])
+    fixed_PGT = torch.zeros_like(rollouts.mask_PGT)
+    fixed_PGT[..., 0] = True
+    rollouts = replace(rollouts, values_PGT=torch.zeros_like(rollouts.values_PGT), fixed_PGT=fixed_PGT)
+    options = {"whiten_advantages": False, "gae_lambda": 0.0, "gamma": 0.0}
+    plain, _ = PPO(**options).prepare(rollouts, {})
+    white, _ = PPO(whiten_rewards=True, **options).prepare(rollouts, {})
+    before, after = (x.advantages_PGT[rollouts.loss_mask_PGT] for x in (plain, white))
+    assert float(after.mean()) == pytest.approx(float(before.mean()))
+    assert float(after.std(correction=0)) == pytest.approx(1, abs=1e-6)
+    assert not bool(white.advantages_PGT[fixed_PGT].any())
+
+
 def test_adaptive_kl_follows_its_formula_and_stays_within_its_clip() -> None:
     table = Table()
     rollouts = table.rollouts([[0, 5], [14, 2]])

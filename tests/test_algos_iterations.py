@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from tiny import EOS, gpt2, same_weights, tiny_policy, word_tokenizer
 from tiny_runs import ALGORITHMS, PROMPTS, SAMPLING, count_b, first_batch, run, spy
 
-from algos import DPO, PPO, REINFORCE, Policy, RunError, Sampling
+from algos import DPO, PPO, REINFORCE, Algorithm, Policy, RunError, Sampling
+from algos.engine.algorithm import Outputs
 from algos.engine.scoring import score_policy
 from algos.engine.state import TrainState
 
@@ -105,22 +107,39 @@ def test_a_run_that_never_updates_ends_with_an_error() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_greedy_prefix_carries_no_loss_in_training() -> None:
-    rollouts, row = first_batch(REINFORCE(), sampling=replace(SAMPLING, greedy_prefix=2))
-    assert not bool(rollouts.loss_mask_PGT[..., :2].any())
-    assert row["loss"] == pytest.approx(row["policy_loss"])
+@pytest.mark.parametrize("algorithm", [REINFORCE(baseline="none"), PPO(), DPO(on_policy=True)])
+def test_a_greedy_prefix_carries_no_loss_in_training(algorithm: Algorithm) -> None:
+    sampling = replace(SAMPLING, greedy_prefix=2)
+    data = {"prompts": PROMPTS, "pairs": None, "reward": count_b, "sampling": sampling, "micro_batch": 100}
+    prepared, _ = first_batch(algorithm, **data)
+    logps_PGT = torch.zeros_like(prepared.mask_PGT, dtype=torch.float32, requires_grad=True)
+    values_PGT = torch.ones_like(logps_PGT).requires_grad_()
+    loss, _ = algorithm.loss(Outputs(logps_PGT, torch.zeros_like(logps_PGT), values_PGT), prepared)
+    for x_PGT in (logps_PGT, values_PGT)[: 2 if algorithm.needs.values else 1]:
+        (gradient_PGT,) = torch.autograd.grad(loss, x_PGT, retain_graph=True)
+        assert not bool(gradient_PGT[..., :2].any())
+        assert bool(gradient_PGT[..., 2:].any())
 
 
 @pytest.mark.parametrize("name", ["reinforce", "ppo"])
-def test_an_iteration_that_is_all_prefix_logs_finite_numbers(name: str) -> None:
+def test_an_iteration_that_is_all_prefix_makes_no_update(name: str) -> None:
     """Every prompt's greedy answer ends within the prefix: nothing to learn, nothing to break."""
     policy = tiny_policy()
     with torch.no_grad():
         for p in policy.model.parameters():
             p.zero_()  # equal logits everywhere: the first id, EOS, is the greedy choice
     policy = Policy(policy.model, policy.tokenizer, dtype="fp32")
-    rows = run(ALGORITHMS[name], policy, sampling=replace(SAMPLING, greedy_prefix=2)).rows
-    assert all(value == value and abs(value) != float("inf") for row in rows for value in row.values())
+    rows: list[dict[str, float]] = []
+
+    def hook(state: TrainState, _: float) -> None:
+        rows[:] = state.history
+
+    with pytest.raises(RunError, match=r"before its first update.*within its greedy prefix"):
+        run(ALGORITHMS[name], policy, sampling=replace(SAMPLING, greedy_prefix=2), hook=hook)
+    assert [row["updates"] for row in rows] == [0, 0, 0]
+    for row in rows:
+        row.pop("explained_variance", None)  # of no token there is none
+        assert all(math.isfinite(value) for value in row.values())
 
 
 def test_temperature_reaches_sampler_policy_and_reference_alike() -> None:

@@ -100,6 +100,38 @@ def test_pairs_end_in_eos_unless_cut() -> None:
     assert rollouts.scores_PG.tolist() == [[1, 0], [1, 0]]
 
 
+def test_what_was_cut_when_it_was_sampled_gets_no_eos() -> None:
+    """Though its text, tokenised again, may have fewer tokens than it was cut at."""
+    policy = tiny_policy()
+    row = pair("a", " b", " a b")
+    pairs, counts = encode_pairs(
+        policy, [row | {"chosen_truncated": True}, row | {"rejected_truncated": True}, row], 8
+    )
+    assert [(kept.chosen, kept.rejected) for kept in pairs] == [
+        ([2], [1, 2, EOS]),
+        ([2, EOS], [1, 2]),
+        ([2, EOS], [1, 2, EOS]),
+    ]
+    assert counts == {}
+    assert collate(policy, pairs).ended_PG.tolist() == [[False, True], [True, False], [True, True]]
+
+
+def test_the_end_that_a_chat_template_writes_is_no_end_of_what_was_cut() -> None:
+    policy = policy_with(word_tokenizer("a b user: model:"))
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %} {{ m['role'] }}: {{ m['content'] }} {% if m['role'] == 'model' %}<eos>\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %} model:{% endif %}"
+    )
+    asked, good, bad = (
+        [{"role": role, "content": text}] for role, text in (("user", "a"), ("model", "b b"), ("model", "a"))
+    )
+    row = {"prompt": asked, "chosen": good, "rejected": bad}
+    (kept, whole), _ = encode_pairs(policy, [row | {"chosen_truncated": True}, row], 16)
+    assert [*kept.chosen, EOS] == whole.chosen
+    assert kept.rejected == whole.rejected
+    assert whole.rejected[-1] == EOS
+
+
 def test_an_eos_of_its_own_is_not_doubled_nor_counted_as_cut() -> None:
     (kept,), counts = encode_pairs(tiny_policy(), [pair("a", meant(" b <eos>"), meant(" a <eos>"))], 2)
     assert (kept.chosen, kept.rejected, counts) == ([2, EOS], [1, EOS], {})

@@ -34,7 +34,7 @@ def test_shared_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        *((REINFORCE, wrong) for wrong in ({"ema_decay": 1.0}, {"ema_decay": -0.1}, {"value_coefficient": -1.0}, {"value_learning_rate": 0.0})),
+        *((REINFORCE, wrong) for wrong in ({"ema_decay": 1.0}, {"ema_decay": -0.1}, {"baseline": "none", "scale_by_group_std": True}, {"value_coefficient": -1.0}, {"value_learning_rate": 0.0})),
         *(
             (PPO, wrong)
             for wrong in (
@@ -98,7 +98,6 @@ def constant(completions: list[str], **_: Any) -> list[float]:
     ("algorithm", "options", "message"),
     [
         (REINFORCE(), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
-        (REINFORCE(baseline="none", scale_by_group_std=True), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
         (DPO(), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
         (PPO(), {"sampling": Sampling(top_p=0.9)}, "top_p"),
         (REINFORCE(), {"sampling": Sampling(top_k=5)}, "top_k"),

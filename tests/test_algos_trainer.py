@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytest
 import torch
 from tiny import gpt2, rollouts_of, same_weights, tiny_policy, word_tokenizer
-from tiny_runs import ALGORITHMS, run, spy
+from tiny_runs import ALGORITHMS, SAMPLING, first_batch, run, spy
 from torch import Tensor
 
-from algos import PPO, REINFORCE, Policy, RunError
+from algos import PPO, REINFORCE, GuardedReward, Policy, RewardCalls, RunError
 from algos.engine.algorithm import Outputs, State
 from algos.engine.loop import Loop
 from algos.engine.monitor import explained_variance
@@ -339,3 +340,47 @@ def test_explained_variance_by_hand() -> None:
     assert float(explained_variance(returns + 7, returns)) == 1  # a constant error explains all the variance
     assert float(explained_variance(torch.full((3,), 3.0), returns)) == 0
     assert float(explained_variance(torch.tensor([5.0, 3.0, 1.0]), returns)) == pytest.approx(-3)
+
+
+def test_where_returns_do_not_vary_no_variance_is_explained() -> None:
+    """Nor where they do by rounding alone, by which a quotient would be millions."""
+    values = torch.tensor([0.1, 0.2, 0.3])
+    for returns in (torch.ones(3), torch.zeros(3), torch.tensor([1.0, 1.0 + 1e-7, 1.0 - 1e-7])):
+        assert math.isnan(explained_variance(values, returns))
+    assert float(explained_variance(values, torch.tensor([1.0, 1.001, 1.002]))) == pytest.approx(
+        -9800, rel=1e-2
+    )
+
+
+@pytest.mark.parametrize("name", ["ppo", "value"])
+def test_explained_variance_is_of_tokens_that_carry_loss(name: str) -> None:
+    """Of a greedy prefix no value is learned."""
+    sampling = replace(SAMPLING, greedy_prefix=2)
+    prepared, row = first_batch(ALGORITHMS[name], sampling=sampling)
+    mask = prepared.loss_mask_PGT
+    assert not torch.equal(mask, prepared.learnable_PGT)
+    values, returns = (x[mask] for x in prepared.filled("values_PGT", "returns_PGT"))
+    assert row["explained_variance"] == pytest.approx(float(explained_variance(values, returns)), nan_ok=True)
+
+
+def test_a_minibatch_without_a_loss_is_no_step() -> None:
+    """Of four prompts one is scored: four minibatches make one step, and the log is that step's."""
+
+    def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
+        return [
+            float(len(text)) if prompt == "a b" else None
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
+
+    careful = GuardedReward(reward, RewardCalls(allow_unscored=True))
+    prompts = ["a", "b a b", "a b", "b"]
+    options: dict[str, Any] = {"prompts": prompts, "reward": careful, "budget": "1iterations"}
+    whole, parts = (
+        run(
+            PPO(learning_rate=1e-2, ppo_epochs=1, minibatches=count), tiny_policy(double=True), **options
+        ).rows[0]
+        for count in (1, 4)
+    )
+    assert parts["updates"] == whole["updates"] == 1
+    for name in ("value_loss", "entropy/train", "policy_loss", "gradient_norm"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-9)

@@ -65,6 +65,17 @@ def test_points_are_those_of_the_policies(seed: int) -> None:
         )
 
 
+def test_a_kl_that_was_estimated_below_0_is_none() -> None:
+    """An arm that is the reference lies on the frontier, though its samples say −0.05 nats."""
+    seed = 0
+    curve, points, _ = sampled(seed)
+    base_kl_P, base_reward_P = points[0]
+    at_0 = above(curve, base_kl_P, base_reward_P)
+    below_0 = above(curve, base_kl_P - 0.05, base_reward_P)
+    assert abs(at_0.mean) < 0.05 * world(seed).spread
+    assert (below_0.mean, below_0.half_width) == pytest.approx((at_0.mean, at_0.half_width))
+
+
 def test_the_objective_by_hand() -> None:
     np.testing.assert_allclose(objective(np.array([2.0, 4.0]), np.array([1.0, 3.0]), 0.5), [0.0, 1.0])
 

@@ -42,8 +42,16 @@ BEGUN = {"role": "assistant", "content": "The red"}
     ],
 )
 def test_responses_take_the_form_of_their_prompt(prompt: Any, expected: dict[str, Any]) -> None:
-    assert label([{"prompt": prompt}], [" good", " bad"], [1.0, 0.0], 1e3, 0) == [expected]
-    assert label([{"prompt": prompt}], [" bad", " good"], [0.0, 1.0], 1e3, 0) == [expected]
+    ended = [False, False]
+    assert label([{"prompt": prompt}], [" good", " bad"], ended, [1.0, 0.0], 1e3, 0) == [expected]
+    assert label([{"prompt": prompt}], [" bad", " good"], ended, [0.0, 1.0], 1e3, 0) == [expected]
+    cut = [True, False]
+    assert label([{"prompt": prompt}], [" good", " bad"], cut, [1.0, 0.0], 1e3, 0) == [
+        expected | {"chosen_truncated": True}
+    ]
+    assert label([{"prompt": prompt}], [" bad", " good"], cut, [0.0, 1.0], 1e3, 0) == [
+        expected | {"rejected_truncated": True}
+    ]
 
 
 @pytest.mark.parametrize("begun", [(), (BEGUN,)], ids=["asked", "begun"])

@@ -38,6 +38,9 @@ def test_ranges_lie_around_the_arms_own_settings() -> None:
         "learning_rate",
         "beta",
     ]  # it has no epochs
+    assert "baseline" not in experiment(reinforce={"scale_by_group_std": True}).space(
+        "reinforce"
+    )  # it has no other
     assert "beta" not in experiment(ppo={"beta": 0}).space("ppo")  # 0 has no surroundings on a log scale
     assert asked.space("reinforce")["baseline"] == Choices(("leave_one_out", "batch_mean", "ema"))
     assert experiment(reinforce={"baseline": "value"}).space("reinforce")["baseline"] == Choices(

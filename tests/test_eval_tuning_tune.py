@@ -101,6 +101,13 @@ def test_the_best_is_the_highest_and_of_equal_ones_the_earliest() -> None:
     made = [tried(1, 0.2), tried(2, None), tried(3, 0.7), tried(4, 0.7), tried(5, 0.1)]
     assert best(made) == made[2]
     assert best([tried(1, None)]) is None
+    # The same eight scores, added in another order.
+    made = [
+        tried(1, sum([0.5, 0.5, 0.6, 0.1, 0, 0.8, 0.7, 0.6])),
+        tried(2, sum([0.5, 0.5, 0.6, 0.1, 0.1, 0.8, 0.7, 0.5])),
+    ]
+    assert made[0].value != made[1].value
+    assert best(made) == made[0]
 
 
 # What is written into the experiment -------------------------------------------------------------------

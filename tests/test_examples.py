@@ -59,7 +59,8 @@ def test_the_readmes_python_prints_what_it_says(
     for table in (told, found):  # of other processors' rounding the rest is another sample
         assert table[-1]["reward/train"] > table[0]["reward/train"] + 0.3
         assert 0.5 < table[-1]["kl/train"] < 10
-    AutoModelForCausalLM.from_pretrained(tmp_path / "my-policy")
+    _, loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "my-policy", output_loading_info=True)
+    assert not any(loaded.values())
 
 
 def rows(text: str) -> list[dict[str, float]]:

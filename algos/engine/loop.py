@@ -67,7 +67,8 @@ class Loop:
             self.ahead = None  # of other responses than those that are learned from, or in another order
         if prepared.P:
             check_batch(state.policy, prepared, state.iteration)
-        steps = self._steps(prepared, rate) if prepared.P else []
+        learned_from = prepared.P and bool(prepared.loss_mask_PGT.any())
+        steps = self._steps(prepared, rate) if learned_from else []
         state.idle = 0 if steps else state.idle + 1
         if state.idle == MAX_IDLE:
             raise idle(f"{MAX_IDLE} iterations in a row made no updates")
@@ -112,7 +113,8 @@ class Loop:
                 continue
             order = generator(state.seed, "minibatches", state.iteration, number)
             for minibatch in prepared.minibatches(algorithm.steps_per_pass, order):
-                steps.append(self._step(minibatch, rate))
+                if bool(minibatch.loss_mask_PGT.any()):  # else there is nothing to step along
+                    steps.append(self._step(minibatch, rate))
         return steps
 
     def _step(self, minibatch: Rollouts, rate: float) -> dict[str, float]:
@@ -171,7 +173,8 @@ class Loop:
 def idle(what: str) -> RunError:
     """The error of a run that does not learn, beginning with what it did instead."""
     return RunError(
-        f"{what}: the reward tells no two responses to a prompt apart. Give a reward that does, or a larger --group-size."
+        f"{what}: the reward tells no two responses to a prompt apart (or every one ends within its greedy prefix). "
+        "Give a reward that does, or a larger --group-size."
     )
 
 

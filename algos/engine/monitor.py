@@ -34,11 +34,9 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
     if prepared.advantages_PGT is not None and bool(prepared.loss_mask_PGT.any()):
         advantages = before_whitening(prepared)[prepared.loss_mask_PGT]
         row |= {"advantage_mean": advantages.mean(), "advantage_std": advantages.std(correction=0)}
-    if prepared.values_PGT is not None and prepared.returns_PGT is not None:
-        learnable_PGT = prepared.learnable_PGT
-        row["explained_variance"] = explained_variance(
-            prepared.values_PGT[learnable_PGT], prepared.returns_PGT[learnable_PGT]
-        )
+        if prepared.values_PGT is not None and prepared.returns_PGT is not None:
+            values, returns = (x[prepared.loss_mask_PGT] for x in (prepared.values_PGT, prepared.returns_PGT))
+            row["explained_variance"] = explained_variance(values, returns)
     row |= {name: value for name, value in own.items() if value.numel() == 1}
     return {name: float(value) for name, value in row.items()}
 
@@ -51,8 +49,12 @@ def before_whitening(prepared: Rollouts) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """1 − Var(R − V)/Var(R): 1 is a perfect value function, 0 one no better than a constant."""
-    return 1 - (returns - values).var(correction=0) / returns.var(correction=0).clamp(min=1e-12)
+    """1 − Var(R − V)/Var(R): 1 is a perfect value function, 0 one no better than a constant. NaN where returns are all
+    the same but for rounding, as there is no variance to explain."""
+    variance = returns.var(correction=0)
+    rounding = torch.finfo(returns.dtype).eps * returns.abs().max().clamp(min=1.0)
+    explained = 1 - (returns - values).var(correction=0) / variance
+    return torch.where(variance.sqrt() > 8 * rounding, explained, torch.nan)
 
 
 def add_metrics(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:

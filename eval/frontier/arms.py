@@ -51,8 +51,10 @@ def above(curve: Curve, kl_P: np.ndarray, reward_P: np.ndarray, confidence: floa
     The frontier is concave, the lower envelope of its tangents: R(κ) = min_β β·(κ + E log Z_β). So this is minus the
     arm's smallest regret over the solid β. Where the arm's KL lies on the solid part, the bound is the frontier
     itself (to 0.2% of the gain, between two β of the default grid); beyond, it is the last tangent, which is above
-    the frontier, so an arm there lacks at most what this says. nan where nothing is solid.
+    the frontier, so an arm there lacks at most what this says. nan where nothing is solid. A KL that was estimated below
+    0 counts as 0, where the frontier is the reference's reward: steep tangents would lie far below it.
     """
+    kl_P = kl_P - min(float(kl_P.mean()), 0.0)
     solid_B = (curve.reach_B == "solid") & np.isfinite(curve.betas_B)
     if not solid_B.any():
         return Estimate(math.nan, math.nan, math.nan, len(kl_P))

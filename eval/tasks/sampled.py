@@ -66,11 +66,12 @@ def sampled_pairs(
         rows = [prompt.row for prompt in repeated for _ in range(2)]
         scores = call_reward(reward, rows, completions, ids, unscored=True)
         # The same penalty as in the other arms' training, or DPO would learn another objective.
-        cut = (~rollouts.ended_PG).flatten().tolist()
+        truncated = (~rollouts.ended_PG).flatten().tolist()
         scores = [
-            score - sampling.missing_eos_penalty * was_cut for score, was_cut in zip(scores, cut, strict=True)
+            score - sampling.missing_eos_penalty * was_cut
+            for score, was_cut in zip(scores, truncated, strict=True)
         ]
-        pairs = label(rows[::2], completions, scores, scale, derive(seed, "labels"))
+        pairs = label(rows[::2], completions, truncated, scores, scale, derive(seed, "labels"))
         meter = Meter()
         meter.charge(base.size, rollouts.token_count)
         meter.charge(getattr(reward, "parameter_count", 0), rollouts.token_count)
@@ -86,11 +87,13 @@ def sampled_pairs(
 def label(
     rows: Sequence[Mapping[str, Any]],
     completions: Sequence[str],
+    truncated: Sequence[bool],
     scores: Sequence[float],
     scale: float,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Completions 2i and 2i+1 of each row as a pair, the preferred one drawn by Bradley and Terry's model.
+    """Completions 2i and 2i+1 of each row as a pair, the preferred one drawn by Bradley and Terry's model. Those that were
+    cut before their end are marked, lest their text be given an EOS.
 
     Left out: identical ones, empty ones, and those with a response that the reward did not score (NaN).
     """
@@ -102,7 +105,13 @@ def label(
             continue
         gap = scale * (scores[2 * i] - scores[2 * i + 1])
         a_wins = draws[i] < 1 / (1 + math.exp(-max(min(gap, 700), -700)))
-        pairs.append(_pair(row["prompt"], *((a, b) if a_wins else (b, a))))
+        order = (2 * i, 2 * i + 1) if a_wins else (2 * i + 1, 2 * i)
+        marks = {
+            f"{name}_truncated": True
+            for name, j in zip(("chosen", "rejected"), order, strict=True)
+            if truncated[j]
+        }
+        pairs.append(_pair(row["prompt"], *(completions[j] for j in order)) | marks)
     return pairs
 
 

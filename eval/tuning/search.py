@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
 
 from algos import Algorithm, UserError
@@ -155,10 +156,19 @@ def _declared(arm: Algorithm) -> Space:
         if arm.needs.source == "prompts" and name in arm.pair_settings:
             continue
         if isinstance(rule, Choices):
-            found[name] = Choices(tuple(dict.fromkeys((current, *rule.choices))))
+            choices = tuple(_allowed(arm, name, dict.fromkeys((current, *rule.choices))))
+            if len(choices) > 1:
+                found[name] = Choices(choices)
         elif around := rule.of(current, is_integer(arm, name)):
             found[name] = around
     return found
+
+
+def _allowed(arm: Algorithm, name: str, choices: Iterable[Any]) -> Iterator[Any]:
+    """Those that go with the arm's other settings."""
+    for choice in choices:
+        with suppress(UserError):
+            yield getattr(replace(arm, **{name: choice}), name)
 
 
 def _read(arm: Algorithm, name: str, asked: Mapping[str, Any], where: str) -> Range | Choices:

@@ -68,9 +68,11 @@ def _value(run: Run) -> float:
 
 
 def best(tries: Sequence[Try]) -> Try | None:
-    """The highest mean, of equal ones the earliest; None where every try failed."""
-    done = [tried for tried in tries if tried.value is not None]
-    return max(done, key=lambda tried: (tried.value, -tried.number), default=None)
+    """The highest mean, of equal ones (but for rounding) the earliest; None where every try failed."""
+    done = [(tried.value, tried) for tried in tries if tried.value is not None]
+    highest = max((value for value, _ in done), default=math.nan)
+    equal = [tried for value, tried in done if math.isclose(value, highest, rel_tol=1e-12, abs_tol=1e-12)]
+    return min(equal, key=lambda tried: tried.number, default=None)
 
 
 def next_settings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from algos.engine.batches.prompts import SPECIAL_TEXT, room_for_prompts
-from algos.engine.batches.responses import closed, has_words, split_tokens
+from algos.engine.batches.responses import closed, has_words, split_tokens, unended
 from algos.engine.budget import Meter
 from algos.engine.errors import UserError
 from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts, join_right, pad_left, pad_right
+from algos.engine.scoring import score_reference
 from algos.engine.seeding import digest, generator
+from algos.engine.storage import read_tensors, write_tensors
 from algos.engine.text.control import holds_special_text
 from algos.engine.text.template import Text, render_pairs
 from algos.engine.text.tokens import end_of
@@ -64,7 +66,8 @@ def encode_pair(
 
     Responses are cut at `max_new_tokens`, if it is not None, and at the model's last position ("response truncated",
     and "longer than the model" where prompt and response have more tokens than the model positions), and behind their
-    first EOS ("response cut at its first EOS", where words follow it: later turns). A pair is dropped whose prompt has no
+    first EOS ("response cut at its first EOS", where words follow it: later turns). Every other ends in EOS, unless the
+    row says in `chosen_truncated` or `rejected_truncated` that it was cut when it was sampled. A pair is dropped whose prompt has no
     tokens or leaves no room for a response, of which one has no tokens, or whose two responses are the same, before or
     after cutting. `too_long="left"` cuts a long prompt as `encode_prompts` does ("prompt truncated"), so that pairs are
     learned behind what they were sampled behind; without `max_new_tokens`, for the longer response and at most to half of
@@ -81,8 +84,16 @@ def _encoded_pairs(
     too_long: Literal["drop", "left"],
 ) -> Iterator[tuple[EncodedPair | None, list[str]]]:
     """`encode_pair` of each (row, where); their conversations go through the template together."""
-    for texts in render_pairs(policy.tokenizer, (_columns(row, where) for row, where in rows)):
-        yield _encoded(policy, texts, max_new_tokens, too_long)
+    marks: deque[tuple[bool, bool]] = deque()
+
+    def columns() -> Iterator[tuple[Text, Text, Text, str]]:
+        for row, where in rows:
+            found = _columns(row, where)
+            marks.append((bool(row.get("chosen_truncated")), bool(row.get("rejected_truncated"))))
+            yield found
+
+    for texts in render_pairs(policy.tokenizer, columns()):
+        yield _encoded(policy, texts, marks.popleft(), max_new_tokens, too_long)
 
 
 def _columns(row: Mapping[str, Any], where: str) -> tuple[Text, Text, Text, str]:
@@ -100,7 +111,11 @@ def _columns(row: Mapping[str, Any], where: str) -> tuple[Text, Text, Text, str]
 
 
 def _encoded(
-    policy: Policy, texts: Mapping[str, str], max_new_tokens: int | None, too_long: Literal["drop", "left"]
+    policy: Policy,
+    texts: Mapping[str, str],
+    truncated: tuple[bool, bool],
+    max_new_tokens: int | None,
+    too_long: Literal["drop", "left"],
 ) -> tuple[EncodedPair | None, list[str]]:
     prompt, chosen, rejected = texts["prompt"], texts["chosen"], texts["rejected"]
     if chosen == rejected:
@@ -109,9 +124,12 @@ def _encoded(
         return None, ["empty response"]
     prompt_ids, chosen_ids, merged_1 = split_tokens(policy, prompt, chosen)
     _, rejected_ids, merged_2 = split_tokens(policy, prompt, rejected, prompt_ids)
-    if not chosen_ids or not rejected_ids:
+    whole = [
+        unended(policy, ids) if was_cut else closed(policy, ids) if ids else []
+        for ids, was_cut in zip((chosen_ids, rejected_ids), truncated, strict=True)
+    ]
+    if not all(whole):
         return None, ["empty response"]
-    whole = [closed(policy, ids) for ids in (chosen_ids, rejected_ids)]
     longest = max(map(len, whole))
     ids = _shortened(policy, prompt_ids, longest, max_new_tokens) if too_long == "left" else prompt_ids
     limit = policy.max_positions
@@ -222,9 +240,6 @@ def reference_logps(
 ) -> list[Tensor]:
     """The reference's log-probabilities of every pair, [2, T_i] each; read from and written to `cache`,
     a folder shared by all arms and seeds, where one is given."""
-    from algos.engine.scoring import score_reference
-    from algos.engine.storage import read_tensors, write_tensors
-
     lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
     file = (
         cache / f"reference-logps-{reference_key(policy, pairs, temperature)}.safetensors" if cache else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from algos.engine.models.policy import Policy
@@ -70,6 +71,11 @@ def closed(policy: Policy, ids: list[int]) -> list[int]:
     end = [own] if own is not None else eos[:1]
     policy.require_embedded(end)
     return [*ids, *end]
+
+
+def unended(policy: Policy, ids: list[int]) -> list[int]:
+    """A response that was cut before its end: without the EOS that a chat template writes behind it."""
+    return list(takewhile(lambda token: token not in policy.eos_ids, ids))
 
 
 def has_words(policy: Policy, ids: list[int]) -> bool:
