@@ -23,10 +23,13 @@ class DPO(Algorithm):
     """
 
     beta: float = 0.1
+    """β of the loss: the larger, the closer to the reference."""
     loss_type: DPOLoss = "sigmoid"
+    """`sigmoid` is DPO, `ipo` is IPO, `robust` expects flipped labels; those with `normalised` and `average` take means a token."""
     label_smoothing: float = 0.0
     """Assumed share of flipped labels (`sigmoid`: conservative DPO; `robust`: unbiased under it)."""
     reference_free: bool = False
+    """Leave the reference's log-probabilities out of the loss."""
     epochs: int = 1
     """Passes over the recorded pairs; after them the run stops, whatever is left of the budget."""
     on_policy: bool = False

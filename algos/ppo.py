@@ -23,6 +23,7 @@ class PPO(Algorithm):
     """
 
     clip_range: float = 0.2
+    """ε: how far a token's ratio to the sampling policy may move before its loss is clipped."""
     clip_range_high: float | None = None
     """Upper clip where it differs from the lower one (Yu et al. 2025)."""
     dual_clip: float | None = None
@@ -30,7 +31,9 @@ class PPO(Algorithm):
     value_clip_range: float | None = 0.2
     """How far a value may move from the old one before its loss is clipped; None: any distance."""
     gamma: float = 1.0
+    """Discount of later token rewards."""
     gae_lambda: float = 0.95
+    """λ of generalised advantage estimation: 1 has no bias, 0 the least variance (Schulman et al. 2016)."""
     whiten_advantages: bool = True
     """Whether advantages are scaled to mean 0 and variance 1 over the batch; on by default, and this flag turns it off."""
     whiten_rewards: bool = False
@@ -40,11 +43,15 @@ class PPO(Algorithm):
     minibatches: int = 1
     """Optimizer steps each pass is split into."""
     aggregation: Aggregation = "token_mean"
+    """How the losses of tokens are averaged."""
     value_model: Literal["shared", "separate"] = "shared"
+    """The value function: a head on the policy's trunk, or a network of its own."""
     value_coefficient: float = 0.1
+    """Weight of the value loss in the total."""
     value_learning_rate: float | None = None
     """Of the value head, or of the value function's own network; None: `learning_rate`."""
     kl_control: Literal["fixed", "adaptive"] = "fixed"
+    """`adaptive` steers β to `kl_target`; comparisons at one β need `fixed`."""
     kl_target: float = 6.0
     """Sequence KL in nats that adaptive control steers to (Ziegler et al. 2019, section 2.2)."""
     kl_horizon: float = 10_000

@@ -26,15 +26,20 @@ class REINFORCE(Algorithm):
     """
 
     baseline: Baseline = "leave_one_out"
+    """What is subtracted from the return; `leave_one_out` is RLOO, `greedy` is ReMax."""
     aggregation: Aggregation = "sequence_sum"
+    """How the losses of tokens are averaged; the means change the objective."""
     reward_to_go: bool = False
     """Whether token t is credited with the rewards from t on rather than with the whole return."""
     ema_decay: float = 0.95
+    """Decay of the `ema` baseline."""
     scale_by_group_std: bool = False
     """Divide by the group's standard deviation, as GRPO does: it rescales reward against KL. With the baseline
     `leave_one_out` alone."""
     value_model: Literal["shared", "separate"] = "shared"
+    """With the baseline `value`: a head on the policy's trunk, or a network of its own."""
     value_coefficient: float = 0.1
+    """Weight of the value loss in the total."""
     value_learning_rate: float | None = None
     """Of the value head, or of the value function's own network; None: `learning_rate`."""
 

@@ -33,8 +33,9 @@ class Needs:
     greedy: bool = False
     """Whether each prompt also gets a greedy response, scored as a baseline."""
     pairs_per_step: int = 0
+    """Of recorded pairs: how many an iteration learns from."""
     pair_epochs: int = 0
-    """For those that learn from recorded pairs: an iteration's pairs, and passes over all of them."""
+    """Of recorded pairs: passes over all of them."""
 
     @property
     def old_policy(self) -> bool:
@@ -60,14 +61,19 @@ class Algorithm(ABC):
     beta: float = 0.05
     """Coefficient of the KL to the reference; for DPO, the β of its loss."""
     learning_rate: float = 1e-5
+    """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls to 0 with the fraction of the run (of the budget or of DPO's epochs, whichever ends first); `constant` does not fall."""
     warmup: float = 0.0
     """Fraction of the run over which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
+    """The norm that the gradient, of policy and value function together, is clipped to."""
     weight_decay: float = 0.0
+    """AdamW's, decoupled from the gradient."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two moments."""
     adam_eps: float = 1e-8
+    """What AdamW adds to the root of the second moment."""
 
     name: ClassVar[str]
     pair_settings: ClassVar[tuple[str, ...]] = ()

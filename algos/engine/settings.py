@@ -63,7 +63,9 @@ class LoRA:
     """Low-rank adapters (Hu et al. 2021) through peft; the reference is then the model with the adapter switched off."""
 
     rank: int = 16
+    """Rank of the adapters' matrices."""
     alpha: int = 32
+    """Adapters are scaled by alpha ÷ rank."""
     targets: str = "all-linear"
     """Module names as peft takes them, comma-separated, or `all-linear`."""
 
