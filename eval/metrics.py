@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from algos import Policy, Sampling, UserError, sample
-from algos.engine.batches.pairs import collate, encode_pairs, recorded, split_tokens
+from algos.engine.batches.pairs import encode_pairs
 from algos.engine.batches.prompts import EncodedPrompt, encode_prompts, room_for_prompts, texts
+from algos.engine.batches.recorded import collate, recorded
+from algos.engine.batches.responses import split_tokens
 from algos.engine.forward import groups_per_forward, response_logits, token_logps
 from algos.engine.inputs import precision
 from algos.engine.memory import SHORTER
@@ -249,7 +251,7 @@ def as_text(prompt: Any) -> str:
 
 
 def _scored_mean(scores: Sequence[float]) -> float:
-    """Of those that there are: NaN is a response that the reward left unscored."""
+    """The mean of the scored responses; NaN is one that the reward left unscored."""
     return _mean([score for score in scores if not math.isnan(score)])
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import tiny_policy
 
 from algos import DPO, PPO, REINFORCE, Budget, Policy, Sampling, UserError, train
-from algos.engine.batches.pairs import reference_logps
+from algos.engine.batches.recorded import reference_logps
 from algos.engine.budget import UNITS, Meter
 from algos.engine.loop import learning_rate
 from algos.engine.state import TrainState, read_state

@@ -32,7 +32,8 @@ LEARNERS = {
 
 def mean_reward(policy: Policy) -> float:
     from algos import sample
-    from algos.engine.batches.prompts import encode_prompts, score
+    from algos.engine.batches.prompts import encode_prompts
+    from algos.engine.batches.sampled import score
 
     rows, _ = encode_prompts(policy, PROMPTS, 5)
     rollouts = sample(policy, [row.ids for row in rows], replace(SAMPLING, group_size=64), 99)

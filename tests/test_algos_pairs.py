@@ -17,16 +17,10 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from algos import DPO, Policy, Sampling, UserError, train
-from algos.engine.batches.pairs import (
-    PairSource,
-    collate,
-    encode_pair,
-    encode_pairs,
-    reference_key,
-    reference_logps,
-    split_tokens,
-)
+from algos.engine.batches.pairs import encode_pair, encode_pairs
 from algos.engine.batches.prompts import encode_prompts
+from algos.engine.batches.recorded import PairSource, collate, reference_key, reference_logps
+from algos.engine.batches.responses import split_tokens
 from algos.engine.budget import Meter
 from algos.engine.scoring import score_reference
 from algos.engine.text.control import Rendered, Span
@@ -388,7 +382,7 @@ def test_the_cache_is_keyed_by_versions(what: str, monkeypatch: pytest.MonkeyPat
     before = reference_key(policy, pairs, 1.0)
     assert reference_key(policy, pairs, 1.0) == before
     monkeypatch.setattr(
-        "algos.engine.batches.pairs.installed", lambda name: "99.0" if name == what else installed(name)
+        "algos.engine.batches.recorded.installed", lambda name: "99.0" if name == what else installed(name)
     )
     assert reference_key(policy, pairs, 1.0) != before
 

@@ -14,7 +14,7 @@ from tiny_runs import run
 from algos import DPO, PPO, REINFORCE, Algorithm, Sampling
 from algos.advantages import leave_one_out
 from algos.engine.algorithm import Outputs
-from algos.engine.batches.prompts import learnable
+from algos.engine.batches.sampled import learnable
 from algos.engine.calls import GuardedReward, RewardCalls, RewardError
 from algos.engine.rollouts import Rollouts
 

@@ -11,8 +11,8 @@ from tiny import word_tokenizer
 from transformers import AutoConfig
 
 from algos import Policy, Sampling, UserError, train
-from algos.engine.batches.pairs import recorded
 from algos.engine.batches.prompts import encode_prompts
+from algos.engine.batches.recorded import recorded
 from algos.engine.fast.direct import direct
 from algos.engine.inputs import depends_on_batch, max_positions
 from algos.engine.scoring import score_policy

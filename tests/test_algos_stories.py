@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, sample, train
-from algos.engine.batches.pairs import collate, encode_pairs
-from algos.engine.batches.prompts import encode_prompts, score, texts
+from algos.engine.batches.pairs import encode_pairs
+from algos.engine.batches.prompts import encode_prompts, texts
+from algos.engine.batches.recorded import collate
+from algos.engine.batches.sampled import score
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.text.tokens import decode_completion, encode
 

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from algos import Policy, Sampling, UserError, sample
-from algos.engine.batches.pairs import encode_pairs, split_tokens
+from algos.engine.batches.pairs import encode_pairs
 from algos.engine.batches.prompts import encode_prompts
+from algos.engine.batches.responses import split_tokens
 from algos.engine.scoring import score_policy
 from algos.engine.text.tokens import decode_completion, encode
 

@@ -14,7 +14,7 @@ from tiny import rollouts_of
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from algos.engine.batches.pairs import closed
+from algos.engine.batches.responses import closed
 from algos.engine.forward import forward
 from algos.engine.models.policy import Policy
 from benchmarks import records

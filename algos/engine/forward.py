@@ -106,7 +106,7 @@ def groups_per_forward(
 ) -> int:
     """How many prompts (groups) go through the model at once: bounded tokens, activations and logits.
 
-    `logits` says how many times all of them stand in memory, where that is not known from the model's head.
+    `logits`: how many [G, T, V] tensors of logits the caller holds at once; None: as many as the model's head makes.
     """
     tokens = tokens_at_once(rollouts.mask_PGT.device, backward=backward)
     return max(1, int(1 / _share(model, rollouts, backward, logits, tokens)))

@@ -14,7 +14,7 @@ from algos.engine.budget import Budget
 from algos.engine.checks import check_batch, check_gradient, check_loss, check_responses
 from algos.engine.errors import RunError
 from algos.engine.forward import forward, groups_per_forward
-from algos.engine.memory import ADAPTERS, LIGHTER
+from algos.engine.memory import ADAPTERS, LIGHTER, in_one_piece
 from algos.engine.monitor import add_metrics, describe, mean_of_steps
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import check_ratio, check_start, score_policy, with_policy, with_reference
@@ -135,8 +135,8 @@ class Loop:
             clip_grads_with_norm_(state.parameters, longest, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group["times"]
-        # Not in parts: the optimizer's two moments of every trained weight are there whole or not at all.
-        policy.portions.run("the optimizer's step", 1, lambda _: state.optimizer.step(), ADAPTERS)
+        with in_one_piece("the optimizer's step", ADAPTERS):
+            state.optimizer.step()
         # Gradients are as large as the weights, and sampling and the next forward can do without them.
         state.optimizer.zero_grad(set_to_none=True)
         state.meter.updates += 1

@@ -1,18 +1,14 @@
-"""Fitting the machine: parts that are halved when memory runs out, and activations that are computed twice."""
+"""Fitting the machine: parts that are halved when memory runs out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from algos.engine.errors import RunError, UserError
+from algos.engine.errors import RunError
 
 T = TypeVar("T")
 
@@ -63,6 +59,17 @@ class Portions:
             _release()
 
 
+@contextmanager
+def in_one_piece(purpose: str, remedy: str) -> Iterator[None]:
+    """The block whose memory is there whole or not at all. Raises RunError with the remedy where it runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise RunError(f"out of memory in {purpose}. {remedy}") from None
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch could not allocate memory, on whatever device."""
     from accelerate.utils.memory import should_reduce_batch_size
@@ -76,39 +83,3 @@ def _release() -> None:
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)
-
-
-def recomputable(model: nn.Module) -> list[nn.Module]:
-    """The layers whose activations can be dropped in the forward pass and computed again in the backward."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-
-
-def require_recomputable(model: nn.Module) -> None:
-    """Raises UserError where gradient checkpointing would save nothing."""
-    if not recomputable(model):
-        kind = type(getattr(model, "base_model", model)).__name__
-        raise UserError(
-            f"{kind} has no layers that gradient checkpointing could recompute. Leave --gradient-checkpointing out."
-        )
-
-
-@contextmanager
-def recomputed(*models: nn.Module | None) -> Iterator[None]:
-    """Gradient checkpointing (Chen et al. 2016) in forward and backward passes inside the block.
-
-    transformers' own switch works in training mode alone, which would turn dropout on.
-    """
-    layers: list[Any] = [layer for model in models if model is not None for layer in recomputable(model)]
-    for layer in layers:
-        # No random numbers are drawn inside (dropout is off), so there is no state of theirs to restore.
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own shows again
-
-
-def is_recomputed(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on: what a layer writes to a cache it would write twice."""
-    return any("forward" in vars(layer) for layer in recomputable(model))

@@ -8,7 +8,7 @@ import torch
 
 from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
-from algos.engine.memory import ADAPTERS
+from algos.engine.memory import ADAPTERS, in_one_piece
 from algos.engine.models.policy import Policy
 
 
@@ -22,7 +22,8 @@ def adamw(algorithm: Algorithm, policy: Policy, critic: Critic | None) -> torch.
         weight_decay=algorithm.weight_decay,
         fused=policy.device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
     )
-    policy.portions.run("the optimizer's state", 1, lambda _: _make_moments(optimizer), ADAPTERS)
+    with in_one_piece("the optimizer's state", ADAPTERS):
+        _make_moments(optimizer)
     return optimizer
 
 

@@ -18,7 +18,7 @@ from algos.engine.fast.direct import direct
 from algos.engine.fast.products import packed
 from algos.engine.forward import upcast
 from algos.engine.inputs import precision
-from algos.engine.memory import SHORTER
+from algos.engine.memory import SHORTER, in_one_piece
 from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts, pad_left
 from algos.engine.seeding import uniforms
@@ -59,7 +59,8 @@ def sample(
 
     rows = min(MAX_ROWS, len(prompts) * G)
     # Tried out before weights are laid out in half precision, in which nothing would be alike.
-    policy.portions.run("sampling", 1, lambda _: direct(policy.model), SHORTER)
+    with in_one_piece("sampling", SHORTER):
+        direct(policy.model)
     with precision(policy.device, policy.dtype), packed(policy.model, rows):
         drawn = policy.portions.run("sampling", rows, attempt, SHORTER).trimmed()
     prompt_ids_PL, prompt_mask_PL = pad_left(list(prompts), policy.pad_id)

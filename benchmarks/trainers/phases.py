@@ -19,8 +19,8 @@ SAMPLING, REWARD, REFERENCE, OLD, UPDATE = (
     "update",
 )
 ENGINE = [
-    (SAMPLING, "algos.engine.batches.prompts", "sample"),
-    (REWARD, "algos.engine.batches.prompts", "score"),
+    (SAMPLING, "algos.engine.batches.sampled", "sample"),
+    (REWARD, "algos.engine.batches.sampled", "score"),
     (REFERENCE, "algos.engine.scoring", "score_reference"),
     (OLD, "algos.engine.scoring", "score_policy"),
     (UPDATE, "algos.engine.loop", "Loop._first_forward"),

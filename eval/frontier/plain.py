@@ -1,4 +1,5 @@
-"""Whether what is judged is sampled from the policies themselves, of which alone a frontier tells."""
+"""Whether evaluation decodes plainly. Only then is there a frontier: what is judged must be samples of the policies
+themselves, at temperature 1 and without top-p, top-k or greedy tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ PLAIN: Mapping[str, Any] = {
     "top_k": 0,
     "greedy_prefix": 0,
 }
-"""The settings of an evaluation under which it is, which are the defaults."""
+"""The settings of plain decoding, which are an evaluation's defaults."""
 
 
 def unusual(evaluation: Mapping[str, Any]) -> list[str]:
-    """The settings of an evaluation under which it is not; one that is missing is as by default."""
+    """Names of an evaluation's settings that differ from plain decoding; one that is missing is as by default."""
     return [name for name, value in PLAIN.items() if evaluation.get(name, value) != value]

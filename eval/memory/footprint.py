@@ -14,6 +14,7 @@ from torch import nn
 
 from algos import DPO, LoRA, Policy, Sampling
 from algos.engine.algorithm import Algorithm
+from algos.engine.checkpointing import recomputed
 from algos.engine.critic import Critic
 from algos.engine.decoding import filtered, inverse_cdf, stepper
 from algos.engine.fast import direct
@@ -22,7 +23,6 @@ from algos.engine.fast.kernels import quicken
 from algos.engine.fast.products import packed_bytes
 from algos.engine.forward import forward, groups_per_forward, upcast
 from algos.engine.inputs import precision
-from algos.engine.memory import recomputed
 from algos.engine.models.frozen import resting_place
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS

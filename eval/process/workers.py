@@ -48,7 +48,7 @@ class Workers:
                 # A mistake of the user's is said at once, not when all that was to be loaded is.
                 worker.dismiss(_LEAVING if kind is None else 0)
         finally:
-            # Those, too, that an interrupt left in no list: as Python ends it waits for them, who heed no SIGTERM of its.
+            # Also processes that an interrupt left in no list: at exit Python would wait for them, and workers ignore SIGTERM.
             for process in self.processes:
                 _end(process)
 

@@ -27,7 +27,8 @@ from parity_worlds import (
 from trl import DPOTrainer, RLOOTrainer
 
 from algos import DPO, REINFORCE, Policy, Sampling, train
-from algos.engine.batches.pairs import PairSource, encode_pairs, reference_logps
+from algos.engine.batches.pairs import encode_pairs
+from algos.engine.batches.recorded import PairSource, reference_logps
 from algos.engine.budget import Meter
 
 pytestmark = pytest.mark.parity

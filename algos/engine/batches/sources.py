@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from algos.engine.algorithm import Algorithm
-from algos.engine.batches.pairs import PairSource, encode_pairs, reference_logps
-from algos.engine.batches.prompts import SPECIAL_TEXT, PromptSource, encode_prompts
+from algos.engine.batches.pairs import encode_pairs
+from algos.engine.batches.prompts import SPECIAL_TEXT, encode_prompts
+from algos.engine.batches.recorded import PairSource, reference_logps
+from algos.engine.batches.sampled import PromptSource
 from algos.engine.budget import Meter
 from algos.engine.errors import UserError
 from algos.engine.rewards import Reward

@@ -128,7 +128,7 @@ _KNOWN: dict[str, Callable[[Any, Parts], Any]] = {
 logger = logging.getLogger(__name__)
 
 _found: weakref.WeakKeyDictionary[nn.Module, tuple[nn.Module, Direct | None]] = weakref.WeakKeyDictionary()
-"""By who owns a trunk, which what is found holds: remembered with the trunk it would never go."""
+"""Keyed weakly by the model that owns the trunk. By the trunk nothing would ever be freed: the value holds it."""
 
 
 def direct(model: Any) -> DirectModel | None:

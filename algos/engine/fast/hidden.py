@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from algos.engine.checkpointing import is_recomputed
 from algos.engine.fast.layers import Direct
 from algos.engine.inputs import accepts, aligned, inputs_for
-from algos.engine.memory import is_recomputed
 from algos.engine.rollouts import Rollouts
 
 MIN_SAVED = 0.1

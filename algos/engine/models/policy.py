@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from algos.engine.checkpointing import recomputed, require_recomputable
 from algos.engine.errors import UserError, one_line
 from algos.engine.fast.kernels import quicken
 from algos.engine.inputs import embedding_rows, max_positions, unwrapped
-from algos.engine.memory import Portions, recomputed, require_recomputable
+from algos.engine.memory import Portions
 from algos.engine.models.frozen import Frozen
 from algos.engine.models.hub import commit
 from algos.engine.models.loading import compute_dtype, load_causal_lm, pick_device, require_causal, room_for
