@@ -7,6 +7,7 @@ runs/<arm>-s<seed>/   events.jsonl, rows.jsonl, samples.jsonl, checkpoint/, poli
 matches.json     win rates of every two arms
 tuning/          a comparison of its own, whose arms are the tries; choice.json: what they came to
 frontier/        pool.json, pool.safetensors: many answers of every policy to the same prompts
+frontier.drawn/  what there is of them until all are there
 results.parquet  results.csv  figures/  report.md  report.html
 """
 
@@ -162,6 +163,7 @@ class Store:
             "tuning",
             "base",
             "frontier",
+            "frontier.drawn",
             "matches.json",
             "facts.json",
             "materials",

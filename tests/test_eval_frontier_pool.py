@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 from small_world import SmallWorld, compared
+from tiny import rollouts_of
 
 from algos import Policy, RunError, UserError
 from algos.engine.storage import DamagedFile
 from algos.engine.text.tokens import encode
 from eval.comparison import _draw_pool
 from eval.console import Console
+from eval.frontier.answers import Answers, Drawn
 from eval.frontier.pool import Pool
-from eval.frontier.sampling import Plan, forget_pool, update_pool
+from eval.frontier.sampling import Plan, forget_pool, sample, update_pool
 from eval.process.jobs import Job
 from eval.process.workers import Workers
 from eval.settings.parts import Frontier
@@ -183,8 +185,13 @@ def test_policies_that_are_made_again_answer_again(finished: Path, tmp_path: Pat
     forget_pool(store, [])
     forget_pool(store, [replace(store.run("dpo", 0), seed=1)])
     assert store.pool is not None
+    drawn = Drawn(store.path)
+    drawn.begin({**store.pool.description, "data_seed": 0})
+    forget_pool(store, [replace(store.run("dpo", 0), seed=1)])
+    assert drawn.plan
     forget_pool(store, [store.run("dpo", 0)])
     assert store.pool is None
+    assert not drawn.plan
 
 
 @pytest.mark.usefixtures("sketched")
@@ -296,7 +303,8 @@ def test_what_fails_is_told_in_a_line(
     assert _draw_pool(undrawn, Workers(1), Console()) == told
     assert f"no frontier: {told}\n" in capsys.readouterr().err
     assert undrawn.pool is None
-    assert not list(undrawn.path.glob("frontier*"))
+    assert undrawn.pool is None
+    assert [found.name for found in undrawn.path.glob("frontier*")] == ["frontier.drawn"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -334,6 +342,68 @@ def test_one_policy_is_in_memory_at_a_time(undrawn: Store, monkeypatch: pytest.M
     assert len(loaded) == 8  # four policies sample, then score
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("moment", "kept"), [("sampling reinforce", 4), ("scoring ppo", 16)])
+@pytest.mark.usefixtures("forked")
+def test_what_was_sampled_is_not_asked_for_again(
+    finished: Path, undrawn: Store, monkeypatch: pytest.MonkeyPatch, moment: str, kept: int, workers: int
+) -> None:
+    """By however many processes it is gone on with. A file that was damaged meanwhile is made again."""
+
+    def interrupts(job: Job, fraction: float, words: str) -> None:
+        if words == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        update_pool(undrawn, Workers(1), interrupts)
+    files = sorted((undrawn.path / "frontier.drawn").glob("answers-*"))
+    assert len(files) == kept
+    files[0].write_bytes(files[0].read_bytes()[:-1] + b"?")
+    asked = undrawn.path / "asked"
+
+    def watched(*given: Any, **options: Any) -> Any:
+        with asked.open("a", encoding="utf-8") as file:
+            file.write("x")
+        return sample(*given, **options)
+
+    monkeypatch.setattr("eval.frontier.sampling.sample", watched)
+    with Workers(workers) as hired:
+        update_pool(undrawn, hired, quiet)
+    assert len(asked.read_text(encoding="utf-8")) == 4 * 4 - kept + 1  # samplers × prompts
+    there, whole = Store.open(finished).pool, undrawn.pool
+    assert there is not None
+    assert whole is not None
+    np.testing.assert_array_equal(whole.logps_KPM, there.logps_KPM)
+    for name in ("proxy", "judge"):
+        np.testing.assert_array_equal(whole.rewards[name], there.rewards[name])
+    assert not (undrawn.path / "frontier.drawn").exists()
+
+
+def test_what_was_sampled_for_another_plan_is_sampled_anew(tmp_path: Path) -> None:
+    plan = {"samplers": ["base", "ppo"], "seeds": [0, 3], "counts": [3, 2], "prompts": 2, "data_seed": 0}
+    drawn, answers = Drawn(tmp_path), Answers.of([rollouts_of([[1]], [[[1, 0], [2, 2]]])], np.ones((2, 2)))
+    drawn.begin(plan)
+    drawn.write(1, 0, answers)
+    drawn.begin(dict(plan))
+    found = drawn.read(1, 0, 2, longest=2, rows=3)
+    assert found is not None
+    assert found.ids_MT.tolist() == [[1, 0], [2, 2]]
+    drawn.begin(plan | {"counts": [3, 4]})
+    assert drawn.read(1, 0, 2, longest=2, rows=3) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "longest", "rows"), [(3, 2, 3), (2, 1, 3), (2, 2, 2)], ids=["count", "length", "vocabulary"]
+)
+def test_answers_that_cannot_be_meant_are_sampled_anew(
+    tmp_path: Path, count: int, longest: int, rows: int
+) -> None:
+    drawn = Drawn(tmp_path)
+    drawn.write(0, 0, Answers.of([rollouts_of([[1]], [[[1, 0], [2, 2]]])], np.ones((2, 2))))
+    assert drawn.read(0, 0, 2, longest=2, rows=3) is not None
+    assert drawn.read(0, 0, count, longest=longest, rows=rows) is None
+
+
 @pytest.mark.parametrize("moment", ["sampling reinforce", "scoring ppo"])
 def test_ctrl_c_stops_before_the_next_prompt(
     undrawn: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moment: str
@@ -349,10 +419,10 @@ def test_ctrl_c_stops_before_the_next_prompt(
         update_pool(undrawn, Workers(1), interrupts)
     assert told[-2:] == [moment, "stopped"]
     assert told.count(moment) == 1
-    assert not list(undrawn.path.glob("frontier*"))
+    assert not list(undrawn.path.glob("frontier.part-*"))
     said = capfd.readouterr().err
     assert said.splitlines() == [
-        "stopping: the frontier is left unfinished and begun anew by --resume. Ctrl-C again stops at once."
+        "stopping: what was sampled for the frontier is kept for --resume. Ctrl-C again stops at once."
     ]
     update_pool(undrawn, Workers(1), quiet)
     assert undrawn.pool is not None

@@ -104,6 +104,13 @@ class _LearnedModel(Open):
     heldout_pairs: Count
 
 
+class _Drawn(Closed):
+    """What was made for one data seed."""
+
+    reward_model: _LearnedModel | None = None
+    stages: list[_Stage] = Field(default_factory=list)
+
+
 class _Settings(Open):
     __pydantic_extra__: dict[str, Told]
     beta: Amount = 0.0
@@ -133,6 +140,8 @@ class Facts(Open):
     stages: list[_Stage] = Field(default_factory=list)
     reward_model: _LearnedModel | None = None
     judge_model: _LearnedModel | None = None
+    data_seeds: dict[str, _Drawn] = Field(default_factory=dict)
+    """Where there are several: what else is told here is of the first."""
     budget: str = ""
     arms: dict[str, _Arm] = Field(default_factory=dict)
 
@@ -208,6 +217,12 @@ class PoolAbout(Closed):
         if not len(self.samplers) == len(self.seeds) == len(self.counts):
             raise ValueError("samplers, seeds and counts are not equally many")
         return self
+
+
+class DrawnAbout(PoolAbout):
+    """frontier.drawn/plan.json; the answers beside it are checked where they are read."""
+
+    data_seed: Count
 
 
 class _Scorer(Closed):

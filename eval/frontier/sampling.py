@@ -14,6 +14,7 @@ import torch
 from algos import Policy, RunError, Sampling, UserError, sample
 from algos.engine.batches.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.errors import one_line
+from algos.engine.inputs import embedding_rows
 from algos.engine.models.policy import pick_device
 from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
@@ -22,13 +23,12 @@ from algos.engine.seeding import derive
 from algos.engine.storage import refused
 from algos.losses import sequence_logps
 from eval.directory.runs import Run
+from eval.frontier.answers import BLOCK, Answers, Drawn
 from eval.frontier.pool import Pool, describe
 from eval.process.jobs import Job, Report, Update
 from eval.process.stopping import Stopped
 from eval.process.workers import Workers
 from eval.store import Store
-
-BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on prompts or workers
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Plan:
     def description(self) -> dict[str, object]:
         return describe(self.samplers, self.seeds, self.counts, self.prompts)
 
+    @property
+    def about(self) -> dict[str, object]:
+        """All that its answers depend on besides the comparison's settings, as JSON."""
+        return {**self.description, "data_seed": self.data_seed}
+
 
 def _policies_of(store: Store) -> dict[str, int]:
     """Arm → its lowest finished seed. Where every seed has a reward of its own, only arms of one seed can be
@@ -77,13 +82,14 @@ def update_pool(store: Store, workers: Workers, update: Update) -> None:
     """Makes the comparison's pool where there is none of these policies yet.
 
     Raises RunError or UserError where that fails, OSError where the disk does not take it, and KeyboardInterrupt where
-    the user stopped it: then nothing is kept of what was drawn.
+    the user stopped it. What was sampled and scored until then is kept, and not asked for again.
     """
     plan = Plan.of(store)
     pool = store.pool
     if plan is None or (pool is not None and pool.description == plan.description):
         return
-    folder = store.path / "frontier"
+    folder, drawn = store.path / "frontier", Drawn(store.path)
+    drawn.begin(plan.about)
     parts = [folder.with_name(f"frontier.part-{i}") for i in range(min(max(workers.count, 1), plan.prompts))]
     jobs = [
         Job(
@@ -98,6 +104,7 @@ def update_pool(store: Store, workers: Workers, update: Update) -> None:
     try:
         workers.do(jobs, update, stopped=_STOPPED)
         Pool.joined([found for part in parts if (found := Pool.load(part)) is not None]).save(folder)
+        drawn.forget()
     finally:
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
@@ -108,9 +115,12 @@ def forget_pool(store: Store, runs: Collection[Run]) -> None:
     again, pool = {(run.arm, run.seed) for run in runs}, store.pool if runs else None
     if pool is not None and again & set(zip(pool.samplers[1:], pool.seeds[1:], strict=True)):
         shutil.rmtree(store.path / "frontier")
+    drawn = Drawn(store.path)
+    if again & set(zip(drawn.plan.get("samplers", []), drawn.plan.get("seeds", []), strict=False)):
+        drawn.forget()
 
 
-_STOPPED = "the frontier is left unfinished and begun anew by --resume"
+_STOPPED = "what was sampled for the frontier is kept for --resume"
 
 
 def _died(cause: str) -> str:
@@ -145,9 +155,10 @@ class _Drawing:
         self.reward, self.judge = self.materials.scorers(device, self.experiment.reward_calls)
         # What a pairwise judge compares with, as in the evaluation.
         self.base = {row["prompt_id"]: str(row["completion"]) for row in reversed(store.base_samples)}
+        self.drawn = Drawn(store.path)
 
     def pool(self) -> Pool:
-        """Raises Stopped, with nothing saved, where the user asked to stop."""
+        """Raises Stopped where the user asked to stop."""
         plan, K = self.plan, len(self.plan.samplers)
         drawn_KPN, rewards_K = zip(*(self._sampled(k) for k in range(K)), strict=True)
         logps_KPM = np.stack([self._scored(k, drawn_KPN) for k in range(K)])
@@ -162,11 +173,21 @@ class _Drawing:
         drawn_PN, rewards_P = [], []
         for p, (index, prompt) in enumerate(zip(self.chunk, self._prompts(policy), strict=True)):
             self._tell("sampling", 0.0, k, p)
+            answers = self._answers(policy, prompt, index, k)
+            drawn_PN.append(answers.blocks(prompt.ids))
+            rewards_P.append(answers.scores_2M)
+        return drawn_PN, np.stack(rewards_P, axis=1)
+
+    def _answers(self, policy: Policy, prompt: EncodedPrompt, index: int, k: int) -> Answers:
+        """Those that are kept, else sampled and scored now, and kept."""
+        longest, rows = self.experiment.sampling.max_new_tokens, embedding_rows(policy.model)
+        found = self.drawn.read(k, index, self.plan.counts[k], longest, rows)
+        if found is None:
             blocks = self._blocks(policy, prompt, k)
             scores = [self._scores(policy, prompt, block, index) for block in blocks]
-            drawn_PN.append(blocks)
-            rewards_P.append(np.concatenate(scores, axis=-1))
-        return drawn_PN, np.stack(rewards_P, axis=1)
+            found = Answers.of(blocks, np.concatenate(scores, axis=-1))
+            self.drawn.write(k, index, found)
+        return found
 
     def _scored(self, k: int, drawn_KPN: Sequence[Sequence[Sequence[Rollouts]]]) -> np.ndarray:
         """log π(y|x) of all samplers' responses under policy k, [P, M] in nats."""
@@ -224,6 +245,7 @@ class _Drawing:
 
 def _logps(policy: Policy, block: Rollouts) -> np.ndarray:
     """log π(y|x) of one block's responses, [G] in nats."""
+    block = block.to(policy.device)
     logps_PGT = score_group(policy, block, 1.0)
     total_G: np.ndarray = sequence_logps(logps_PGT.double(), block.mask_PGT)[0].cpu().numpy()
     return total_G

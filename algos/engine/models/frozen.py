@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from algos.engine.errors import RunError, one_line
-from algos.engine.memory import ADAPTERS, out_of_memory
+from algos.engine.memory import ADAPTERS, in_one_piece
 
 LARGE = 256 * 2**20
 """Bytes of weights from which on their room is worth their reading, which takes a seventieth of a step of GPT-2's."""
@@ -108,18 +108,15 @@ class _Shelf:
     def fetch(self) -> None:
         try:
             self._file.seek(0)
-            for stub, shape in zip(self.stubs, self._shapes, strict=True):
-                stub.data = torch.empty(shape, dtype=stub.dtype)
-                self._read_into(_bytes_of(stub))
+            with in_one_piece("reading the reference's weights", ADAPTERS):
+                for stub, shape in zip(self.stubs, self._shapes, strict=True):
+                    stub.data = torch.empty(shape, dtype=stub.dtype)
+                    self._read_into(_bytes_of(stub))
         except OSError as error:
             raise RunError(
                 f"cannot read the reference's weights from the disk that they lie on: {one_line(error)} "
                 "Set TMPDIR to a folder on another one."
             ) from error
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise RunError(f"out of memory in reading the reference's weights. {ADAPTERS}") from None
 
     def _read_into(self, room: memoryview) -> None:
         while room:
