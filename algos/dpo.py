@@ -58,7 +58,7 @@ class DPO(Algorithm):
     def needs(self) -> Needs:
         return Needs(
             source="prompts" if self.on_policy else "pairs",
-            group_size=2,
+            min_group_size=2,
             old_logps=False,
             pairs_per_step=self.batch_size,
             pair_epochs=self.epochs,

@@ -56,7 +56,7 @@ class REINFORCE(Algorithm):
     @property
     def needs(self) -> Needs:
         return Needs(
-            group_size=2 if self.baseline == "leave_one_out" else 1,
+            min_group_size=2 if self.baseline == "leave_one_out" else 1,
             values=self.value_model if self.baseline == "value" else None,
             value_learning_rate=self.value_learning_rate,
             greedy=self.baseline == "greedy",

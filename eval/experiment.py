@@ -167,10 +167,12 @@ class Experiment:
         for name, arm in self.arms.items():
             check_arm(name, arm)
             self._check_group_size(name, arm)
+        for name in self.unused_variants:
+            check_arm(name, self.arm(name))
         self._check_tuning()
 
     def _check_group_size(self, name: str, arm: Algorithm) -> None:
-        wanted = arm.needs.group_size
+        wanted = arm.needs.min_group_size
         if arm.needs.source == "prompts" and self.sampling.group_size < wanted:
             raise UserError(
                 f"{name} needs at least {wanted} responses a prompt; got {self.sampling.group_size}. Set --group-size {wanted}."
@@ -225,6 +227,11 @@ class Experiment:
             )
         base: Algorithm = getattr(self.hyperparameters, kind)
         return build(type(base), {**asdict(base), **settings}, f"variants.{name}")
+
+    @property
+    def unused_variants(self) -> tuple[str, ...]:
+        """Variants that are no arms: `algos` does not name them."""
+        return tuple(name for name in self.variants if name not in self.algos)
 
     @property
     def reward_judges(self) -> bool:

@@ -85,9 +85,9 @@ def test_leave_one_out_by_hand() -> None:
 # What is left to learn from ------------------------------------------------------------------------------
 
 
-def left(*scores: list[float], greedy: list[float] | None = None, group_size: int = 1) -> Any:
+def left(*scores: list[float], greedy: list[float] | None = None, min_group_size: int = 1) -> Any:
     greedy_P = None if greedy is None else torch.tensor(greedy)
-    found = learnable(torch.tensor(scores), greedy_P, group_size)
+    found = learnable(torch.tensor(scores), greedy_P, min_group_size)
     return None if found is None else found.tolist()
 
 
@@ -96,7 +96,7 @@ def test_what_can_be_learned_from() -> None:
     assert left([1, 2], [3, 4]) is None
     assert left([1, nan], [3, 4]) == [[True, False], [True, True]]
     # Alone in its group it has no other to be compared with.
-    assert left([1, nan], [3, 4], group_size=2) == [[False, False], [True, True]]
+    assert left([1, nan], [3, 4], min_group_size=2) == [[False, False], [True, True]]
     assert left([1, 2], [3, 4], greedy=[nan, 0]) == [[False, False], [True, True]]
 
 
@@ -110,7 +110,7 @@ def test_something_must_be_left() -> None:
     with pytest.raises(RewardError, match="scored none of the 4 responses of an iteration"):
         left([math.nan, math.nan], [math.nan, math.nan])
     with pytest.raises(RewardError, match="no prompt has 2 to learn from"):
-        left([1, math.nan], [math.nan, 2], group_size=2)
+        left([1, math.nan], [math.nan, 2], min_group_size=2)
 
 
 # In training ---------------------------------------------------------------------------------------------

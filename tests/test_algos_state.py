@@ -78,8 +78,10 @@ def test_stopped_and_continued_is_bit_identical(name: str, tmp_path: Path) -> No
     assert saved[0].keys() == saved[1].keys()
     for index in saved[0]:
         assert all(torch.equal(saved[0][index][slot], saved[1][index][slot]) for slot in saved[0][index])
-    assert end.own.keys() == last[0].own.keys()
-    assert all(torch.equal(end.own[key], last[0].own[key]) for key in end.own)
+    assert end.algorithm_state.keys() == last[0].algorithm_state.keys()
+    assert all(
+        torch.equal(end.algorithm_state[key], last[0].algorithm_state[key]) for key in end.algorithm_state
+    )
     if end.critic is not None:
         pairs = zip(end.critic.parameters(), last[0].critic.parameters(), strict=True)
         assert all(torch.equal(p, q) for p, q in pairs)

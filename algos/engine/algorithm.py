@@ -22,7 +22,7 @@ class Needs:
 
     source: Literal["prompts", "pairs"] = "prompts"
     """The data it learns from by itself; `pairs` learners also accept prompts with a reward."""
-    group_size: int = 1
+    min_group_size: int = 1
     """The fewest responses a prompt it can learn from."""
     values: Literal["shared", "separate"] | None = None
     """Whether a value function is learned, and whether on the policy's trunk or on its own."""

@@ -62,7 +62,7 @@ class Loop:
         if state.iteration == 0:
             self._check_start(rollouts, recorded)
         with torch.no_grad():
-            prepared, state.own = algorithm.prepare(rollouts, state.own)
+            prepared, state.algorithm_state = algorithm.prepare(rollouts, state.algorithm_state)
         if prepared.response_ids_PGT is not rollouts.response_ids_PGT:
             self.ahead = None  # of other responses than those that are learned from, or in another order
         if prepared.P:
@@ -73,7 +73,11 @@ class Loop:
         if state.idle == MAX_IDLE:
             raise idle(f"{MAX_IDLE} iterations in a row made no updates")
         state.meter.iterations += 1
-        return {"learning_rate": rate, **describe(rollouts, prepared, state.own), **mean_of_steps(steps)}
+        return {
+            "learning_rate": rate,
+            **describe(rollouts, prepared, state.algorithm_state),
+            **mean_of_steps(steps),
+        }
 
     def _check_start(self, rollouts: Rollouts, recorded: bool) -> None:
         """The policy scored once as the reference was, which leaves no room for rounding unless that was `recorded`

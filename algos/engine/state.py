@@ -51,10 +51,10 @@ class TrainState:
     critic: Critic | None
     optimizer: torch.optim.Optimizer
     seed: int
-    own: State
-    reference: str
+    algorithm_state: State
+    reference_digest: str
     """A hash of the reference's weights as they were when training began."""
-    config: str
+    config_digest: str
     """A hash of the model's configuration, likewise."""
     context: dict[str, Any] = field(default_factory=dict)
     """What else tells this run from another: its data, sampling and budget."""
@@ -83,9 +83,9 @@ class TrainState:
             critic,
             optimizer,
             seed,
-            own=algorithm.init_state(),
-            reference=policy.reference_digest(),
-            config=policy.config_digest(),
+            algorithm_state=algorithm.init_state(),
+            reference_digest=policy.reference_digest(),
+            config_digest=policy.config_digest(),
         )
 
     @property
@@ -142,7 +142,7 @@ class TrainState:
             # Not strictly: what is frozen is the policy's. That nothing else is missing was asked above.
             self.critic.load_state_dict(_below(tensors, "critic/"), strict=False)
         self._load_optimizer(_below(tensors, "optimizer/"))
-        self.own = _below(tensors, "own/")
+        self.algorithm_state = _below(tensors, "own/")
         self.meter = Meter.from_dict(record["meter"])
         self.history = [{name: _number(value) for name, value in row.items()} for row in record["history"]]
         self.idle, self.notes = record["idle"], record["notes"]
@@ -165,7 +165,7 @@ class TrainState:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": value for name, value in slots.items()}
         # Copies: an algorithm may keep one tensor under two names, which a file of tensors may not.
-        return tensors | {f"own/{name}": value.clone() for name, value in self.own.items()}
+        return tensors | {f"own/{name}": value.clone() for name, value in self.algorithm_state.items()}
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -185,8 +185,8 @@ class TrainState:
             "seed": self.seed,
             "model": {
                 "parameters": digest((name, tuple(p.shape)) for name, p in policy.trainable().items()),
-                "reference": self.reference,
-                "config": self.config,
+                "reference": self.reference_digest,
+                "config": self.config_digest,
                 "dtype": str(policy.dtype),
                 "device": policy.device.type,
             },

@@ -126,7 +126,7 @@ def train(
             state.save(folder)
     if state.meter.updates == 0:
         raise idle("the run ended before its first update")
-    check_reference(policy, state.reference)
+    check_reference(policy, state.reference_digest)
     return History(state.history, counts)
 
 

@@ -31,8 +31,10 @@ def score(
     return torch.tensor(scores, device=policy.device).unflatten(0, (rollouts.P, rollouts.G))
 
 
-def learnable(scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, group_size: int) -> torch.Tensor | None:
-    """[P, G] True where there is enough to learn from: a score, `group_size` of them in the group, one of the
+def learnable(
+    scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, min_group_size: int
+) -> torch.Tensor | None:
+    """[P, G] True where there is enough to learn from: a score, `min_group_size` of them in the group, one of the
     greedy response where there is one. None where that holds of every response.
 
     Raises RewardError where nothing is left to learn from.
@@ -45,10 +47,10 @@ def learnable(scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, group_size
         )
     if greedy_P is not None:
         scored_PG = scored_PG & ~greedy_P.isnan()[:, None]
-    scored_PG = scored_PG & (scored_PG.sum(-1, keepdim=True) >= group_size)
+    scored_PG = scored_PG & (scored_PG.sum(-1, keepdim=True) >= min_group_size)
     if not bool(scored_PG.any()):
         raise RewardError(
-            f"the reward left too many responses unscored: no prompt has {group_size} to learn from. "
+            f"the reward left too many responses unscored: no prompt has {min_group_size} to learn from. "
             "Give a reward that scores more of them, or a larger --group-size."
         )
     return None if bool(scored_PG.all()) else scored_PG
@@ -74,10 +76,10 @@ class PromptSource:
         sampling: Sampling,
         seed: int,
         greedy: bool = False,
-        group_size: int = 1,
+        min_group_size: int = 1,
     ) -> None:
         self.policy, self.prompts, self.reward = policy, prompts, reward
-        self.sampling, self.seed, self.greedy, self.group_size = sampling, seed, greedy, group_size
+        self.sampling, self.seed, self.greedy, self.min_group_size = sampling, seed, greedy, min_group_size
 
     def progress(self, iteration: int) -> float:
         """Prompts have no end of their own."""
@@ -112,7 +114,7 @@ class PromptSource:
         return replace(
             rollouts,
             scores_PG=self._penalised(scores_PG, rollouts),
-            learnable_PG=learnable(scores_PG, greedy_P, self.group_size),
+            learnable_PG=learnable(scores_PG, greedy_P, self.min_group_size),
             greedy_scores_P=greedy_P,
         )
 

@@ -67,10 +67,10 @@ def from_prompts(
     """Prompts to sample from, and counts of those that do not fit. Raises UserError for settings under
     which what is learned would not be what was asked."""
     name, needs = state.algorithm.name, state.algorithm.needs
-    if sampling.group_size < needs.group_size:
+    if sampling.group_size < needs.min_group_size:
         raise UserError(
-            f"{name} needs at least {needs.group_size} responses a prompt; got {sampling.group_size}. "
-            f"Set --group-size {needs.group_size}."
+            f"{name} needs at least {needs.min_group_size} responses a prompt; got {sampling.group_size}. "
+            f"Set --group-size {needs.min_group_size}."
         )
     sampling.require_unfiltered()
     rows = rows_of(prompts, "prompts")
@@ -78,7 +78,9 @@ def from_prompts(
     remedy = "Give shorter ones, or pass truncate_prompts='left' (--truncate-prompts left)."
     _require_some("prompts", encoded, counts, remedy)
     _tell("prompts", encoded, counts)
-    source = PromptSource(state.policy, encoded, reward, sampling, state.seed, needs.greedy, needs.group_size)
+    source = PromptSource(
+        state.policy, encoded, reward, sampling, state.seed, needs.greedy, needs.min_group_size
+    )
     return source, counts
 
 
