@@ -379,16 +379,18 @@ def test_what_was_sampled_is_not_asked_for_again(
     assert not (undrawn.path / "frontier.drawn").exists()
 
 
+PLAN = {"samplers": ["base", "ppo"], "seeds": [0, 3], "counts": [3, 2], "prompts": 2, "data_seed": 0}
+
+
 def test_what_was_sampled_for_another_plan_is_sampled_anew(tmp_path: Path) -> None:
-    plan = {"samplers": ["base", "ppo"], "seeds": [0, 3], "counts": [3, 2], "prompts": 2, "data_seed": 0}
     drawn, answers = Drawn(tmp_path), Answers.of([rollouts_of([[1]], [[[1, 0], [2, 2]]])], np.ones((2, 2)))
-    drawn.begin(plan)
+    drawn.begin(PLAN)
     drawn.write(1, 0, answers)
-    drawn.begin(dict(plan))
+    drawn.begin(dict(PLAN))
     found = drawn.read(1, 0, 2, longest=2, rows=3)
     assert found is not None
     assert found.ids_MT.tolist() == [[1, 0], [2, 2]]
-    drawn.begin(plan | {"counts": [3, 4]})
+    drawn.begin(PLAN | {"counts": [3, 4]})
     assert drawn.read(1, 0, 2, longest=2, rows=3) is None
 
 
@@ -399,6 +401,7 @@ def test_answers_that_cannot_be_meant_are_sampled_anew(
     tmp_path: Path, count: int, longest: int, rows: int
 ) -> None:
     drawn = Drawn(tmp_path)
+    drawn.begin(PLAN)
     drawn.write(0, 0, Answers.of([rollouts_of([[1]], [[[1, 0], [2, 2]]])], np.ones((2, 2))))
     assert drawn.read(0, 0, 2, longest=2, rows=3) is not None
     assert drawn.read(0, 0, count, longest=longest, rows=rows) is None

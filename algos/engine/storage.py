@@ -200,11 +200,18 @@ def _sealed(value: Mapping[str, Any]) -> str:
     return json.dumps({**value, _SEAL: seal}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file whose metadata hold a SHA-256 of names, shapes, types and values."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, lasting: bool = True) -> None:
+    """A safetensors file whose metadata hold a SHA-256 of names, shapes, types and values.
+
+    `lasting=False` does not wait for the disk, which takes milliseconds a file: for what can be made again.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    seal = {_SEAL: _tensor_hash(plain)}
+    if not lasting:
+        disk.write_tensors(path, plain, seal)
+        return
     with atomic_file(path) as temporary:
-        disk.write_tensors(temporary, plain, {_SEAL: _tensor_hash(plain)})
+        disk.write_tensors(temporary, plain, seal)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

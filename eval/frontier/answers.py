@@ -102,7 +102,7 @@ class Drawn:
 
     def write(self, sampler: int, prompt: int, answers: Answers) -> None:
         """Raises OSError where the disk does not take it."""
-        write_tensors(self._file(sampler, prompt), answers.tensors)
+        write_tensors(self._file(sampler, prompt), answers.tensors, lasting=False)
 
     def forget(self) -> None:
         disk.remove(self.folder)
