@@ -1,4 +1,4 @@
-"""Random models of each family whose layers the engine calls itself."""
+"""Random models of each family whose layers the engine calls itself, adapters for them, and prompts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from families import WORDS
-from tiny import word_tokenizer
+from tiny import llama, word_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from algos import Policy
+from algos import LoRA, Policy
+from algos.engine.models.policy import with_adapter
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -22,6 +23,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "qwen2": SIZES,
     "qwen3": SIZES,
 }
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4], [5, 6]]
+"""Of unlike lengths."""
 
 
 def a_policy(kind: str) -> Policy:
@@ -31,3 +34,14 @@ def a_policy(kind: str) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Policy(AutoModelForCausalLM.from_config(config), tokenizer, dtype="fp32")
+
+
+def with_loud_adapter(make: Any = llama) -> Any:
+    """A model with adapters that change what it says: fresh ones change nothing."""
+    model = with_adapter(make(12), LoRA(rank=2))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_algos_policy import ROLLOUTS, disturb
-from test_algos_stories import SAMPLING, held_out, rows
-from tiny import gpt2, llama, same_weights, word_tokenizer
+from stories import SAMPLING, held_out, rows
+from tiny import ROLLOUTS, disturb, gpt2, llama, same_weights, word_tokenizer
 from torch import nn
 
 import run_compare

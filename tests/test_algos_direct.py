@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, WINDOW
-from known import KNOWN, SIZES, a_policy
+from known import KNOWN, PROMPTS, SIZES, a_policy, with_loud_adapter
 from tiny import gpt2, llama, rollouts_of, tiny_policy, word_tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,8 +22,6 @@ from algos.engine.critic import Critic
 from algos.engine.fast.direct import direct, direct_trunk
 from algos.engine.inputs import inputs_for
 from algos.engine.scoring import score_policy
-
-PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4], [5, 6]]
 
 
 @pytest.mark.parametrize("kind", KNOWN)
@@ -122,18 +120,6 @@ def test_a_window_that_the_cache_does_not_tell_of() -> None:
         "mistral", vocab_size=16, **SIZES | {"sliding_window": 4, "layer_types": ["full_attention"] * 2}
     )
     assert direct(AutoModelForCausalLM.from_config(config).eval()) is None
-
-
-def with_loud_adapter(make: Any = llama) -> Any:
-    from algos.engine.models.policy import LoRA, with_adapter
-
-    model = with_adapter(make(12), LoRA(rank=2))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator))
-    return model
 
 
 def test_adapters_are_in_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, WORDS, Family, Matrix
-from tiny import rollouts_of, same_weights, word_tokenizer
+from family_runs import ALGORITHMS, PAIRS, PROMPTS, SAMPLING, batch, rewarded
+from tiny import same_weights, word_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from algos import DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, UserError, sample, train
+from algos import LoRA, Policy, Sampling, UserError, sample, train
 from algos.engine import forward as forward_module
 from algos.engine.checkpointing import recomputable
 from algos.engine.fast import hidden
@@ -28,15 +29,6 @@ from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy
 
 EVERYDAY = ("OPT", "BLOOM", "Gemma 2", "Qwen 3")
-SAMPLING = Sampling(max_new_tokens=8, group_size=3, prompts_per_iteration=3)
-PROMPTS = ["a b c", "d e f g h i j a b c d", "e f"]
-PAIRS = [{"prompt": text, "chosen": f" {text[0]} c d e f g h", "rejected": " b j"} for text in PROMPTS]
-ALGORITHMS: dict[str, Algorithm] = {
-    "reinforce": REINFORCE(learning_rate=1e-2),
-    "ppo": PPO(learning_rate=1e-2, ppo_epochs=1),
-    "ppo-separate": PPO(learning_rate=1e-2, ppo_epochs=1, value_model="separate"),
-    "dpo": DPO(learning_rate=1e-2, batch_size=3),
-}
 
 
 @pytest.fixture(
@@ -62,20 +54,6 @@ def matrix(request: pytest.FixtureRequest) -> Iterator[Matrix]:
             reporter.write_line(f"\n{page} is left as it was: there are {' and '.join(incomplete)} tests.")
         else:
             measured.write(Path(page))
-
-
-def rewarded(completions: list[str], **_: object) -> list[float]:
-    return [text.split().count("a") - 0.1 * len(text.split()) for text in completions]
-
-
-def batch() -> Rollouts:
-    """Prompts and responses of unequal lengths, longer together than any sliding window."""
-    random = torch.Generator().manual_seed(1)
-
-    def words(n: int) -> list[int]:
-        return torch.randint(1, len(WORDS.split()), (n,), generator=random).tolist()
-
-    return rollouts_of([words(n) for n in (3, 11, 7)], [[words(9), words(n)] for n in (2, 9, 5)])
 
 
 def unpadded(model: torch.nn.Module, rollouts: Rollouts) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, WORDS
+from family_runs import ALGORITHMS, PAIRS, PROMPTS, SAMPLING, batch, rewarded
 from known import KNOWN, a_policy
-from test_algos_families import ALGORITHMS, PAIRS, PROMPTS, SAMPLING, batch, rewarded
 from tiny import same_weights, word_tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from known import KNOWN, a_policy
-from test_algos_direct import PROMPTS, with_loud_adapter
+from known import KNOWN, PROMPTS, a_policy, with_loud_adapter
 from tiny import word_tokenizer
 from torch import Tensor
 

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import gpt2, llama, rollouts_of, word_tokenizer
+from tiny import ROLLOUTS, gpt2, llama, word_tokenizer
 
 from algos import Policy
 from algos.engine.forward import forward
-
-ROLLOUTS = rollouts_of([[1], [2, 1]], [[[1, 2, 0], [2]], [[2, 0], [1, 1]]])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_algos_direct import with_loud_adapter
+from known import with_loud_adapter
 from tiny import gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor, nn
 

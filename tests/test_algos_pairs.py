@@ -12,7 +12,7 @@ import pytest
 import torch
 from chat_tokenizers import byte_pairs
 from families import FAMILIES, WORDS
-from tiny import EOS, gpt2, tiny_policy, word_tokenizer
+from tiny import EOS, pair, policy_with, tiny_policy, word_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -26,14 +26,6 @@ from algos.engine.scoring import score_reference
 from algos.engine.text.control import Rendered, Span
 from algos.engine.text.tokens import decode_completion, encode, encode_prompt
 from algos.engine.versions import installed
-
-
-def policy_with(tokenizer: PreTrainedTokenizerFast, **options: Any) -> Policy:
-    return Policy(gpt2(len(tokenizer), **options), tokenizer, dtype="fp32")
-
-
-def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def meant(text: str) -> Rendered:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from known import KNOWN, a_policy
 from peft import PromptTuningConfig, get_peft_model
-from tiny import EOS, MODELS, gpt2, rollouts_of, tiny_policy, word_tokenizer
+from tiny import EOS, MODELS, ROLLOUTS, disturb, gpt2, tiny_policy, word_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
 
@@ -18,7 +18,6 @@ from algos import LoRA, Policy, Sampling, UserError, sample
 from algos.engine.fast.kernels import fuse_activations
 from algos.engine.scoring import score_policy, score_reference
 
-ROLLOUTS = rollouts_of([[1], [2, 1]], [[[1, 2, 0], [2]], [[2, 0], [1, 1]]])
 IDS = torch.tensor([[1, 2, 2, 1]])
 
 
@@ -35,13 +34,6 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     MODELS[request.param](len(tokenizer)).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     return tmp_path / "base"
-
-
-def disturb(policy: Policy, scale: float = 0.3) -> None:
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in policy.trainable().values():
-            p.add_(scale * torch.randn(p.shape, generator=random))
 
 
 def test_a_saved_policy_is_a_transformers_model(base: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_algos_state import Stopped, run
+from stopped_runs import Stopped, run
 from tiny import tiny_policy
 
 from algos import RunError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from chat_tokenizers import TOKENIZERS
-from test_algos_rewards import COMPLETIONS, PROMPTS, classifier
+from classifiers import COMPLETIONS, PROMPTS, classifier
 from tiny import EOS, word_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 

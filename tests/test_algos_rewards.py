@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import word_tokenizer
-from transformers import (
-    GPT2Config,
-    GPT2ForSequenceClassification,
-)
+from classifiers import COMPLETIONS, PROMPTS, classifier
 
 from algos import RewardModel, RunError, UserError
 from algos.engine.rewards import RewardError, call_reward
@@ -161,33 +157,10 @@ def test_a_data_column_cannot_stand_in_for_what_is_scored() -> None:
 # Reward models ---------------------------------------------------------------------------------------
 
 
-def classifier(
-    path: Path, *, pooling: str | None = None, offset: float = 0.0, labels: int = 1
-) -> tuple[Any, Any]:
-    """A tiny GPT-2 classifier whose pad is EOS, saved with its tokenizer."""
-    tokenizer = word_tokenizer("a b c", pad="<eos>")
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=16, n_embd=16, n_layer=2, n_head=2, num_labels=labels,
-        pad_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.4,
-    )  # fmt: skip
-    if pooling is not None:
-        config.reward_pooling = pooling
-    config.reward_offset = offset
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = GPT2ForSequenceClassification(config)
-    model.eval().save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return model, tokenizer
-
-
 def at_last_token(model: Any, ids: list[int]) -> float:
     with torch.no_grad():
         hidden = model.transformer(torch.tensor([ids])).last_hidden_state[0, -1]
         return float(model.score(hidden))
-
-
-PROMPTS, COMPLETIONS = ["a b", "c", "a a a"], [" c", " a b c a", " b"]
 
 
 def test_mask_pooling_reads_the_eos_though_it_is_the_pad(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def test_what_can_be_learned_from() -> None:
 
 def test_a_prompt_of_which_nothing_is_scored_is_left_out() -> None:
     nan = math.nan
-    for group_size in (1, 2):
-        assert left([1, 2], [nan, nan], group_size=group_size) == [[True, True], [False, False]]
+    for min_group_size in (1, 2):
+        assert left([1, 2], [nan, nan], min_group_size=min_group_size) == [[True, True], [False, False]]
 
 
 def test_something_must_be_left() -> None:

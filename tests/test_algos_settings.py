@@ -157,30 +157,6 @@ def test_an_algorithm_is_a_short_file(name: str) -> None:
     assert code_lines(PACKAGE / f"{name}.py") < 150
 
 
-def imports(file: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"relative import in {file}"
-            found.add(node.module or "")
-    return found
-
-
-def test_imports_go_down_only() -> None:
-    """algos knows nothing of eval; the engine knows no algorithm; the pure files know no engine but its shapes."""
-    leaves = {"algos", *(f"algos.{name}" for name in ALGORITHMS)}
-    for file in PACKAGE.rglob("*.py"):
-        names = imports(file)
-        assert not any(name.split(".")[0] in {"eval", "run_compare"} for name in names), file
-        if "engine" in file.relative_to(PACKAGE).parts:
-            assert not names & leaves, file
-    for name in ("losses", "advantages"):
-        ours = {module for module in imports(PACKAGE / f"{name}.py") if module.startswith("algos")}
-        assert ours <= {"algos.engine.rollouts", "algos.losses"}
-
-
 def test_files_stay_small() -> None:
     for file in PACKAGE.rglob("*.py"):
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 275, file

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from stopped_runs import ALGORITHMS, Stopped, run
 from tiny import gpt2, same_weights, tiny_policy, word_tokenizer
 
-from algos import DPO, PPO, REINFORCE, Algorithm, Policy, RunError, Sampling, train
+from algos import DPO, PPO, REINFORCE, Algorithm, Policy, RunError, Sampling
 from algos.engine.state import TrainState
 from algos.engine.storage import (
     atomic_directory,
@@ -21,40 +22,6 @@ from algos.engine.storage import (
     write_json,
     write_tensors,
 )
-
-PROMPTS = ["a", "b a b", "a b", "b", "b b a"]
-PAIRS = [{"prompt": "a b", "chosen": " b" * n, "rejected": " a" * (8 - n)} for n in range(1, 8)]
-SAMPLING = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=3)
-ALGORITHMS: dict[str, Algorithm] = {
-    "reinforce": REINFORCE(learning_rate=1e-2, warmup=0.3),
-    "reinforce-ema": REINFORCE(learning_rate=1e-2, baseline="ema"),
-    "reinforce-value": REINFORCE(learning_rate=1e-2, baseline="value"),
-    "ppo": PPO(learning_rate=1e-2, ppo_epochs=2, minibatches=2),
-    "ppo-separate": PPO(learning_rate=1e-2, ppo_epochs=2, value_model="separate", value_learning_rate=3e-3),
-    "ppo-adaptive": PPO(learning_rate=1e-2, kl_control="adaptive", kl_target=0.05, kl_horizon=20),
-    "dpo": DPO(learning_rate=1e-2, epochs=2, batch_size=3),
-    "dpo-online": DPO(learning_rate=1e-2),
-}
-
-
-class Stopped(Exception):
-    """What ends a run from outside."""
-
-
-def count_b(completions: list[str], **_: Any) -> list[float]:
-    return [text.split().count("b") / 4 for text in completions]
-
-
-def run(name: str, policy: Policy, stop_after: int | None = None, **options: Any) -> Any:
-    def hook(state: TrainState, _: float) -> None:
-        if stop_after is not None and state.iteration == stop_after:
-            raise Stopped
-
-    data: dict[str, Any] = {"pairs": PAIRS} if name == "dpo" else {"prompts": PROMPTS, "reward": count_b}
-    algorithm = options.pop("algorithm", ALGORITHMS[name])
-    return train(
-        algorithm, policy, **{**data, "budget": "6iterations", "sampling": SAMPLING, "hook": hook} | options
-    )
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

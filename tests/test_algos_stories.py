@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stories import SAMPLING, held_out, rows
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, sample, train
 from algos.engine.batches.pairs import encode_pairs
 from algos.engine.batches.prompts import encode_prompts, texts
 from algos.engine.batches.recorded import collate
-from algos.engine.batches.sampled import score
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.text.tokens import decode_completion, encode
 
 BOS = 1
-SAMPLING = Sampling(max_new_tokens=24, group_size=4, prompts_per_iteration=8)
-
-
-def rows(file: Path, count: int) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +143,6 @@ def test_bf16_is_not_refused_for_its_rounding(
     sampling = Sampling(max_new_tokens=64, group_size=4, prompts_per_iteration=16)
     result = train(algorithm, policy, sampling=sampling, budget="2iterations", seed=1, **data)
     assert len(result.rows) == 2
-
-
-def held_out(policy: Policy, data: Path, vader: Callable[..., list[float]]) -> float:
-    encoded, _ = encode_prompts(policy, rows(data / "stories_prompts.jsonl", 400)[-64:], 24)
-    rollouts = sample(policy, [prompt.ids for prompt in encoded], SAMPLING, 7)
-    return float(score(policy, encoded, rollouts, vader).mean())
 
 
 LEARNERS: dict[str, tuple[Algorithm, str]] = {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_algos_pairs import pair, policy_with
-from tiny import EOS, gpt2, word_tokenizer
+from tiny import EOS, gpt2, pair, policy_with, word_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 

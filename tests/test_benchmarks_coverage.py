@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 import pytest
+from pages import measured, shares
 from scipy.stats import binom, t
-from test_eval_stats_coverage import measured, shares
 
 from benchmarks.calibration.stored import METRICS
 from benchmarks.calibration.trials import claimed

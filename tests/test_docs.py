@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import ROOT, page, section, table_rows
 from tiny import tiny_policy
+from tiny_runs import PROMPTS
 
 from algos import ALGORITHMS, DPO, PPO, REINFORCE, Algorithm, Sampling, train
 from algos.engine.budget import UNITS
@@ -22,31 +24,8 @@ from eval.recording.recorder import event
 from eval.settings.parts import Evaluation, Frontier
 from eval.tasks.reviews.preset import PRESET
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
-
-
-def page(name: str) -> str:
-    return (ROOT / "docs" / name).read_text(encoding="utf-8")
-
-
-def section(text: str, title: str) -> str:
-    """From a heading to the next one of its level or above."""
-    (start,) = re.finditer(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
-    rest = text[start.end() :]
-    end = re.search(rf"^#{{1,{len(start[1])}}} ", rest, re.MULTILINE)
-    return rest[: end.start()] if end else rest
-
-
-def table_rows(text: str, first: str) -> list[list[str]]:
-    """The cells of the tables whose head begins with the column `first`."""
-    rows: list[list[str]] = []
-    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        head, _, *body = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-        if head[0] == first:
-            rows += body
-    return rows
 
 
 # Links and names ---------------------------------------------------------------------------------------
@@ -179,7 +158,6 @@ def test_how_results_are_read_prints_what_the_page_says(
     assert capsys.readouterr().out == printed
 
 
-PROMPTS = ["a", "b a b", "a b", "b"]
 PAIRS = [{"prompt": "a b", "chosen": " b" * n, "rejected": " a" * (8 - n)} for n in range(1, 8)]
 LOGGERS: dict[str, Algorithm] = {
     "REINFORCE": REINFORCE(),

@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from test_docs import PROMPTS, ROOT, page, section
+from pages import ROOT, page, section
 from tiny import tiny_policy
+from tiny_runs import PROMPTS
 
 from algos import ALGORITHMS, GuardedReward, RewardCalls, Sampling, train
 
@@ -60,12 +61,12 @@ def modules() -> dict[str, Path]:
 
 
 @cache
-def imported(path: Path, at_load: bool = False) -> frozenset[str]:
-    """Modules that a file imports, for type checkers left out; `at_load`: not inside its functions."""
+def imported(path: Path, at_load: bool = False, for_types: bool = False) -> frozenset[str]:
+    """Modules that a file imports; `at_load`: not inside its functions; `for_types`: for type checkers, too."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if not for_types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             return
         if at_load and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return
@@ -73,8 +74,8 @@ def imported(path: Path, at_load: bool = False) -> frozenset[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in {path}"
-            inner = {f"{node.module}.{alias.name}" for alias in node.names} & modules().keys()
-            found.update(inner or {node.module or ""})
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(name if name in modules() else node.module or "" for name in inner)
         for child in ast.iter_child_nodes(node):
             visit(child)
 
@@ -93,7 +94,7 @@ def ours(names: frozenset[str]) -> list[str]:
 def test_imports_go_down_only() -> None:
     leaves = ["algos", *(kind.__module__ for kind in ALGORITHMS.values())]
     for name, path in modules().items():
-        names = imported(path)
+        names = imported(path, for_types=True)
         if within(name, "algos"):
             assert not [other for other in names if within(other, "eval", "run_compare")], name
         if within(name, "algos.engine"):
@@ -110,6 +111,8 @@ def test_imports_go_down_only() -> None:
             )
         if name == "algos.losses":
             assert not ours(names), name
+        if name == "algos.advantages":
+            assert {*ours(names)} <= {"algos.losses", "algos.engine.rollouts"}, name
         if within(name, "eval"):
             assert "run_compare" not in names, name
 
@@ -152,6 +155,16 @@ def test_no_circles_and_slow_libraries_are_imported_late() -> None:
     }
     for name, path in known.items():
         assert not {other.split(".")[0] for other in imported(path, at_load=True)} & slow, name
+
+
+def test_no_test_file_imports_from_another() -> None:
+    """What they share is in modules without tests: whoever changes a test file changes that one alone."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 100
+    tests = {"tests", *(file.stem for file in files if file.stem.startswith("test_"))}
+    for file in files:
+        names = {part for name in imported(file, for_types=True) for part in name.split(".")}
+        assert not names & tests, file
 
 
 # The example -------------------------------------------------------------------------------------------

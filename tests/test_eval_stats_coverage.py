@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
-from test_docs import page
-from test_docs import table_rows as rows_of
+from pages import measured, shares
 
 from benchmarks.coverage import intervals
 from benchmarks.coverage.__main__ import TABLES, table
@@ -34,20 +31,9 @@ def test_the_true_means_of_prompts_are_those_of_a_large_sample(name: str) -> Non
     assert values_N.mean() == pytest.approx(mean, abs=5 * values_N.std() / 1000)
 
 
-def measured(name: str) -> list[list[str]]:
-    """The rows of a table of docs/statistics.md without their head."""
-    (block,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end {name} -->", page("statistics.md"), re.DOTALL)
-    (first,) = re.findall(r"\A\n\|(.*?)\|", block)
-    return rows_of(block, first.strip())
-
-
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_is_on_the_page(name: str) -> None:
     assert len(measured(name)) > 1
-
-
-def shares(row: list[str]) -> list[float]:
-    return [float(cell.removesuffix("%")) for cell in row if cell.endswith("%")]
 
 
 def test_intervals_of_gaussian_seeds_hold_what_they_promise() -> None:

@@ -6,16 +6,15 @@ import csv
 import io
 import logging
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import lxml.html
 import pandas as pd
 import pytest
+from hostile_outputs import FORMULA, Elements, document, is_quiet
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from payloads import PAYLOADS
@@ -27,31 +26,12 @@ from eval.console import Console
 from eval.escape import visible
 from eval.process.jobs import Job
 from eval.process.quiet import quiet
-from eval.report import document as parts
 from eval.report import page
 
 
 def active(is_harmless: Callable[[str], bool]) -> list[str]:
     """The payloads that did something, spelled out."""
     return [ascii(payload) for payload in PAYLOADS if not is_harmless(payload)]
-
-
-def document(text: str) -> parts.Document:
-    """A report with `text` in every place that a string can have."""
-    cells = (parts.Cell(text, text), parts.Cell(text, text, arm=text))
-    columns = (parts.Column(text, text), parts.Column(text, text, numeric=False))
-    answers = (parts.Answer(text, text, text, best=True), parts.Answer(text, text, ""))
-    blocks = (
-        parts.Text(text),
-        parts.Text(text, label=text),
-        parts.Bullets((text, text)),
-        parts.Table(columns, (cells, cells), text, text, text),
-        parts.Picture("seeds", None, text, text),  # type: ignore[arg-type]
-        parts.Code(text, "sh"),
-        parts.Code(text, "yaml", text),
-        parts.Answers(text, answers),
-    )
-    return parts.Document(text, text, (parts.Section("a", text, blocks), parts.Section("b", text, blocks)))
 
 
 def test_there_are_enough_of_them() -> None:
@@ -61,39 +41,6 @@ def test_there_are_enough_of_them() -> None:
 
 
 # HTML
-
-
-class Elements(HTMLParser):
-    """What a browser would make of a page; what its readers see (texts, and two attributes) apart."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[Any] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        shown = ("alt", "aria-label")
-        self.tags.append((tag, [(name, "" if name in shown else value) for name, value in attrs]))
-
-    def handle_endtag(self, tag: str) -> None:
-        self.tags.append(("/", tag))
-
-    def handle_decl(self, decl: str) -> None:
-        self.tags.append(("!", decl))
-
-    def unknown_decl(self, data: str) -> None:
-        self.tags.append(("<![", data))
-
-    def handle_comment(self, data: str) -> None:
-        self.tags.append(("<!--", data))
-
-    def handle_pi(self, data: str) -> None:
-        self.tags.append(("<?", data))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +110,6 @@ def _structure(tokens: list[Token]) -> list[Any]:
 
 # CSV
 
-FORMULA = tuple("=+-@＝＋－＠﹦﹢﹣﹫\t\r")
-
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -199,13 +144,6 @@ def test_csv_is_one_line_a_row_without_control_characters(table: str) -> None:
 
 
 # Terminal
-
-
-def is_quiet(text: str) -> bool:
-    """Whether a terminal would do nothing but show it, and nothing of it would be hidden or turned around."""
-    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    blank = "\u034f\u115f\u1160\u3164\uffa0\ufe0f\U000e0100"
-    return not any((unicodedata.category(char) in hidden and char != "\n") or char in blank for char in text)
 
 
 def _console(**how: Any) -> tuple[Console, io.StringIO]:

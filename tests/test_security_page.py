@@ -13,10 +13,10 @@ from pathlib import Path
 import lxml.etree
 import pandas as pd
 import pytest
+from hostile_outputs import FORMULA, Elements, document, is_quiet
 from hostile_world import FAILURE, hostile_comparison
 from markdown_it import MarkdownIt
 from payloads import HOST, HTML, PAYLOADS, RAN
-from test_security_outputs import FORMULA, Elements, document, is_quiet
 
 import run_compare
 from eval.report import page

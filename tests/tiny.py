@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -154,6 +155,16 @@ def tiny_policy(kind: str = "gpt2", words: str = "a b", *, seed: int = 0, double
     return Policy(model.double() if double else model, tokenizer, dtype="fp32")
 
 
+def policy_with(tokenizer: PreTrainedTokenizerFast, **options: Any) -> Policy:
+    """A random GPT-2 over a tokenizer's words."""
+    return Policy(gpt2(len(tokenizer), **options), tokenizer, dtype="fp32")
+
+
+def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
+    """A row of recorded pairs."""
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
 def rollouts_of(
     prompts: list[list[int]], responses: list[list[list[int]]], pad: int = EOS, eos: tuple[int, ...] = (EOS,)
 ) -> Rollouts:
@@ -168,6 +179,18 @@ def rollouts_of(
         mask_PGT=mask_BT.unflatten(0, shape),
         ended_PG=torch.tensor([[r[-1] in eos for r in group] for group in responses]),
     )
+
+
+ROLLOUTS = rollouts_of([[1], [2, 1]], [[[1, 2, 0], [2]], [[2, 0], [1, 1]]])
+"""Over two words: two prompts of unlike lengths, two responses to each."""
+
+
+def disturb(policy: Policy, scale: float = 0.3) -> None:
+    """Moves every trainable weight, each time by the same."""
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in policy.trainable().values():
+            p.add_(scale * torch.randn(p.shape, generator=random))
 
 
 def same_weights(one: Policy, other: Policy) -> bool:
