@@ -32,6 +32,7 @@ from eval.escape import for_terminal  # noqa: E402
 from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
 from eval.process.refusals import nobody_reads  # noqa: E402
 from eval.recording.trackers import require_trackers  # noqa: E402
+from eval.report.commands import repeat, resume  # noqa: E402
 from eval.settings.arguments import Options, parse  # noqa: E402
 from eval.store import Run, Store, next_folder  # noqa: E402
 from eval.terminal import show_ends, show_list, show_plan  # noqa: E402
@@ -111,10 +112,10 @@ def _compare(args: list[str]) -> int:
         refuse_hub_ids(experiment)
     for note in options.notes:
         console.say(note)
+    require_trackers(experiment.log_with)
     if options.dry_run:
         show_plan(experiment, options.resume, options.workers, console)
         return 0
-    require_trackers(experiment.log_with)
     if options.resume is None:
         _require_room(options, console)
     with _opened(options) as store:
@@ -136,19 +137,8 @@ def _opened(options: Options) -> Iterator[Store]:
 
 
 def _carry_out(store: Store, options: Options, console: Console, command: str) -> int:
-    from eval.comparison import compare
-    from eval.format import counted
-    from eval.process.workers import Workers, workers_for
-    from eval.report.commands import resume
-    from eval.stages.cache import ArtefactCache
-
-    experiment = store.asked
-    console.say(
-        f"{counted(len(experiment.algos), 'arm')} × {counted(experiment.seeds, 'seed')}, budget {experiment.budget} each, into {store.path}"
-    )
     try:
-        with Workers(workers_for(experiment, options.workers)) as workers:
-            report = compare(store, ArtefactCache(options.cache), workers, console, command)
+        report = _compared(store, options, console, command)
     except KeyboardInterrupt:
         unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
         again = command if unwritten else resume(store)
@@ -172,10 +162,23 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     return 1 if failed else 0
 
 
+def _compared(store: Store, options: Options, console: Console, command: str) -> Path:
+    """The report's path."""
+    from eval.comparison import compare
+    from eval.format import counted
+    from eval.process.workers import Workers, workers_for
+    from eval.stages.cache import ArtefactCache
+
+    asked = store.asked
+    console.say(
+        f"{counted(len(asked.algos), 'arm')} × {counted(asked.seeds, 'seed')}, budget {asked.budget} each, into {store.path}"
+    )
+    with Workers(workers_for(asked, options.workers)) as workers:
+        return compare(store, ArtefactCache(options.cache), workers, console, command)
+
+
 def _unless_mended(store: Store, failed: Sequence[Run]) -> str:
     """What else to do where a reward or judge failed: one that is mended is another, once something has been evaluated."""
-    from eval.report.commands import repeat
-
     blamed = any(str(run.status.get("error", "")).startswith(("the reward", "the judge")) for run in failed)
     if not blamed or not store.evaluated:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from eval.tasks.materials import Materials
 from eval.tasks.provenance import Functions, check_inputs, gone, mended
 from eval.tuning.tune import tune
 
+Facts = dict[str, Any]
+_DRAWN = ("reward_model", "stages")  # facts that each data seed has of its own
 _LOOKED = 60.0
 """Seconds between two looks at what reward and judge have written, beside one at every run's end."""
 
@@ -50,7 +53,7 @@ def _compare(
     experiment = store.asked
     workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
     torch.set_num_threads(experiment.threads_per_run)
-    materials = _prepare(store, cache, console, functions)
+    materials, drawn = _prepare(store, cache, console, functions)
     # Not before: an extension that cannot be prepared would stay, as arms are never taken out.
     store.commit(experiment)
     if not store.base_metrics:
@@ -62,7 +65,7 @@ def _compare(
     finished = len(store.all_runs) - len(waiting)
     if finished:
         console.say(f"{finished} of {len(store.all_runs)} runs are there already")
-    _write_facts(store, materials)
+    _write_facts(store, materials, drawn)
     about = _session(store, environment(command, experiment.threads_per_run, workers.count), console) | {
         "started": started,
         "runs": len(waiting),
@@ -116,14 +119,18 @@ def _note_written(functions: Functions, console: Console) -> None:
         console.say(f"{name} changed while in use: --resume does not compare it from now on")
 
 
-def _prepare(store: Store, cache: ArtefactCache, console: Console, functions: Functions) -> Materials:
-    """Materials for every data seed, made once and kept with the comparison."""
+def _prepare(
+    store: Store, cache: ArtefactCache, console: Console, functions: Functions
+) -> tuple[Materials, dict[int, Facts]]:
+    """Materials for every data seed, made once and kept with the comparison. Returns the first one's, and what each of
+    them tells of itself."""
     experiment = store.asked
     _begin_again_where_mended(store, console, functions)
     training_seeds = (*experiment.training_seeds, *experiment.tuning_seeds)
     seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in training_seeds))
     wants_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
     first: Materials | None = None
+    told: dict[int, Facts] = {}
     for seed in seeds:
         folder = store.path / "materials" / str(seed)
         found = Materials.load(folder)
@@ -140,10 +147,10 @@ def _prepare(store: Store, cache: ArtefactCache, console: Console, functions: Fu
         check_inputs(functions, experiment, seed, now, [each for each in begun if each])
         if made:
             made.save(folder)
-        first = first or now
+        first, told[seed] = first or now, now.facts
     for account in store.materials(seeds[0]).facts.get("data", []):
         console.say(summary(account))
-    return store.materials(seeds[0])
+    return store.materials(seeds[0]), told
 
 
 def _made(experiment: Experiment, cache: ArtefactCache, seed: int) -> Materials:
@@ -177,7 +184,9 @@ def _draw_pool(store: Store, workers: Workers, console: Console) -> str:
     return ""
 
 
-def _write_facts(store: Store, materials: Materials) -> None:
+def _write_facts(store: Store, materials: Materials, told: Mapping[int, Facts]) -> None:
+    """What the report says beside numbers: what the first data seed's materials tell, of the others what they have of their
+    own, and every arm's settings."""
     experiment = store.asked
     plain = experiment.to_dict()["hyperparameters"]
     arms: dict[str, dict[str, Any]] = {}
@@ -187,7 +196,12 @@ def _write_facts(store: Store, materials: Materials) -> None:
             **{k: v for k, v in experiment.variants.get(name, {}).items() if k != "algorithm"},
         }
         arms[name] = {"algorithm": arm.name, "source": arm.needs.source, "settings": settings}
-    write_json(store.path / "facts.json", {**materials.facts, "budget": experiment.budget, "arms": arms})
+    facts = {**materials.facts, "budget": experiment.budget, "arms": arms}
+    seeds = dict.fromkeys(experiment.data_seed_of(seed) for seed in experiment.training_seeds)
+    if len(seeds) > 1:
+        own = {str(seed): {name: told[seed][name] for name in _DRAWN if name in told[seed]} for seed in seeds}
+        facts["data_seeds"] = own
+    write_json(store.path / "facts.json", facts)
 
 
 def _now() -> str:

@@ -122,7 +122,7 @@ class Experiment:
         default_factory=Hyperparameters
     )
     variants: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress] = field(default_factory=dict)
-    """More arms, by name: {algorithm: ppo, beta: 0.01, …}; what is not named is as for the algorithm."""
+    """More arms, by name, where `algos` names them: {algorithm: ppo, beta: 0.01, …}; what is not named is as for the algorithm."""
     tune: int = 0
     """Tries (combinations of settings) for every arm before the comparison, scored on validation prompts; 0: no tuning."""
     tune_seeds: int = 2

@@ -11,6 +11,7 @@ from eval.stats import Estimate
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _COUNTED = ("completions", "pairs", "updates", "count")
+_HUGE = 1e6  # from here on a number is written in powers of ten: its digits one by one say no more
 
 
 def power(exponent: int) -> str:
@@ -19,8 +20,9 @@ def power(exponent: int) -> str:
 
 
 def decimals_for(values: Iterable[float]) -> int:
-    """Decimals that give a column of numbers about three significant digits at its largest."""
-    largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    """Decimals that give a column of numbers about three significant digits at its largest; what is written in powers of
+    ten has none of them."""
+    largest = max((abs(v) for v in values if abs(v) < _HUGE), default=0.0)
     if largest == 0:
         return 3
     magnitude = math.floor(math.log10(largest))
@@ -30,12 +32,13 @@ def decimals_for(values: Iterable[float]) -> int:
 
 
 def number(value: float, decimals: int, signed: bool = False) -> str:
-    """Fixed decimals, thousands separated, a true minus sign; a dash for nan."""
+    """Fixed decimals, thousands separated, a true minus sign; huge ones in powers of ten; a dash for nan."""
     if math.isnan(value):
         return MISSING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    text = f"{abs(value):,.{decimals}f}"
+    huge = abs(value) >= _HUGE
+    text = _powers(abs(value)) if huge else f"{abs(value):,.{decimals}f}"
     negative = value < 0 and any(digit in "123456789" for digit in text)
     return ("−" if negative else "+" if signed else "") + text
 
@@ -46,11 +49,7 @@ def compact(value: float) -> str:
         return number(value, 0)
     sign, size = ("−" if value < 0 else ""), abs(value)
     if size >= 1e9:
-        exponent = math.floor(math.log10(size))
-        mantissa = f"{size / 10**exponent:.2f}"
-        if mantissa == "10.00":
-            mantissa, exponent = "1.00", exponent + 1
-        return f"{sign}{mantissa}×{power(exponent)}"
+        return sign + _powers(size)
     for limit, letter in ((999_500, "M"), (999.5, "k")):
         if size >= limit:
             return f"{sign}{_significant(size / (1e6 if letter == 'M' else 1e3))}{letter}"
@@ -93,7 +92,10 @@ def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
     if unit in _COUNTED:
         return [(compact(e.mean), f"± {compact(e.half_width)}" if e.has_interval else "") for e in estimates]
     decimals = decimals_for(e.mean for e in estimates)
-    return [(number(e.mean, decimals), _plus_minus(e, decimals)) for e in estimates]
+    return [
+        _in_powers(e) if abs(e.mean) >= _HUGE else (number(e.mean, decimals), _plus_minus(e, decimals))
+        for e in estimates
+    ]
 
 
 def label(metric: str) -> str:
@@ -156,13 +158,28 @@ def _plus_minus(estimate: Estimate, decimals: int) -> str:
 
 
 def _in_powers(estimate: Estimate) -> tuple[str, str]:
-    """Mean and half width in the same power of ten, so that they compare at a glance."""
-    if not math.isfinite(estimate.mean) or abs(estimate.mean) < 1e6:
+    """Mean and half width in the same power of ten, so that they compare at a glance, unless they are powers apart."""
+    if not math.isfinite(estimate.mean) or abs(estimate.mean) < _HUGE:
         return compact(estimate.mean), f"± {compact(estimate.half_width)}" if estimate.has_interval else ""
-    exponent = math.floor(math.log10(abs(estimate.mean)))
-    scale = 10.0**exponent
-    half = f"± {estimate.half_width / scale:.2f}×{power(exponent)}" if estimate.has_interval else ""
-    return f"{number(estimate.mean / scale, 2)}×{power(exponent)}", half
+    exponent = _exponent(abs(estimate.mean))
+    mean = f"{number(estimate.mean / 10.0**exponent, 2)}×{power(exponent)}"
+    if not estimate.has_interval:
+        return mean, ""
+    half = estimate.half_width / 10.0**exponent
+    far = half >= 1000
+    return mean, f"± {_powers(estimate.half_width) if far else f'{number(half, 2)}×{power(exponent)}'}"
+
+
+def _powers(size: float) -> str:
+    """5.60×10¹² of a size above 0."""
+    exponent = _exponent(size)
+    return f"{size / 10.0**exponent:.2f}×{power(exponent)}"
+
+
+def _exponent(size: float) -> int:
+    """Of the power of ten that leaves a mantissa from 1.00 to 9.99."""
+    exponent = math.floor(math.log10(size))
+    return exponent + (round(size / 10.0**exponent, 2) >= 10)
 
 
 def _significant(size: float) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -47,20 +48,66 @@ def load_function(spec: str, what: str = "reward") -> LoadedFunction:
     role in messages. Raises `UserError`: no colon, no such file, the file raises, no such function (with a
     suggestion), not callable.
     """
-    path_text, colon, name = spec.rpartition(":")
-    if not colon or not path_text or not name:
-        raise UserError(f"a {what} function is named file.py:function; got {spec!a}.")
-    path = Path(path_text).resolve()
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"there is no Python file {path_text!a} for the {what} {spec!a}. Check the path.")
+    path, name = _located(spec, what)
     module = _load_module(path, what)
     if not hasattr(module, name):
-        raise UserError(_no_such_function(module, name, path_text, what))
+        raise UserError(_no_such_function(_functions_in(module), spec, what))
     function = getattr(module, name)
     if not callable(function):
         kind = type(function).__name__
         raise UserError(f"the {what} {spec!a} is not a function but of type {kind}. Name a function.")
     return LoadedFunction(function, f"{path}:{name}", what)
+
+
+def require_function(spec: str, what: str = "reward") -> None:
+    """Raises UserError where `load_function` would, as far as can be told without running the file."""
+    path, name = _located(spec, what)
+    try:
+        tree = ast.parse(_content(path, what), str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(_import_failure(error, path, what)) from error
+    bound = _Bound()
+    bound.visit(tree)
+    if name not in bound.names and not _may_bind_more(tree):
+        raise UserError(_no_such_function(list(bound.functions), spec, what))
+
+
+class _Bound(ast.NodeVisitor):
+    """The names that a module binds as it is loaded, in blocks such as `if` and `try`, too."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.functions: dict[str, None] = {}
+        """Those that it defines itself, in their order."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+        self.names.add(node.name)
+        if not node.name.startswith("_"):
+            self.functions[node.name] = None
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store):
+            self.names.add(node.id)
+
+    def visit_alias(self, node: ast.alias) -> None:
+        self.names.add(node.asname or node.name.partition(".")[0])
+
+
+_BINDING = {"exec", "globals", "locals", "vars", "setattr", "modules", "__dict__", "__getattr__", "*"}
+"""What a module that binds names otherwise has in it."""
+
+
+def _may_bind_more(tree: ast.Module) -> bool:
+    """Whether only loading a module would tell which names it has."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Global, ast.Match)):
+            return True
+        if any(getattr(node, part, None) in _BINDING for part in ("id", "attr", "name")):
+            return True
+    return False
 
 
 def is_pairwise(function: Callable[..., Any]) -> bool:
@@ -74,6 +121,24 @@ def is_pairwise(function: Callable[..., Any]) -> bool:
     return {"a", "b"} <= parameters.keys()
 
 
+def _located(spec: str, what: str) -> tuple[Path, str]:
+    """The file and the name in it. Raises UserError where `spec` is none of a function, or there is no such file."""
+    path_text, colon, name = spec.rpartition(":")
+    if not colon or not path_text or not name:
+        raise UserError(f"a {what} function is named file.py:function; got {spec!a}.")
+    path = Path(path_text).resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"there is no Python file {path_text!a} for the {what} {spec!a}. Check the path.")
+    return path, name
+
+
+def _content(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the {what}'s file {path} cannot be read: {error.strerror}.") from None
+
+
 class _SourceOnly(SourceFileLoader):
     """Reads and writes no bytecode: the cache beside a file may be stale, read-only, or someone else's."""
 
@@ -83,10 +148,7 @@ class _SourceOnly(SourceFileLoader):
 
 def _load_module(path: Path, what: str) -> ModuleType:
     """The module of a file; the same one again while the file is unchanged (two of its functions share it)."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"the {what}'s file {path} cannot be read: {error.strerror}.") from None
+    content = _content(path, what)
     name = f"user_{path.stem}_{hashlib.blake2b(bytes(path) + b'|' + content, digest_size=8).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
@@ -153,12 +215,17 @@ def _import_failure(error: BaseException, path: Path, what: str) -> str:
     return f"the {what}'s file {path}:{line or '?'} raises {said}. Fix it: it must load on its own."
 
 
-def _no_such_function(module: ModuleType, name: str, path_text: str, what: str) -> str:
-    functions = [
+def _functions_in(module: ModuleType) -> list[str]:
+    return [
         known
         for known, value in vars(module).items()
         if callable(value) and not known.startswith("_") and not _imported(value, module)
     ]
+
+
+def _no_such_function(functions: Sequence[str], spec: str, what: str) -> str:
+    """`functions`: those that its file has."""
+    path_text, _, name = spec.rpartition(":")
     close = difflib.get_close_matches(name, functions, n=3)
     if close:
         hint = f"Did you mean {' or '.join(close)}?"

@@ -26,6 +26,7 @@ from algos.engine.seeding import derive
 from algos.engine.text.template import render_pair
 from algos.engine.text.tokens import end_of
 from algos.losses import sequence_logps
+from eval.directory.kinds import LARGEST
 from eval.experiment import Experiment
 from eval.judge import wins
 from eval.settings.parts import Evaluation
@@ -99,9 +100,7 @@ class Evaluator:
             "kl/sequence": _mean(own_stats["kl"]),
             "kl/sequence_k1": _mean(own_stats["k1"]),
             "entropy": sum(own_stats["entropy"]) / int(own.mask_PGT.sum()),
-            "perplexity/reference": math.exp(
-                min(-sum(token_stats["reference"]) / int(rollouts.mask_PGT.sum()), 700)
-            ),
+            "perplexity/reference": _perplexity(sum(token_stats["reference"]), rollouts),
             "length": float(rollouts.lengths_PG.float().mean()),
             "eos_rate": float(rollouts.ended_PG.float().mean()),
             "distinct_2": distinct_bigrams(ids),
@@ -134,7 +133,7 @@ class Evaluator:
         if self.texts is not None:
             logps_PGT, _ = score_policy(self.policy, self.texts, 1.0)
             total = float(sequence_logps(logps_PGT, self.texts.mask_PGT).sum())
-            found["perplexity/heldout"] = math.exp(min(-total / int(self.texts.mask_PGT.sum()), 700))
+            found["perplexity/heldout"] = _perplexity(total, self.texts)
         if self.pairs is not None:
             if self._pairs_reference is None:
                 self._pairs_reference = sequence_logps(
@@ -248,6 +247,12 @@ def as_text(prompt: Any) -> str:
         if isinstance(prompt, str)
         else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
     )
+
+
+def _perplexity(logp: float, rollouts: Rollouts) -> float:
+    """Of all response tokens, from the sum of their log-probabilities; at most what a comparison's files hold."""
+    cross_entropy = -logp / int(rollouts.mask_PGT.sum())
+    return math.exp(cross_entropy) if cross_entropy < math.log(LARGEST) else LARGEST
 
 
 def _scored_mean(scores: Sequence[float]) -> float:

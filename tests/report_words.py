@@ -16,5 +16,4 @@ def said(made: World) -> str:
 
 def held(made: World) -> str:
     """The sentence on what the intervals hold for."""
-    found = standings(evaluations(made))
-    return conditions.sentence(made, found.end, verdict.leading(made, found))
+    return conditions.sentence(made, standings(evaluations(made)))

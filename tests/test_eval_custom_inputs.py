@@ -10,6 +10,7 @@ import pytest
 from small_world import SmallWorld
 
 from algos import Policy, UserError
+from algos.engine.rewards import call_reward
 from algos.engine.text.tokens import encode_prompt
 from eval.data import Accounting
 from eval.data.accounting import summary
@@ -34,7 +35,7 @@ def read(base: Policy, **settings: Any) -> Inputs:
     asked = {
         "task": "custom",
         "model": "unused",
-        "reward": "unused",
+        "reward": "unused.py:score",
         "sampling": {"max_new_tokens": 8},
         **settings,
     }
@@ -59,6 +60,80 @@ def pairs_of(count: int) -> list[dict[str, str]]:
         }
         for i in range(count)
     ]
+
+
+def with_columns(rows: list[dict[str, str]], **columns: Any) -> list[dict[str, Any]]:
+    """The rows with more columns, whose cells count up; TRL's own and a keyword of rewards are among them."""
+    talk = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "good"}]
+    more = {"id": "a", "messages": talk, "chosen_score": 1.5, "chosen_truncated": True, "completions": "x"}
+    return [{**row, **more, "target": f"t{i}", **columns} for i, row in enumerate(rows)]
+
+
+def test_a_function_is_given_the_other_columns_of_the_pairs_that_prompts_are_made_of(
+    base: Policy, tmp_path: Path
+) -> None:
+    rows = with_columns(pairs_of(60), completion="mine")
+    found = read(base, pairs=write(tmp_path / "more.jsonl", rows))
+    plain = read(base, pairs=write(tmp_path / "pairs.jsonl", pairs_of(60)))
+    by_prompt = {row["prompt"]: row for row in rows}
+    own = ("chosen", "rejected", "completion")
+    for prompts in (found.train_prompts, found.validation_prompts, found.test_prompts):
+        assert prompts
+        for row in prompts:
+            asked = {name: cell for name, cell in by_prompt[row["prompt"]].items() if name not in own}
+            assert row == {**asked, "completion": " good"}
+    for name in (
+        "train_pairs",
+        "heldout_pairs",
+    ):  # what is learned of a pair, or read of it, is the pair alone
+        assert getattr(found, name) == getattr(plain, name)
+
+    def score(prompts: Any, completions: Any, target: Any, chosen_score: Any, **_: Any) -> list[float]:
+        assert completions == ["x", "y"]
+        return [float(cell[1:]) + score for cell, score in zip(target, chosen_score, strict=True)]
+
+    asked = found.train_prompts[:2]
+    assert call_reward(score, asked, ["x", "y"], [[1], [2]]) == [
+        float(row["target"][1:]) + 1.5 for row in asked
+    ]
+
+
+def test_pairs_of_one_prompt_that_differ_in_another_column_are_told(base: Policy, tmp_path: Path) -> None:
+    rows = with_columns(pairs_of(60), target="same", weight=float("nan"))
+    rows += [{**rows[3], "chosen": " cat"}, {**rows[5], "chosen": " cat", "target": "other"}]
+    rows += [{**rows[5], "chosen": " dog", "id": "b"}, {**rows[7], "chosen": " cat", "more": 1}]
+    rows += [{"prompt": "red " * 30, "chosen": " good", "rejected": chosen, "id": chosen} for chosen in "ab"]
+    found = read(base, pairs=write(tmp_path / "pairs.jsonl", rows))
+    of_pairs, of_prompts = found.accounts
+    said = "other columns differ between pairs of one prompt"
+    assert said not in of_pairs.noted
+    assert of_prompts.noted[said].lines == [62, 64]  # of a prompt once, and of none that is dropped
+    (row,) = [row for row in [*found.train_prompts, *found.validation_prompts, *found.test_prompts]
+              if row["prompt"] == rows[5]["prompt"]]  # fmt: skip
+    assert (row["target"], row["id"]) == ("same", "a")
+
+
+@pytest.mark.parametrize("function", ["reward", "judge"])
+def test_pairs_keep_other_columns_only_for_functions(base: Policy, tmp_path: Path, function: str) -> None:
+    """Nothing else reads them; what is compared with the data later then is the less."""
+    pairs = write(tmp_path / "pairs.jsonl", with_columns(pairs_of(60)))
+    named = {"reward": str(tmp_path), "judge": str(tmp_path)}
+    assert set(read(base, pairs=pairs, **named).train_prompts[0]) == {"prompt", "completion"}
+    of_functions = read(base, pairs=pairs, **{**named, function: "my.py:score"})
+    assert "target" in of_functions.train_prompts[0]
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": row["prompt"]} for row in pairs_of(60)])
+    assert set(read(base, pairs=pairs, prompts=prompts).train_prompts[0]) == {"prompt"}
+
+
+def test_other_columns_of_pairs_are_named_as_those_of_prompts(base: Policy, tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", with_columns(pairs_of(60)))
+    row = read(base, pairs=pairs, columns={"answer": "target"}).train_prompts[0]
+    assert "target" not in row
+    assert row["answer"].startswith("t")
+    with pytest.raises(UserError, match=r"has no column 'targt' to use as 'answer'\. Did you mean"):
+        read(base, pairs=pairs, columns={"answer": "targt"})
+    prompts = write(tmp_path / "prompts.jsonl", [{**row, "gold": 1} for row in pairs_of(60)])
+    assert read(base, pairs=pairs, prompts=prompts, columns={"answer": "gold"}).train_pairs
 
 
 def test_rows_that_do_not_fit_are_told_and_counted(base: Policy, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from algos.engine.errors import UserError
-from eval.functions import is_pairwise, load_function
+from eval.functions import is_pairwise, load_function, require_function
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -181,6 +181,64 @@ def test_what_a_file_imports_is_not_suggested(tmp_path: Path) -> None:
     imports = "from functools import partial\nfrom math import sqrt\nfrom typing import Any\n"
     path = write(tmp_path / "my.py", imports + "def score(x: Any): ...\nhalf = partial(score)\n")
     assert refusal(f"{path}:zzz").endswith("It has half, score.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def score(): pass\n",
+        "class score: pass\n",
+        "async def score(): pass\n",
+        "from math import sqrt as score\n",
+        "import math as score\n",
+        "score = half = len\n",
+        "score: object = len\n",
+        "(one, score), two = (len, len), len\n",
+        "try:\n    import nowhere\nexcept ImportError:\n    if True:\n        def score(): pass\n",
+        "for score in (len, max): pass\n",
+        "with open('x') as score: pass\n",
+        "if (score := len): pass\n",
+        "match 1:\n    case score: pass\n",
+        "from math import *\n",
+        "def __getattr__(name): return len\n",
+        "for name in ('score',): globals()[name] = len\n",
+        "def make():\n    global score\n    score = len\nmake()\n",
+        "import sys\nsetattr(sys.modules[__name__], 'score', len)\n",
+        "exec('def score(): pass')\n",
+    ],
+)
+def test_what_may_be_a_function_is_found_without_running_the_file(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "my.py", f"{text}open({str(tmp_path / 'ran')!r}, 'w')\n")
+    require_function(f"{path}:score")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("def score(): pass\ndef _own(): pass\ndef other():\n    inner = 1\n    return inner\n", "scores"),
+        ("def score(): pass\ndef other():\n    inner = 1\n    return inner\n", "inner"),
+        ("class Score:\n    def score(self): pass\n", "score"),
+        ("from math import sqrt as root\nimport sys\nsys.path.insert(0, '.')\n", "sqrt"),
+        ("", "score"),
+        ("x = 1\ndef (:\n", "score"),
+    ],
+)
+def test_what_is_no_function_is_refused_without_running_the_file_as_with_it(
+    tmp_path: Path, text: str, name: str
+) -> None:
+    spec = f"{write(tmp_path / 'my.py', text)}:{name}"
+    for what in ("reward", "judge"):
+        with pytest.raises(UserError) as caught:
+            require_function(spec, what)
+        assert str(caught.value) == refusal(spec, what)
+
+
+def test_what_names_no_function_is_refused_without_a_file(tmp_path: Path) -> None:
+    for spec in (f"{tmp_path}/my.py:score", f"{tmp_path}/my.py", "my.py:", f"{tmp_path}:score"):
+        with pytest.raises(UserError) as caught:
+            require_function(spec)
+        assert str(caught.value) == refusal(spec)
 
 
 def test_pairwise_judges_are_told_by_their_parameters(tmp_path: Path) -> None:

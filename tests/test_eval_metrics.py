@@ -11,6 +11,7 @@ import pytest
 import sacrebleu
 import torch
 from chat_tokenizers import byte_pairs
+from pydantic import TypeAdapter
 from small_world import SmallWorld
 from tiny import gpt2, rollouts_of, word_tokenizer
 
@@ -21,9 +22,18 @@ from algos.engine.models import frozen
 from algos.engine.rewards import RewardError, call_reward
 from algos.engine.scoring import score_policy, score_reference
 from algos.losses import sequence_logps
+from eval.directory.kinds import Number
 from eval.experiment import Experiment
 from eval.judge import Judge, wins
-from eval.metrics import Evaluator, _heldout_texts, _token_statistics, distinct_bigrams, full_kl, overlap
+from eval.metrics import (
+    Evaluator,
+    _heldout_texts,
+    _perplexity,
+    _token_statistics,
+    distinct_bigrams,
+    full_kl,
+    overlap,
+)
 from eval.settings.parts import Evaluation
 from eval.tasks.materials import Materials, Scorer
 
@@ -127,6 +137,15 @@ def test_perplexity_of_heldout_text_by_hand(small: SmallWorld, experiment: Exper
         logps = policy.model(ids).logits.log_softmax(-1)
     nll = [-logps[0, t - 1, ids[0, t]].item() for t in range(2, 5)]
     assert found == pytest.approx(math.exp(sum(nll) / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("nats", [690.0, 691.0, 710.0, 1e6])
+def test_a_perplexity_beyond_all_bounds_can_be_written_and_read(nats: float) -> None:
+    """Of a policy that has diverged: its other numbers, and the other arms', are worth having."""
+    rollouts = rollouts_of([[1]], [[[1, 2, 0]]])
+    found = _perplexity(-3 * nats, rollouts)
+    assert found == (pytest.approx(math.exp(690)) if nats == 690 else 1e300)
+    assert TypeAdapter(Number).validate_python(found) == found
 
 
 def test_heldout_conversations_are_read_as_they_are_trained_on() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,21 @@ def test_the_interval_of_the_accuracy_is_wilsons(clean: World) -> None:
     )
 
 
+def test_every_data_seeds_reward_model_is_looked_at(clean: World) -> None:
+    def told(*accuracies: float) -> str:
+        models = [{"accuracy": accuracy, "heldout_pairs": 205, "pairs": 1843} for accuracy in accuracies]
+        seeds = {str(seed): {"reward_model": about} for seed, about in enumerate(models)}
+        return said(validity.learned_models, with_facts(clean, reward_model=models[0], data_seeds=seeds))
+
+    assert told(0.75, 0.74) == ""
+    assert told(0.75, 0.53).startswith(
+        "The reward model of data seed 1 orders 0.53 of 205 held-out pairs right ("
+    )
+    assert "coin 0.50): what follows" in told(0.75, 0.53)
+    assert "; so does 1 more of the 3 reward models: what follows" in told(0.53, 0.75, 0.51)
+    assert "; so do 2 more of the 3 reward models: what follows" in told(0.53, 0.54, 0.51)
+
+
 def test_judge_and_reward_are_the_same(clean: World) -> None:
     assert "Name another judge with --judge" in said(
         validity.same_scorer, with_facts(clean, judge_is_reward=True)
@@ -316,6 +332,60 @@ def test_labels_under_which_beta_is_not_the_objectives(clean: World) -> None:
     assert said(validity.labels, clean) == ""
     only = with_facts(world(Path("x"), {"reinforce": "reinforce", "ppo": "ppo"}), beta_is_objective=False)
     assert said(validity.labels, only) == ""
+
+
+@pytest.mark.parametrize(
+    ("arms", "beginning", "remedy"),
+    [
+        (["dpo", "ppo"], "dpo: the labels of its pairs", " Compare with the other arm at matched KL."),
+        (
+            ["dpo", "ppo", "reinforce"],
+            "dpo: the labels of its pairs",
+            " Compare with the other arms at matched KL.",
+        ),
+        (
+            ["dpo-a", "dpo-b", "ppo"],
+            "dpo-a and dpo-b: the labels of their pairs",
+            " Compare with the other arm at",
+        ),
+        (["dpo-a", "dpo-b"], "dpo-a and dpo-b: the labels of their pairs", " Compare them at matched KL."),
+        (["dpo"], "dpo: the labels of its pairs", "objective there."),
+    ],
+)
+def test_one_arm_and_several_are_spoken_of_as_such(arms: list[str], beginning: str, remedy: str) -> None:
+    made = with_facts(world(Path("x"), {arm: arm.partition("-")[0] for arm in arms}), beta_is_objective=False)
+    text = said(validity.labels, made)
+    assert text.startswith(beginning)
+    assert remedy in text
+    assert text.count("Compare") == (len(arms) > 1)
+
+
+def test_the_other_arm_maximises_and_the_others_maximise() -> None:
+    two, three = (
+        with_facts(world(Path("x"), dict(itertools.islice(arms, count))), beta_is_objective=False)
+        for count, arms in ((2, reversed(ARMS.items())), (3, ARMS.items()))
+    )
+    assert validity.unlike_beta(two, ["ppo", "dpo"]).endswith("objective that the other arm maximises")
+    assert validity.unlike_beta(three, ARMS).endswith("objective that the other arms maximise")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reasons"),
+    [
+        ({"on_policy": True}, ("it learns from", "they learn from")),
+        ({"loss_type": "ipo"}, ("its loss", "their loss")),
+        ({"gamma": 0.9}, ("it discounts", "they discount")),
+        ({"whiten_rewards": True}, ("it divides", "they divide")),
+    ],
+)
+def test_why_a_beta_is_an_arms_own_is_said_of_one_and_of_several(
+    settings: dict[str, Any], reasons: tuple[str, str]
+) -> None:
+    made = world(Path("x"), {"dpo-a": "dpo", "dpo-b": "dpo", "ppo": "ppo"})
+    one = with_settings(made, "dpo-a", **settings)
+    both = with_settings(one, "dpo-b", **settings)
+    assert said(validity.labels, one).startswith(f"dpo-a: {reasons[0]}")
+    assert said(validity.labels, both).startswith(f"dpo-a and dpo-b: {reasons[1]}")
 
 
 @pytest.mark.parametrize(

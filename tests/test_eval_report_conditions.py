@@ -182,14 +182,33 @@ def test_few_prompts_speak_of_other_prompts_too() -> None:
     assert "Other prompts" not in held(with_samples(with_ends(CLEAR), 0.5, prompts=1))
 
 
-def test_holms_pairs_are_those_of_the_leading_comparison_that_have_a_p_value() -> None:
+def test_holms_pairs_are_those_that_have_a_p_value() -> None:
     ends = {"reinforce": [0.9, 0.91, 0.93], "ppo": [0.6, 0.65, 0.61], "dpo": [0.7, 0.72, 0.71]}
-    assert "Holm's correction for 3 pairs" in held(with_ends(ends))
-    assert "Holm" not in held(with_ends(ends | {"dpo": [0.7]}))  # of one common seed
-    assert "for 3 pairs" in held(with_ends(ends | {"best": [0.99]}))
-    end = standings(evaluations(with_ends(ends))).end
-    lead = dataclasses.replace(end, kind="kl", pairs=end.pairs[:2])
-    assert "for 2 pairs" in conditions.sentence(with_ends(ends), end, lead)
+    assert "Holm's correction for 3 pairs." in held(with_ends(ends))
+    assert "Holm" not in held(with_ends(CLEAR)), "there is one pair"
+    assert "(1 at the end, 3 at equal cost and" in held(
+        with_ends(ends | {"dpo": [0.7]})
+    )  # of one common seed
+    assert "(3 at the end, 6 at equal cost and" in held(with_ends(ends | {"best": [0.99]}))
+
+
+def test_every_comparisons_pairs_are_told_where_their_numbers_differ() -> None:
+    found = standings(evaluations(with_ends(CLEAR | {"dpo": [0.7, 0.72, 0.71, 0.7, 0.7]})))
+    fewer = {
+        "cost": dataclasses.replace(found.end, kind="cost", pairs=found.end.pairs[:1]),
+        "kl": dataclasses.replace(found.end, kind="kl", pairs=found.end.pairs[:2]),
+    }
+    assert (
+        "are judged at 5% after Holm's correction for all pairs of a comparison (3 at the end, 1 at equal cost and 2 at "
+        "matched KL)."
+    ) in conditions.sentence(ANY, dataclasses.replace(found, **fewer))
+    alike = dict.fromkeys(fewer, found.end)
+    assert "correction for 3 pairs." in conditions.sentence(ANY, dataclasses.replace(found, **alike))
+    rough = dataclasses.replace(found.end.pairs[0], rough=("ppo",))
+    silent = dataclasses.replace(found.end, kind="kl", pairs=(rough,))
+    assert "correction for 3 pairs." in conditions.sentence(
+        ANY, dataclasses.replace(found, cost=found.end, kl=silent)
+    )
 
 
 def test_the_data_seed_is_said() -> None:

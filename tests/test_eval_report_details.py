@@ -1,23 +1,16 @@
-"""The section on runs that failed or diverged: each with its last evaluation and the reason."""
+"""Sections on how it was done: what was prepared, and runs that failed or diverged."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-import pytest
-from report_world import World, with_ends, world
+from report_cases import with_facts
+from report_world import World, world
 
-from eval.report import verdict
-from eval.report.details import MORE_SEEDS, configuration, runs, what_next
-from eval.report.document import Block, Code, Table, Text
+from eval.report.details import MANY_DATA_SEEDS, configuration, data, runs
+from eval.report.document import Table, Text
 from eval.report.frames import evaluations
-from eval.report.standings import standings
-
-
-def next_blocks(made: World) -> tuple[Block, ...]:
-    view = evaluations(made)
-    return what_next(made, view, standings(view)).blocks
 
 
 def cells(made: World) -> list[list[str]]:
@@ -48,57 +41,89 @@ def test_where_all_is_well_a_sentence_says_so() -> None:
     assert "None: all 2 runs" in block.text
 
 
-@pytest.mark.parametrize(
-    ("scores", "seeds"),
-    [
-        ({"ppo": [0.5], "dpo": [0.7]}, 5),
-        ({"ppo": [0.52, 0.6], "dpo": [0.7, 0.71]}, 5),
-        ({"ppo": [0.9, 0.4, 0.6], "dpo": [0.2, 0.3, 0.1]}, None),  # by a forecast
-        ({"ppo": [0.56, 0.47, 0.55, 0.5]}, None),
-        ({"ppo": [0.9, 0.91, 0.92, 0.9, 0.91], "dpo": [0.6, 0.62, 0.61, 0.61, 0.6]}, 5 + MORE_SEEDS),
-    ],
-    ids=["one seed", "two seeds", "a forecast", "one arm", "told apart"],
-)
-def test_the_next_seeds_are_the_verdicts_where_it_names_a_number(
-    scores: dict[str, list[float]], seeds: int | None
-) -> None:
-    made = with_ends(scores)
-    _, named, told = " ".join(verdict.sentences(made)).rpartition("--seeds ")
-    assert bool(named) == (seeds != 5 + MORE_SEEDS)
-    expected = int(told) if named else seeds
-    assert seeds in (None, expected)
-    (command,) = (
-        block.text for block in next_blocks(made) if isinstance(block, Code) and "--resume" in block.text
-    )
-    assert command.endswith(f"--seeds {expected}")
-
-
 def test_why_there_is_no_frontier_is_no_row_of_where_it_ran() -> None:
     made = world(Path("x"), {"ppo": "ppo"}, 2)
     failed = dataclasses.replace(made, environment={**made.environment, "no_frontier": "no memory"})
     assert configuration(failed) == configuration(made)
 
 
-@pytest.mark.parametrize(
-    ("scores", "reservation"),
-    [
-        ({"a": [0.9, 0.91, 0.92], "far": [0.1, 0.12, 0.1]}, ""),
-        ({"a": [0.9, 0.91, 0.92]}, ""),
-        ({"a": [0.9, 0.91, 0.92], "b": [0.8, 0.99, 0.9]}, ", though it is not told apart from b"),
-        (
-            {"a": [0.9, 0.91, 0.92], "b": [0.8, 0.99, 0.9], "c": [0.7, 1.0, 0.95], "far": [0.1, 0.12, 0.1]},
-            ", though it is not told apart from b or c",
-        ),
-        (
-            {"a": [0.5, 0.51, 0.52, 0.99], "b": [0.6, 0.61, 0.625]},
-            ", though on the seeds of both it is below b",
-        ),
-        ({"a": [0.9], "b": [0.8, 0.81]}, ", though it is not told apart from b"),
-    ],
-    ids=["ahead", "alone", "level", "ahead of one, level with two", "below", "one common seed"],
-)
-def test_the_arm_of_the_highest_mean_is_not_said_to_lead_where_others_may(
-    scores: dict[str, list[float]], reservation: str
-) -> None:
-    (text,) = (b.text for b in next_blocks(with_ends(scores)) if isinstance(b, Text) and "mean" in b.text)
-    assert text.startswith(f"a has the highest mean{reservation}. Its policy of seed 0 is in ")
+# Data and preparation ----------------------------------------------------------------------------------
+
+
+def replicated(accuracies: list[float], pairs: list[int]) -> World:
+    """A comparison of which every data seed has a reward model of its own."""
+    made = world(Path("x"))
+    seeds = {
+        str(seed): {
+            "reward_model": {"accuracy": accuracy, "pairs": count, "heldout_pairs": 205},
+            "stages": [{"name": "reward model", "seconds": 5.0 + seed, "flops": 9e11, "cached": False}],
+        }
+        for seed, (accuracy, count) in enumerate(zip(accuracies, pairs, strict=True))
+    }
+    return with_facts(made, data_seeds=seeds)
+
+
+def told(made: World) -> str:
+    """The sentences of the section on data."""
+    return " ".join(block.text for block in data(made).blocks if isinstance(block, Text))
+
+
+def prepared(made: World) -> Table:
+    (found,) = (b for b in data(made).blocks if isinstance(b, Table) and b.heading == "Preparation")
+    return found
+
+
+def test_every_data_seeds_reward_model_is_told() -> None:
+    text = told(replicated([0.735, 0.8, 0.7], [1833, 999, 10_001]))
+    assert (
+        "Each of the 3 data seeds has a reward model of its own, with an accuracy on held-out pairs of 0.700 to 0.800 "
+        "(trained on 999 to 10,001 pairs; chance is 0.5)."
+    ) in text
+    assert "accuracy on held-out pairs of 0.735 (trained on 1,833 pairs" in told(
+        replicated([0.735, 0.735], [1833, 1833])
+    )
+
+
+def test_every_data_seeds_stages_are_told() -> None:
+    table = prepared(replicated([0.735, 0.7], [1833, 1826]))
+    assert [column.label for column in table.columns][:2] == ["data seed", "stage"]
+    assert [[cell.text for cell in row[:3]] for row in table.rows] == [
+        ["0", "reward model", "5.0 s"],
+        ["1", "reward model", "6.0 s"],
+    ]
+    assert table.caption.startswith(
+        "Built once for every data seed and shared by those of its runs that need"
+    )
+    assert not table.folded
+    assert prepared(replicated([0.7] * (MANY_DATA_SEEDS + 1), [1833] * (MANY_DATA_SEEDS + 1))).folded
+
+
+def test_rows_are_those_of_the_first_data_seed() -> None:
+    def caption(made: World) -> str:
+        (found,) = (b for b in data(made).blocks if isinstance(b, Table) and b.heading == "Data")
+        return found.caption
+
+    assert caption(replicated([0.7, 0.7], [9, 9])).startswith("Of data seed 0;")
+    assert caption(world(Path("x"))) == ""
+
+
+def test_one_data_seed_is_told_as_before_there_were_several() -> None:
+    made = world(Path("x"))
+    assert "The reward model's accuracy on held-out pairs is 0.753 (trained on 1,843 pairs; chance" in told(
+        made
+    )
+    assert prepared(made).caption.startswith("Built once and shared by all arms that need them")
+    assert prepared(made).columns[0].label == "stage"
+    assert "accuracy" not in told(with_facts(made, reward_model=None))
+
+
+def test_a_directory_that_knows_its_first_data_seed_alone_says_so() -> None:
+    made = world(Path("x"))
+    old = dataclasses.replace(made, experiment=made.experiment | {"replicate_data": True})
+    words = "are of the first data seed alone"
+    assert words in told(old)
+    assert words not in told(made)
+    assert words not in told(with_facts(old, varies=[]))
+    assert words not in told(with_facts(old, data_seeds={"0": {}, "1": {}}))
+    single = world(Path("x"), seeds=1)
+    assert words not in told(dataclasses.replace(single, experiment=old.experiment))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import colorsys
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from report_world import ARMS, World, world
 
-from eval.report import diagnostics, figures, frames, kl_figures, tables, theme
+from eval.report import diagnostics, figures, frames, kl_figures, tables, theme, ticks
 
 MANY = {f"{name}-beta-{beta}": name for name in ARMS for beta in (0.02, 0.05, 0.1, 0.3)}
 HOSTILE = {
@@ -140,6 +142,39 @@ def test_arms_in_one_panel_look_different(arms: dict[str, str]) -> None:
     for group in groups:
         assert len(group) <= theme.PANEL_ARMS
         assert len({(look[arm].colour, look[arm].marker) for arm in group}) == len(group)
+
+
+@pytest.mark.parametrize(("algorithm", "apart"), [*((name, 0.15) for name in ARMS), ("new", 0.09)])
+def test_a_sweep_of_one_algorithm_has_four_shapes_and_four_shades(algorithm: str, apart: float) -> None:
+    look = list(theme.styles({f"{algorithm}-{i}": algorithm for i in range(4)}).values())
+    assert len({style.marker for style in look}) == 4
+    assert sum(style.marker in "op8hH" for style in look) <= 1, "small, all of these are round"
+    lightness = sorted(colorsys.rgb_to_hls(*to_rgb(style.colour))[1] for style in look)
+    assert min(b - a for a, b in itertools.pairwise(lightness)) > apart
+
+
+@pytest.mark.parametrize("kl", [1e-9, 2e-5, 6e-4, 1e-3, 0.06, 0.3, 1.0, 5.5, 40.0, 144.0, 400.0, 1e5])
+@pytest.mark.parametrize("name", ["typical", "many"])
+def test_ticks_of_kl_are_several_and_apart_whatever_its_range(name: str, kl: float) -> None:
+    """In two wide panels and in three narrow ones."""
+    view = frames.evaluations(WORLDS[name]())
+    paths = view.paths.assign(
+        **{"kl/sequence": view.paths["kl/sequence"] * kl / view.paths["kl/sequence"].max()}
+    )
+    figure = kl_figures.reward_against_kl(paths, theme.styles(view.arms), view.base, {})
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        check_ticks(name, ax)
+        places = [tick**0.5 for tick in ax.get_xticks()]
+        gaps = [b - a for a, b in itertools.pairwise(places)]
+        assert len(gaps) >= (4 if name == "typical" else 2)
+        assert max(gaps) < 2 * min(gaps), "about evenly spaced in √KL"
+
+
+def test_round_steps() -> None:
+    assert ticks.round_steps(400, 4) == [0, 20, 100, 200, 400]
+    assert ticks.round_steps(1e-3, 4) == [0, 1e-4, 3e-4, 6e-4, 1e-3]
+    assert ticks.fitting(0.0, 200) == [0.0]
 
 
 def test_arms_that_spend_very_differently_get_a_log_axis() -> None:

@@ -107,6 +107,11 @@ def test_compact_numbers(value: float, text: str) -> None:
         (-0.0001, 2, "0.00"),
         (12345.6, 0, "12,346"),
         (math.inf, 2, "∞"),
+        (999_999.9, 1, "999,999.9"),
+        (1e6, 3, "1.00×10⁶"),
+        (-9.999e12, 3, "−1.00×10¹³"),
+        (2.814e250, 3, "2.81×10²⁵⁰"),
+        (1.797e308, 0, "1.80×10³⁰⁸"),
     ],
 )
 def test_numbers(value: float, decimals: int, text: str) -> None:
@@ -114,7 +119,16 @@ def test_numbers(value: float, decimals: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "decimals"), [([0.79, 0.1], 3), ([15.6], 2), ([123.0], 1), ([4e4], 0), ([0.004], 5)]
+    ("values", "decimals"),
+    [
+        ([0.79, 0.1], 3),
+        ([15.6], 2),
+        ([123.0], 1),
+        ([4e4], 0),
+        ([0.004], 5),
+        ([8.6, 5e15, math.inf, math.nan], 3),
+        ([5e15], 3),
+    ],
 )
 def test_decimals_follow_the_largest(values: list[float], decimals: int) -> None:
     assert fmt.decimals_for(values) == decimals
@@ -122,6 +136,26 @@ def test_decimals_follow_the_largest(values: list[float], decimals: int) -> None
 
 def test_flops_and_their_half_width_share_a_power() -> None:
     assert fmt.column([Estimate(2.1e13, 2.0e13, 2.2e13, 3)], "FLOPs") == [("2.10×10¹³", "± 0.10×10¹³")]
+
+
+def test_a_huge_number_is_in_powers_and_leaves_the_others_their_decimals() -> None:
+    """The perplexity of held-out text where one arm diverged."""
+    estimates = [
+        Estimate(8.6, math.nan, math.nan, 1),
+        Estimate(13.2, 8.2, 18.2, 3),
+        Estimate(4.99e15, -1.49e16, 2.488e16, 3),
+        Estimate(2e6, -9e14, 9e14, 3),
+        Estimate(20.0, -3e7, 3e7, 3),
+    ]
+    assert fmt.column(estimates, "per token") == [
+        ("8.60", ""),
+        ("13.20", "± 5.00"),
+        ("4.99×10¹⁵", "± 19.89×10¹⁵"),
+        ("2.00×10⁶", "± 9.00×10¹⁴"),
+        ("20.00", "± 3.00×10⁷"),
+    ]
+    text = tables.summary_text(with_ends({"ppo": [1e250], "dpo": [0.7]}), (JUDGE,))["judge reward"]
+    assert list(text) == ["0.500", "1.00×10²⁵⁰", "0.700"]
 
 
 @pytest.mark.parametrize(

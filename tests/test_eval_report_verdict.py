@@ -69,6 +69,24 @@ def test_one_seed_claims_nothing() -> None:
     assert "--resume reports/x --seeds 5" in text
 
 
+def test_one_run_is_said_to_be_one() -> None:
+    """Alone, or the one of several arms that finished; and where some arms have none."""
+    alone = said(with_ends({"ppo": [0.5]}))
+    assert alone.startswith("There is one finished run, so ")
+    assert (
+        "nothing is claimed about the algorithm. In this run judge reward ended at: ppo 0.500, the base"
+        in alone
+    )
+    assert "For an answer about the algorithm begin with" in alone
+    assert said(world(Path("x"), seeds=1, failed=[("ppo", 0), ("dpo", 0)])).startswith(
+        "There is one finished run"
+    )
+    some = said(world(Path("x"), seeds=1, failed=[("ppo", 0)]))
+    assert some.startswith("No arm has more than one finished run")
+    assert "nothing is claimed about the algorithms. In these runs" in some
+    assert said(with_ends({"ppo": [0.5], "dpo": [0.7]})).startswith("Each arm has one finished run")
+
+
 def test_a_clear_difference_is_said_with_its_interval() -> None:
     text = said(with_ends(CLEAR))
     estimate = stats.paired_difference(CLEAR["reinforce"], CLEAR["ppo"]).estimate
@@ -95,6 +113,32 @@ def test_holm_and_not_the_single_interval_decides() -> None:
     assert pair.difference.excludes_zero
     assert pair.p_holm > 0.05
     assert "ahead of" not in verdict.sentences(made)[0]
+
+
+def test_an_interval_that_excludes_0_of_arms_not_told_apart_is_explained_once() -> None:
+    """Each pair's own interval excludes 0, and Holm's correction for three pairs takes both claims back."""
+    scores = {"reinforce": [0.7, 0.8], "ppo": [0.50, 0.585], "dpo": [0.511, 0.595]}
+    (first, *_), end = verdict.sentences(with_ends(scores)), standings(evaluations(with_ends(scores))).end
+    assert all(pair.difference.excludes_zero and not pair.told_apart for pair in end.of("reinforce"))
+    words = "with 2 seeds (these are intervals before Holm's correction for 3 pairs)."
+    assert first.endswith(words)
+    assert first.count("Holm") == 1
+    assert "Holm" not in said(with_ends(UNCLEAR)), "its interval includes 0"
+    assert "Holm" not in said(with_ends(CLEAR))
+
+
+def test_it_is_explained_where_no_arm_is_the_best_too() -> None:
+    scores = {"reinforce": [0.7, 0.8], "ppo": [0.50, 0.585], "dpo": [0.511, 0.595]}
+    end = standings(evaluations(with_ends(scores))).end
+    kl = dataclasses.replace(end, kind="kl", pairs=tuple(p for p in end.pairs if p.second != "ppo"))
+    around = dataclasses.replace(kl.pairs[0], first=kl.pairs[0].second, second=kl.pairs[0].first)
+    cycle = dataclasses.replace(
+        kl, pairs=(*kl.pairs, dataclasses.replace(around, first="ppo", second="reinforce"))
+    )
+    text = claims.claim(cycle, detailed=True)
+    assert "no two arms can be told apart" in text
+    assert f"with 2 seeds (these are intervals before Holm's correction for {cycle.family} pairs)" in text
+    assert "Holm" not in claims.claim(cycle, detailed=False)
 
 
 def test_falling_below_the_base_is_said() -> None:
@@ -225,6 +269,15 @@ def test_arms_of_one_cost_are_named_together() -> None:
         "dpo is the cheapest with 1.00×10¹³ FLOPs, reinforce and ppo the most expensive with 3.0 times"
         in text
     )
+
+
+def test_arms_of_nearly_one_cost_are_named_together() -> None:
+    text = said(with_costs(reinforce=3e13, dpo=1e13, ppo=2.98e13))
+    assert "FLOPs, reinforce and ppo the most expensive with 3.0 times as much." in text
+    text = said(with_costs(reinforce=1.03e13, dpo=1e13, ppo=3e13))
+    assert "reinforce and dpo are the cheapest with 1.00×10¹³ to 1.03×10¹³ FLOPs, ppo the most" in text
+    text = said(with_costs(reinforce=1.1e13, dpo=1e13, ppo=3e13))
+    assert "dpo is the cheapest with 1.00×10¹³ FLOPs, ppo the most" in text
 
 
 @pytest.mark.parametrize(

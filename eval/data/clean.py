@@ -14,10 +14,13 @@ from algos.engine.text.template import Text
 from eval.data.accounting import MAX_EXAMPLES, Accounting
 from eval.data.normalise import normalise_pair, normalise_prompt
 from eval.data.read import read_rows
-from eval.data.rows import Row, RowError, Table
+from eval.data.rows import Row, RowError, Table, as_json
 from eval.data.split import normalised_prompt
 
 OnBadRow: TypeAlias = Literal["stop", "skip"]
+
+PAIR = ("prompt", "chosen", "rejected")
+"""The columns that make a row a pair."""
 
 # What a table of text makes of a conversation, be it written as JSON or by Python.
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
@@ -48,20 +51,28 @@ def load_pairs(
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "stop",
     first: int | None = None,
+    other_columns: bool = False,
 ) -> tuple[list[Row], Accounting]:
     """Preference pairs of `source` (see `read_rows`): rows of `{"prompt", "chosen", "rejected"}`.
 
     Pairs that are identical, have an empty response (white space at most), or occur again are dropped and
     counted; a pair that contradicts an earlier one is kept (people do disagree) and noted, as is one that
-    nearly repeats an earlier one or shares its prompt. Other columns are left out, and names in `columns`
-    for them do not count. `first` and what raises `UserError` are as in `load_prompts`.
+    nearly repeats an earlier one or shares its prompt. Other columns are kept, `as_json`, with `other_columns`;
+    else they are left out, and names in `columns` for them do not count. `first` and what raises `UserError` are as in
+    `load_prompts`.
     """
-    table = _beginning(read_rows(source, _only(columns, ("prompt", "chosen", "rejected"))), first)
+    named = columns if other_columns else _only(columns, PAIR)
+    table = _beginning(read_rows(source, named), first)
     _require_columns(table, ["chosen", "rejected"])
     explicit = "prompt" in table.column_names
     if not explicit:
         _require_common_prompts(table)
-    return _clean(table, lambda values: normalise_pair(values, explicit), _keep_pair, on_bad_row)
+
+    def normalise(values: dict[str, Any]) -> dict[str, Any]:
+        others = [name for name in values if name not in PAIR] if other_columns else []
+        return normalise_pair(values, explicit) | {name: as_json(values[name]) for name in others}
+
+    return _clean(table, normalise, _keep_pair, on_bad_row)
 
 
 def _beginning(table: Table, first: int | None) -> Table:
@@ -192,7 +203,7 @@ def _keep_prompt(row: Row, seen: _Seen, accounting: Accounting) -> bool:
 
 
 def _keep_pair(row: Row, seen: _Seen, accounting: Accounting) -> bool:
-    prompt, chosen, rejected = (row.values[name] for name in ("prompt", "chosen", "rejected"))
+    prompt, chosen, rejected = (row.values[name] for name in PAIR)
     key = _digest([prompt, chosen, rejected])
     reason = None
     if chosen == rejected:

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from algos import ALGORITHMS
 from eval.glossary import METRICS
 
-Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
+LARGEST = 1e300
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 Amount = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e30)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Name = Annotated[str, StringConstraints(max_length=10_000)]

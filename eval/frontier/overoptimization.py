@@ -25,7 +25,7 @@ class Fit:
     form: Form
     alpha: float
     beta: float
-    r_squared: float
+    r_squared: float  # nan where the reward is the same at every point
     nearest: float  # the smallest KL above 0 of the path, nats
     furthest: float  # the largest
 
@@ -36,8 +36,9 @@ class Fit:
 
     @property
     def follows(self) -> bool:
-        """Whether the curve explains half of the points' variation: of less, its peak is none of the path's."""
-        return not self.r_squared < 0.5
+        """Whether the curve explains half of the points' variation: of less, its peak is none of the path's. Of a path
+        that does not vary there is nothing to explain, and no peak either."""
+        return self.r_squared >= 0.5
 
     @property
     def peak_kl(self) -> float:
@@ -95,7 +96,7 @@ def fit(kl_N: ArrayLike, gain_N: ArrayLike, form: Form = "rl") -> Fit | None:
     (alpha, beta), *_ = np.linalg.lstsq(design, gain)
     left = gain - design @ (alpha, beta)
     total = float(((gain - gain.mean()) ** 2).sum())
-    r_squared = 1 - float((left**2).sum()) / total if total > 0 else math.nan
+    r_squared = 1 - float((left**2).sum()) / total if np.ptp(gain) > 0 and total > 0 else math.nan
     return Fit(form, float(alpha), float(beta), r_squared, float(kl.min()), float(kl.max()))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval import stats
-from eval.report import theme
+from eval.report import theme, ticks
 from eval.report.theme import Style
 
 if TYPE_CHECKING:
@@ -176,11 +176,10 @@ def plain_ticks(axis: Axis, scale: float = 1.0) -> None:
 def kl_axis(ax: Axes, label: str) -> None:
     """√ scale: reward moves about linearly in √KL (Gao et al. 2023), and early training is not squeezed."""
     import numpy
-    from matplotlib.ticker import MaxNLocator
 
     ax.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.maximum(x, 0)), numpy.square))
     ax.set_xlim(left=0)
-    ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(ticks.root_locator(ax))
     ax.set_xlabel(f"{label}, √ scale")
     plain_ticks(ax.xaxis)
 

@@ -48,6 +48,7 @@ def _led(standing: Standing, leader: str, detailed: bool) -> str:
         who = "; it" if ahead else f"; {leader}" if equal else ", but"
         text += f"{who} cannot be told apart from {_rivals(leader, level, detailed, 'or')}"
         text += f" with {seeds([pair.difference.n for pair in level])}" if detailed else ""
+        text += _uncorrected(standing, level) if detailed else ""
     for silent, why in (
         (of.get("no spread", []), "as there is no spread between seeds"),
         (of.get("same difference", []), "as {it} is the same in every seed"),
@@ -57,6 +58,13 @@ def _led(standing: Standing, leader: str, detailed: bool) -> str:
             reason = why.format(it="it" if len(silent) == 1 else "each")
             text += f"; nothing is claimed of {leader}'s difference from {_rivals(leader, silent, detailed, 'and')}, {reason}"
     return text + _further(standing, leader)
+
+
+def _uncorrected(standing: Standing, level: Sequence[Pair]) -> str:
+    """Why pairs are not told apart of which an interval that is shown excludes 0."""
+    if len(level) > NAMED or not any(pair.difference.excludes_zero for pair in level):
+        return ""
+    return f" (these are intervals before Holm's correction for {standing.family} pairs)"
 
 
 def _kind(standing: Standing, pair: Pair) -> Kind:
@@ -92,6 +100,7 @@ def _leaderless(standing: Standing, detailed: bool) -> str:
                 for pair in standing.firm
             ]
             text += f" ({fmt.listing(shown)}) with {seeds([pair.difference.n for pair in standing.firm])}"
+            text += _uncorrected(standing, standing.firm)
     elif len(told) > NAMED:
         text = f"no arm is above all others; {len(told)} of {len(standing.firm)} pairs are told apart"
     else:

@@ -3,7 +3,6 @@ given data, judge and test prompts do not."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from eval import stats
 from eval.report import tables
 from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, JUDGE, ReportInput
-from eval.report.standings import Pair, Standing
+from eval.report.standings import Pair, Standing, Standings
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -62,20 +61,31 @@ class Gain:
         return self.seeds.has_interval and not self.prompts.has_interval
 
 
-def sentence(comparison: ReportInput, end: Standing, lead: Standing) -> str:
-    """What is held fixed, how many pairs the claims of the leading comparison are corrected for, by how much other
-    prompts would move the first difference at the end, and which claims there they could undo; empty without an interval
-    there."""
+def sentence(comparison: ReportInput, found: Standings) -> str:
+    """What is held fixed, how many pairs the claims are corrected for, by how much other prompts would move the first
+    difference at the end, and which claims there they could undo; empty without an interval there."""
+    end = found.end
     if not any(pair.difference.has_interval for pair in end.known) and not _single(end):
         return ""
     text = (
         "95% intervals are over training seeds, one arm or pair at a time. They hold for "
-        f"{_data(comparison)} and {_prompts(comparison)}."
+        f"{_data(comparison)} and {_prompts(comparison)}.{_corrected(found)}"
     )
-    family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
-    if family > 1:
-        text += f" “Ahead” and “told apart” are judged at 5% after Holm's correction for {family} pairs."
     return text + _against_base(comparison, end) + _other_prompts(comparison, end) + _undone(comparison, end)
+
+
+def _corrected(found: Standings) -> str:
+    """For how many pairs the claims of every comparison are corrected."""
+    places = {"at the end": found.end, "at equal cost": found.cost, "at matched KL": found.kl}
+    families = {
+        place: standing.family for place, standing in places.items() if standing.family and standing.firm
+    }
+    counts = sorted(set(families.values()))
+    if not counts or counts[-1] == 1:
+        return ""
+    each = fmt.listing([f"{count} {place}" for place, count in families.items()])
+    pairs = f"{counts[0]} pairs" if len(counts) == 1 else f"all pairs of a comparison ({each})"
+    return f" “Ahead” and “told apart” are judged at 5% after Holm's correction for {pairs}."
 
 
 def nothing_replicated(comparison: ReportInput, view: Evaluations) -> list[str]:

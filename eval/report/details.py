@@ -1,23 +1,23 @@
-"""Sections about how it was done: diagnostics, data, failures, configuration, definitions, and what to do next."""
+"""Sections about how it was done: diagnostics, data, failures, configuration, definitions."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval import format as fmt
 from eval import sessions
 from eval.glossary import METRICS
-from eval.report import commands, diagnostics, verdict
+from eval.report import commands, diagnostics
 from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, ReportInput
-from eval.report.standings import Standing, Standings
 from eval.report.theme import Style
+from eval.report.validity import reward_models
 
-MORE_SEEDS = 2  # that are proposed to whoever wants to be surer, where the verdict proposes no number
+MANY_DATA_SEEDS = 3  # a table with the stages of more is folded
 
 
 def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
@@ -52,16 +52,39 @@ def data(comparison: ReportInput) -> Section:
     if hub := facts.get("hub"):
         named = ", ".join(f"{what} {name}" for what, name in hub.items())
         blocks.append(Text(f"Taken from the hub, at these commits: {named}."))
-    model = facts.get("reward_model") or {}
-    if "accuracy" in model:
-        count = f" {model['pairs']:,}" if "pairs" in model else ""
-        accuracy = fmt.number(float(model["accuracy"]), 3)
-        blocks.append(
-            Text(
-                f"The reward model's accuracy on held-out pairs is {accuracy} (trained on{count} pairs; chance is 0.5)."
-            )
-        )
+    blocks += [*_first_alone(comparison), *_accuracy(reward_models(facts))]
     return Section("data", "Data and preparation", (*blocks, *_accounts(facts), *_stages(facts)))
+
+
+def _first_alone(comparison: ReportInput) -> list[Block]:
+    """A directory whose data seeds have draws of their own and which no version has worked on that writes them down."""
+    one = comparison.runs["seed"].nunique() == 1 or comparison.facts.get("varies") == []
+    if not comparison.experiment.get("replicate_data") or "data_seeds" in comparison.facts or one:
+        return []
+    return [
+        Text(
+            "Accuracy, rows and stages here are of the first data seed alone; --resume adds those of the others."
+        )
+    ]
+
+
+def _accuracy(models: Mapping[str, Any]) -> list[Block]:
+    """How well the reward model of every data seed orders held-out pairs."""
+    known = [model for model in models.values() if "accuracy" in model]
+    if not known:
+        return []
+    accuracy = _range([fmt.number(accuracy, 3) for accuracy in sorted(float(m["accuracy"]) for m in known)])
+    counts = _range([f"{count:,}" for count in sorted(int(m["pairs"]) for m in known if "pairs" in m)])
+    pairs = f" {counts}" if counts else ""
+    what = "The reward model's accuracy on held-out pairs is"
+    if len(known) > 1:
+        what = f"Each of the {len(known)} data seeds has a reward model of its own, with an accuracy on held-out pairs of"
+    return [Text(f"{what} {accuracy} (trained on{pairs} pairs; chance is 0.5).")]
+
+
+def _range(ordered: Sequence[str]) -> str:
+    """The first and the last of numbers in order, as they print, or the one that all print as."""
+    return " to ".join(dict.fromkeys([*ordered[:1], *ordered[-1:]]))
 
 
 def _accounts(facts: Mapping[str, Any]) -> list[Block]:
@@ -86,22 +109,38 @@ def _accounts(facts: Mapping[str, Any]) -> list[Block]:
         "kept for",
     ]
     reason_heads: Heads = ["file", "reason", "", Column("rows"), "lines"]
-    tables_ = [table(file_heads, files, heading="Data")] if files else []
+    first = next(iter(facts.get("data_seeds") or {}), "")
+    caption = f"Of data seed {first}; what is drawn anew differs for the others." if first else ""
+    tables_ = [table(file_heads, files, caption, "Data")] if files else []
     return [*tables_, *([table(reason_heads, reasons, heading="Rows dropped or noted")] if reasons else [])]
 
 
 def _stages(facts: Mapping[str, Any]) -> list[Block]:
-    rows = [
-        [str(stage.get("name", "")), fmt.duration(float(stage.get("seconds", math.nan))),
+    """What each stage of the preparation took; of every data seed, where there are several."""
+    seeds: Mapping[str, Any] = facts.get("data_seeds") or {"": facts}
+    several = len(seeds) > 1
+    rows: list[Row] = [
+        [*([seed] if several else []), str(stage.get("name", "")), fmt.duration(float(stage.get("seconds", math.nan))),
          fmt.compact(float(stage.get("flops", math.nan))), "from the cache" if stage.get("cached") else "built"]
-        for stage in facts.get("stages") or []
+        for seed, about in seeds.items() for stage in about.get("stages") or []
     ]  # fmt: skip
     if not rows:
         return []
-    caption = "Built once and shared by all arms that need them; a cached stage counts what it took when it was built."
-    return [
-        table(["stage", Column("time"), Column("cost", "FLOPs"), "this time"], rows, caption, "Preparation")
+    once = (
+        "Built once for every data seed and shared by those of its runs"
+        if several
+        else "Built once and shared by all arms"
+    )
+    caption = f"{once} that need them; a cached stage counts what it took when it was built."
+    heads: Heads = [
+        *([Column("data seed")] if several else []),
+        "stage",
+        Column("time"),
+        Column("cost", "FLOPs"),
+        "this time",
     ]
+    folded = f"All {len(rows)} stages of {len(seeds)} data seeds" if len(seeds) > MANY_DATA_SEEDS else ""
+    return [table(heads, rows, caption, "Preparation", folded)]
 
 
 def runs(view: Evaluations) -> Section:
@@ -189,56 +228,6 @@ def definitions(view: Evaluations) -> Section:
     ]
     return Section(
         "definitions", "Definitions", (table(["name", "label", "unit", "better", "meaning"], rows),)
-    )
-
-
-def what_next(comparison: ReportInput, view: Evaluations, found: Standings) -> Section:
-    """The leading arm's policy, how to load it, how to train it alone, how to be surer."""
-    blocks: list[Block] = _use(comparison, view, found.end) if found.end.ranking else []
-    more = verdict.proposed_seeds(comparison, view, found) or view.runs["seed"].nunique() + MORE_SEEDS
-    blocks += [
-        Text("To be surer, add seeds; finished runs are kept:"),
-        Code(commands.resume(comparison, more), "sh"),
-    ]
-    return Section("next", "What to do next", tuple(blocks))
-
-
-def _use(comparison: ReportInput, view: Evaluations, end: Standing) -> list[Block]:
-    arm, rows = end.ranking[0], view.runs
-    done = rows[
-        (rows["arm"] == arm) & (rows["status"] == "done") & (rows["policy"].fillna("") != "")
-    ].sort_values("seed")
-    blocks: list[Block] = []
-    if len(done):
-        where = (comparison.path / str(done["policy"].iloc[0])).as_posix()
-        blocks += [
-            Text(
-                f"{arm} has the highest mean{_reservation(end)}. Its policy of seed {done['seed'].iloc[0]} is in {where} (the lowest seed, not the best: "
-                "choosing the best on these prompts would flatter it). To load it:"
-            ),
-            Code(_loading(where), "python"),
-        ]
-    return [*blocks, Text("To train it alone:"), Code(commands.alone(comparison, arm), "sh")]
-
-
-def _reservation(end: Standing) -> str:
-    """Of which arms it is not known that the one of the highest mean is above them; on their common seeds one may be
-    above it."""
-    arm, *others = end.ranking
-    told = {pair.rival(arm): pair.first for pair in end.of(arm) if pair.told_apart}
-    level = [other for other in others if other not in told]
-    above = [other for other in others if told.get(other) == other]
-    said = [f"it is not told apart from {fmt.listing(level, link='or')}"] if level else []
-    said += [f"on the seeds of both it is below {fmt.listing(above)}"] if above else []
-    return f", though {' and '.join(said)}" if said else ""
-
-
-def _loading(where: str) -> str:
-    quoted = json.dumps(where, ensure_ascii=False)
-    return (
-        f"from algos import Policy\n\npolicy = Policy.load({quoted})\n\n"
-        "# or with transformers alone\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({quoted})\ntokenizer = AutoTokenizer.from_pretrained({quoted})"
     )
 
 

@@ -59,4 +59,4 @@ class ReportInput(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """task, judge, reward, reward_model, varies (what the data seed draws: pairs, reward model), data, notes, stages,
-        budget, arms."""
+        budget, arms, and where there are several, data_seeds: by data seed its reward_model and stages."""

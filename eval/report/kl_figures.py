@@ -62,16 +62,16 @@ def algorithms_against_kl(ends: DataFrame, look: Look, base: Base, best: Best) -
 
 
 def fitted(paths: DataFrame, look: Look, base: Base, fits: Mapping[str, Fits]) -> Figure:
-    """Gain over the base against KL: every seed's evaluations and its fit, one row a metric."""
+    """Gain over the base against KL: every finished seed's evaluations and, where it has one, its fit; one row a metric."""
     figure, panels = _panels(look, list(fits))
     done = paths[paths["finished"]]
     for panel in panels:
         ax, found = panel.ax, fits[panel.metric]
-        for arm in (arm for arm in panel.arms if arm in found):
+        for arm in panel.arms:
             rows = done[done["arm"] == arm]
             gains = rows[panel.metric] - base[panel.metric]
             ax.plot(rows[KL], gains, **axes.marker(look[arm], 4, alpha=0.8), zorder=4)
-            for fit in (fit for fit in found[arm].values() if fit.follows):
+            for fit in (fit for fit in found.get(arm, {}).values() if fit.follows):
                 _fit(ax, fit, look[arm], peak=panel.metric == JUDGE)
         axes.kl_axis(ax, fmt.titled(KL))
         _share_rows(ax, panel.first, f"gain in {fmt.label(panel.metric)}")

@@ -28,20 +28,21 @@ def sections(comparison: ReportInput, view: Evaluations, look: Look, found: Stan
         summary.cost(comparison, view),
         summary.ends(view),
         versus.section(view, found, verdict.leading(comparison, found)),
-        Section("learning", "Learning curves", tuple(_learning(view, look))),
+        Section("learning", "Learning curves", tuple(_learning(comparison, view, look))),
         overoptimized.section(view, look),
         Section("seeds", "Every seed", tuple(_seeds(view, look))),
     ]
 
 
-def _learning(view: Evaluations, look: Look) -> list[Block]:
+def _learning(comparison: ReportInput, view: Evaluations, look: Look) -> list[Block]:
     caption = (
         f"Mean {fmt.label(JUDGE)} on held-out prompts against each measure of what training spends. {axes.SEED_LINES} "
         "Bands, from five seeds on, are 95% Student t intervals at each point. Preparation and evaluation are not counted."
     )
+    timed = summary.reference_pass(comparison, view) if view.paths["seconds"].notna().any() else ""
     figure = figures.learning_curves(view.paths, look, view.base)
     alternative = "Judge reward against updates, completions, FLOPs and seconds"
-    return [Picture("learning-curves", figure, caption + axes.others(look), alternative)]
+    return [Picture("learning-curves", figure, caption + timed + axes.others(look), alternative)]
 
 
 def _seeds(view: Evaluations, look: Look) -> list[Block]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from eval import format as fmt
@@ -13,6 +13,7 @@ from eval.report import axes, figures, kl_figures
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL, PROXY
+from eval.report.standings import MIN_KL
 from eval.report.theme import Style
 from eval.stats import mean_interval
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 Look = dict[str, Style]
 Fits = dict[str, dict[int, Fit]]
-"""Arm → seed → fit; seeds whose path has too few points are left out."""
+"""Arm → seed → fit; seeds whose path has too few points or hardly leaves the base are left out."""
+FEW, NEAR = "too few evaluations at distinct KL to fit", f"no evaluation at {MIN_KL} nats or more"
+"""Why a finished run has no fit."""
 TRENDS: dict[Trend, str] = {"rising": "still rising", "falling": "falling", "neither": "no peak"}
 
 
@@ -47,23 +50,37 @@ def section(view: Evaluations, look: Look) -> Section:
 
 
 def fits(paths: DataFrame, base: Mapping[str, float], metric: str) -> Fits:
-    """R(d) = d·(α − β·log d), d = √KL, of each finished seed's path."""
+    """R(d) = d·(α − β·log d), d = √KL, of each finished seed's path that went MIN_KL far: nearer to the base no two policies
+    differ by much, and what moves there is noise."""
     found: Fits = {}
     if KL not in paths.columns or metric not in paths.columns or metric not in base:
         return found
+    for arm, seed, rows in _finished(paths):
+        fitted = None if _near(rows) else fit(rows[KL].to_numpy(), rows[metric].to_numpy() - base[metric])
+        if fitted is not None:
+            found.setdefault(arm, {})[seed] = fitted
+    return found
+
+
+def _finished(paths: DataFrame) -> Iterator[tuple[str, int, DataFrame]]:
+    """Arm, seed and evaluations of every finished run."""
     done = paths[paths["finished"]]
     for arm, seed in done[["arm", "seed"]].drop_duplicates().itertuples(index=False):
-        rows = done[(done["arm"] == arm) & (done["seed"] == seed)]
-        fitted = fit(rows[KL].to_numpy(), rows[metric].to_numpy() - base[metric])
-        if fitted is not None:
-            found.setdefault(str(arm), {})[int(seed)] = fitted
-    return found
+        yield str(arm), int(seed), done[(done["arm"] == arm) & (done["seed"] == seed)]
+
+
+def _near(rows: DataFrame) -> bool:
+    """Whether a run never went MIN_KL from the base."""
+    return bool(rows[KL].max() < MIN_KL)
 
 
 def _fitted(view: Evaluations, look: Look) -> list[Block]:
     by_metric = {metric: found for metric in (JUDGE, PROXY) if (found := fits(view.paths, view.base, metric))}
     if JUDGE not in by_metric:
-        few = "No seed was evaluated at three distances from the base or more, so Gao et al.'s curve was not fitted."
+        few = (
+            f"No finished run was evaluated at three distances from the base or more and went {MIN_KL} nats far, so Gao et al.'s "
+            "curve was not fitted."
+        )
         return [Text(few)]
     caption = (
         "Gain over the base against the distance √KL, with the curve d·(α − β·log d), d = √KL, that Gao et al. (2023) found for "
@@ -75,35 +92,54 @@ def _fitted(view: Evaluations, look: Look) -> list[Block]:
         "over-optimization", kl_figures.fitted(view.paths, look, view.base, by_metric), caption,
         "Gain over the base against KL with fitted curves",
     )  # fmt: skip
-    return [picture, _table(by_metric[JUDGE], list(view.arms))]
+    return [picture, _table(by_metric[JUDGE], view)]
 
 
-def _table(found: Fits, arms: list[str]) -> Table:
-    rows: list[Row] = []
-    for arm in (arm for arm in arms if arm in found):
-        own = list(found[arm].values())
-        columns = [mean_interval([each.alpha for each in own]), mean_interval([each.beta for each in own])]
-        r_squared = min(each.r_squared for each in own)
-        rows.append([
-            Cell(arm, arm=arm), str(len(own)),
-            *(Cell(fmt.number(c.mean, 3), fmt.interval(c, 3) if c.has_interval else "") for c in columns),
-            fmt.MISSING if math.isnan(r_squared) else fmt.number(r_squared, 2), _peaks(own),
-        ])  # fmt: skip
+def _table(found: Fits, view: Evaluations) -> Table:
+    """Every arm with its fits, and how many of its seeds have none and why."""
+    unfitted: dict[str, Counter[str]] = {arm: Counter() for arm in view.arms}
+    for arm, seed, rows in _finished(view.paths):
+        if seed not in found.get(arm, {}):
+            unfitted[arm][NEAR if _near(rows) else FEW] += 1
+    rows_ = [_row(arm, list(found.get(arm, {}).values()), without) for arm, without in unfitted.items()]
     heads: Heads = [
-        "arm", Column("seeds"), Column("α", "95% interval"), Column("β", "95% interval"), Column("R²", "lowest"),
+        "arm", Column("seeds", "fitted"), Column("α", "95% interval"), Column("β", "95% interval"), Column("R²", "lowest"),
         Column("KL where the judge peaks", "nats, by seed", numeric=False),
     ]  # fmt: skip
     caption = (
         "Fits of the judge's gain, seed by seed; means and Student's t intervals over seeds. A peak before the first evaluation "
         "cannot be placed. Where there is none up to the path's largest KL, the table says what the fitted curve, not the last "
         "evaluation, does there: “still rising” and above the base; “falling”, as from the base on; or “no peak”, no longer "
-        "falling and not above the base. Of a seed whose R² is below 0.5 the curve says nothing."
+        "falling and not above the base. Of a seed whose R² is below 0.5 the curve says nothing, and of one whose judge reward "
+        f"is the same throughout there is none. Nothing is fitted to fewer than three distinct KL, nor where all are below {MIN_KL} nats."
     )
-    return table(heads, rows, caption, "Where the judge peaks")
+    return table(heads, rows_, caption, "Where the judge peaks")
 
 
-def _peaks(own: list[Fit]) -> str:
-    weak = sum(not each.follows for each in own)
+def _row(arm: str, own: list[Fit], without: Counter[str]) -> Row:
+    seeds = len(own) + without.total()
+    columns = [mean_interval([each.alpha for each in own]), mean_interval([each.beta for each in own])]
+    r_squared = min((each.r_squared for each in own if not math.isnan(each.r_squared)), default=math.nan)
+    return [
+        Cell(arm, arm=arm), str(seeds) if len(own) == seeds else f"{len(own)} of {seeds}",
+        *(Cell(fmt.number(c.mean, 3), fmt.interval(c, 3) if c.has_interval else "") for c in columns),
+        fmt.number(r_squared, 2), _told(own, without),
+    ]  # fmt: skip
+
+
+def _told(own: list[Fit], without: Counter[str]) -> str:
+    """The peaks of the fits and, counted where there are other seeds, why seeds have none; of an arm whose seeds all have
+    the same reason the reason alone."""
+    if not own and not without:
+        return "no finished run"
+    if not own and len(without) == 1:
+        return next(iter(without))
+    return "; ".join([*_peaks(own), *(f"{count} with {why}" for why, count in without.items())])
+
+
+def _peaks(own: list[Fit]) -> list[str]:
+    flat = sum(math.isnan(each.r_squared) for each in own)
+    weak = sum(not each.follows for each in own) - flat
     own = [each for each in own if each.follows]
     observed = sorted(each.peak_kl for each in own if each.peak == "observed")
     early = sum(each.peak == "before" for each in own)
@@ -112,4 +148,4 @@ def _peaks(own: list[Fit]) -> str:
     parts += [f"{early} before the first evaluation"] if early else []
     parts += [f"{trends[trend]} {shown}" for trend, shown in TRENDS.items() if trends[trend]]
     parts += [f"{weak} poorly fitted"] if weak else []
-    return "; ".join(parts)
+    return [*parts, f"{flat} without change"] if flat else parts

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval import escape
 from eval import format as fmt
-from eval.report import answers, details, outcomes, theme, tuning
+from eval.report import answers, details, next_steps, outcomes, theme, tuning
 from eval.report.document import Document, Section
 from eval.report.frames import Evaluations, evaluations
 from eval.report.inputs import BASE, ReportInput
@@ -60,7 +60,7 @@ def compose(comparison: ReportInput, view: Evaluations, look: dict[str, theme.St
         details.runs(view),
         details.configuration(comparison),
         details.definitions(view),
-        details.what_next(comparison, view, found),
+        next_steps.section(comparison, view, found),
     ]
     return Document(_title(comparison, view), _subtitle(comparison, view), tuple(sections))
 

@@ -106,6 +106,11 @@ class Standing:
         return tuple(pair for pair in self.known if not pair.rough)
 
     @property
+    def family(self) -> int:
+        """The number of pairs that Holm's correction is for: those that have a p-value."""
+        return sum(not math.isnan(pair.p_holm) for pair in self.pairs)
+
+    @property
     def rough(self) -> list[str]:
         """Arms whose reading is rough in some pair."""
         return list(dict.fromkeys(arm for pair in self.known for arm in pair.rough))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval import stats
@@ -16,6 +16,7 @@ from eval.report.inputs import BASE, JUDGE, KL, ReportInput
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+ALIKE = 1.05  # times the least cost, or the greatest: arms of such costs are named together
 RunColumn = tuple[Column, "Callable[[DataFrame], Cell]"]  # a head, and what it says of an arm's runs
 _HOW = "Mean over finished seeds at the end of training, ± half the width of the 95% Student t interval over seeds."
 
@@ -32,11 +33,50 @@ def cost(comparison: ReportInput, view: Evaluations) -> Section:
     caption = (
         "Training cost counts the run alone; total cost adds what the arm needs before it. Evaluation is not counted. "
         + _HOW
+        + reference_pass(comparison, view)
     )
     first = [(Column("runs", "finished"), _finished), (Column("budget", "used"), _budget_used)]
     metrics = [m for m in tables.COSTS if m in view.metrics]
     return Section(
         "cost", "Cost", (*_filled(_metric_table(view, metrics, caption, "", first)), _scored(comparison))
+    )
+
+
+def cost_sentences(view: Evaluations, ranked: Sequence[str]) -> list[str]:
+    """What the verdict says of total cost: which arms are the cheapest and which the most expensive."""
+    costs = {arm: tables.at_end(view, arm, "cost/total_flops").mean for arm in ranked}
+    known = {arm: cost for arm, cost in costs.items() if math.isfinite(cost) and cost > 0}
+    if len(known) < 2:
+        return []
+    least, most = min(known.values()), max(known.values())
+    if most / least < 1.2:
+        told = _from_to([least, most])
+        told = told if " to " in told else f"about {told}"
+        return [f"In total cost (preparation and training) the arms are alike, {told} FLOPs."]
+    cheapest = [arm for arm in known if known[arm] <= least * ALIKE]
+    priciest = [arm for arm in known if known[arm] >= most / ALIKE]
+    return [
+        f"In total cost (preparation and training) {fmt.listing(cheapest)} {'is' if len(cheapest) == 1 else 'are'} the cheapest "
+        f"with {_from_to([known[arm] for arm in cheapest])} FLOPs, {fmt.listing(priciest)} the most expensive with "
+        f"{fmt.number(most / least, 1)} times as much."
+    ]
+
+
+def _from_to(costs: Sequence[float]) -> str:
+    """One number where they print alike, else the least and the greatest."""
+    low, high = fmt.compact(min(costs)), fmt.compact(max(costs))
+    return low if low == high else f"{low} to {high}"
+
+
+def reference_pass(comparison: ReportInput, view: Evaluations) -> str:
+    """What a caption adds where arms learn from recorded pairs, of which only the first run has the whole time."""
+    told: Mapping[str, Any] = comparison.facts.get("arms") or {}
+    arms = [arm for arm in view.arms if told.get(arm, {}).get("source") == "pairs"]
+    if not arms:
+        return ""
+    return (
+        f" The seconds of {fmt.listing(arms)} begin with the reference's pass over the recorded pairs, which only the first "
+        "run to need it makes; the others read it from a cache."
     )
 
 

@@ -24,7 +24,7 @@ INK, MUTED, FAINT = "#1f2328", "#6b7280", "#d7dae0"
 BASE_COLOUR = "#6b7280"
 PIXELS_PER_INCH = 112
 PANEL_ARMS = 4  # more lines than this in one panel cannot be followed
-_SHADES = (0.0, 0.42, -0.5, 0.2)  # towards white above 0, towards black below
+_SHADES = (0.0, 0.58, -0.58, 0.32)  # towards white above 0, towards black below
 
 Dash = tuple[int, tuple[float, ...]]
 SOLID: Dash = (0, ())
@@ -50,9 +50,9 @@ class _Family:
 
 
 _FAMILIES = {
-    "reinforce": _Family("#0072B2", "ohp8", (SOLID, (0, (12, 1.5)), (0, (16, 2, 2, 2)), (0, (8, 1)))),
-    "ppo": _Family("#D55E00", "sDdP", ((0, (5, 2)), (0, (3, 1.2)), (0, (7, 3)), (0, (2, 1)))),
-    "dpo": _Family("#009E73", "^v<>", ((0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2, 1, 2)))),
+    "reinforce": _Family("#0072B2", "od<P", (SOLID, (0, (12, 1.5)), (0, (16, 2, 2, 2)), (0, (8, 1)))),
+    "ppo": _Family("#D55E00", "sD>P", ((0, (5, 2)), (0, (3, 1.2)), (0, (7, 3)), (0, (2, 1)))),
+    "dpo": _Family("#009E73", "^vhP", ((0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2, 1, 2)))),
 }  # fmt: skip
 _DOTS: tuple[Dash, ...] = ((0, (1, 1.2)), (0, (1, 2)), (0, (1, 1, 3, 1)), (0, (2, 2)))
 _SPARE = (

@@ -92,25 +92,43 @@ def _change(samples: DataFrame, arm: str) -> tuple[float, float, float]:
 
 
 def learned_models(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """A reward model, or a judge learned from pairs, that may order held-out pairs little better than a coin."""
+    """A reward model of any data seed, or a judge learned from pairs, that may order held-out pairs little better than a
+    coin."""
+    rewards = reward_models(comparison.facts)
+    near = {seed: told for seed, about in rewards.items() if (told := _near_chance(about))}
+    said = []
+    if near:
+        which = f" of data seed {next(iter(near))}" if len(rewards) > 1 else ""
+        more = len(near) - 1
+        also = (
+            f"; so {'does' if more == 1 else 'do'} {more} more of the {len(rewards)} reward models"
+            if more
+            else ""
+        )
+        said.append(f"The reward model{which} orders {next(iter(near.values()))}{also}")
+    if told := _near_chance(comparison.facts.get("judge_model") or {}):
+        said.append(f"The judge, a model learned from pairs, orders {told}")
+    remedy = "what follows it may follow noise. More pairs, or more epochs on them, would help."
+    return [f"{sentence}: {remedy}" for sentence in said]
+
+
+def reward_models(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Data seed → what is known of its reward model; of one for all under an empty name, and empty where none was learned."""
+    seeds: Mapping[str, Any] = facts.get("data_seeds") or {"": facts}
+    return {seed: about["reward_model"] for seed, about in seeds.items() if about.get("reward_model")}
+
+
+def _near_chance(about: Mapping[str, Any]) -> str:
+    """How a learned model orders held-out pairs, with Wilson's interval; empty where that is well above chance."""
     from statsmodels.stats.proportion import proportion_confint
 
-    found = []
-    for fact, name in (
-        ("reward_model", "The reward model"),
-        ("judge_model", "The judge, a model learned from pairs,"),
-    ):
-        about = comparison.facts.get(fact) or {}
-        if "accuracy" not in about or not about.get("heldout_pairs"):
-            continue
-        accuracy, pairs = float(about["accuracy"]), int(about["heldout_pairs"])
-        low, high = proportion_confint(round(accuracy * pairs), pairs, method="wilson")
-        if low <= NEAR_CHANCE:
-            found.append(
-                f"{name} orders {accuracy:.2f} of {pairs:,} held-out pairs right (95% interval {low:.2f} to {high:.2f}; a coin "
-                "0.50): what follows it may follow noise. More pairs, or more epochs on them, would help."
-            )
-    return found
+    if "accuracy" not in about or not about.get("heldout_pairs"):
+        return ""
+    accuracy, pairs = float(about["accuracy"]), int(about["heldout_pairs"])
+    low, high = proportion_confint(round(accuracy * pairs), pairs, method="wilson")
+    if low > NEAR_CHANCE:
+        return ""
+    return f"{accuracy:.2f} of {pairs:,} held-out pairs right (95% interval {low:.2f} to {high:.2f}; a coin 0.50)"
 
 
 def same_scorer(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -171,15 +189,23 @@ def percent(share: float) -> str:
 
 def labels(comparison: ReportInput, view: Evaluations) -> list[str]:
     """Arms whose β is not the coefficient of the objective that the others maximise, and why."""
-    reasons = own_beta(comparison)
+    told = comparison.facts.get("arms") or {}
     by_reason: dict[str, list[str]] = {}
-    for arm, reason in reasons.items():
+    for arm, reason in own_beta(comparison).items():
         by_reason.setdefault(reason, []).append(arm)
-    remedy = " Compare with the other arms at matched KL." if len(view.arms) > 1 else ""
     return [
-        f"{fmt.listing(arms)}: {reason}, so β is not the KL coefficient of the objective there.{remedy}"
-        for reason, arms in by_reason.items()
+        f"{fmt.listing(arms)}: {_own_beta(comparison.facts, told[arms[0]], len(arms) > 1)}, so β is not the KL coefficient of "
+        f"the objective there.{_compare(len(arms), len(view.arms) - len(arms))}"
+        for arms in by_reason.values()
     ]
+
+
+def _compare(these: int, others: int) -> str:
+    """With what arms whose β is their own are to be compared at matched KL: the others, of none each other."""
+    if these + others < 2:
+        return ""
+    whom = "them" if not others else f"with the other arm{'s' * (others > 1)}"
+    return f" Compare {whom} at matched KL."
 
 
 def own_beta(comparison: ReportInput) -> dict[str, str]:
@@ -205,7 +231,8 @@ def unlike_beta(comparison: ReportInput, compared: Collection[str]) -> str:
         a: float((about.get("settings") or {}).get("beta", 0.0)) for a, about in arms.items() if a not in own
     }
     if len(set(betas.values())) == 1:
-        objective = "the coefficient of the objective that the other arms maximise"
+        others = "arm maximises" if len(betas) == 1 else "arms maximise"
+        objective = f"the coefficient of the objective that the other {others}"
         return f"the β of {fmt.listing(own)} is not {objective}" if own else ""
     if not own:
         return f"the arms' β differ ({_shown(betas)}), so they do not maximise one objective"
@@ -220,25 +247,27 @@ def _shown(betas: Mapping[str, float]) -> str:
     return fmt.listing([f"{arm} {fmt.compact(betas[arm])}" for arm in ordered])
 
 
-def _own_beta(facts: Any, about: Any) -> str:
+def _own_beta(facts: Any, about: Any, several: bool = False) -> str:
+    """Why the β of an arm, or of several alike, is not the objective's."""
     settings = about.get("settings") or {}
+    it, its, s = ("they", "their", "") if several else ("it", "its", "s")
     if about.get("source") == "pairs" and not facts.get("beta_is_objective"):
-        return f"the labels of its pairs {facts.get('labels', 'are not known to be draws from the training reward')}"
+        return f"the labels of {its} pairs {facts.get('labels', 'are not known to be draws from the training reward')}"
     if settings.get("on_policy"):
-        return "it learns from the best and the worst of each group, not from labels drawn by the reward"
+        return f"{it} learn{s} from the best and the worst of each group, not from labels drawn by the reward"
     if settings.get("loss_type", "sigmoid") != "sigmoid" or settings.get("reference_free"):
-        return "its loss has an optimum of its own"
+        return f"{its} loss has an optimum of its own"
     if settings.get("label_smoothing"):
-        return "its loss is smoothed"
+        return f"{its} loss is smoothed"
     if settings.get("kl_control", "fixed") != "fixed":
-        return "its β is steered to a KL"
+        return f"{its} β is steered to a KL"
     if settings.get("gamma", 1.0) != 1.0:
-        return "it discounts later rewards"
+        return f"{it} discount{s} later rewards"
     if settings.get("whiten_rewards") or settings.get("scale_by_group_std"):
-        return "it divides rewards by their spread"
+        return f"{it} divide{s} rewards by their spread"
     if (
         about.get("algorithm") == "reinforce"
         and settings.get("aggregation", "sequence_sum") != "sequence_sum"
     ):
-        return "it weighs responses by their length"
+        return f"{it} weigh{s} responses by their length"
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from eval import format as fmt
@@ -48,7 +48,7 @@ def section(
     """The verdict, what its intervals hold for, and what to know before relying on it."""
     said = [*_compose(comparison, view, found), *frontier.sentences(best)]
     blocks: list[Block] = [*summary.at_a_glance(view), Bullets(tuple(said))]
-    if held := conditions.sentence(comparison, found.end, leading(comparison, found)):
+    if held := conditions.sentence(comparison, found):
         blocks.append(Text(held, label="What the intervals hold for"))
     if warned := _warnings(comparison, view, found, best):
         blocks += [Text("Before relying on this:"), Bullets(tuple(warned))]
@@ -74,11 +74,11 @@ def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> li
         return [f"{what}, so there is nothing to compare yet."]
     more = _proposal(comparison, view, found).sentences(comparison)
     if _single(found):
-        return [*_one_seed(comparison, view, ranked), *_cost(view, ranked), *more]
+        return [*_one_seed(comparison, view, ranked), *summary.cost_sentences(view, ranked), *more]
     return [
         *(_arms(comparison, view, found, leading(comparison, found)) if len(ranked) > 1 else []),
         *_against_base(comparison, view, ranked),
-        *_cost(view, ranked),
+        *summary.cost_sentences(view, ranked),
         *more,
     ]
 
@@ -124,11 +124,17 @@ def _one_seed(comparison: ReportInput, view: Evaluations, ranked: Sequence[str])
     ends = fmt.listing([f"{arm} {claims.mean(view, arm)}" for arm in ranked])
     base = f", the base {fmt.number(view.base[JUDGE], 3)}" if JUDGE in view.base else ""
     warning = _warning(validity.unlike_beta(comparison, ranked), _end_kls(view))
+    alone = len(ranked) == 1
+    who = "There is" if alone else "Each arm has" if len(ranked) == len(view.arms) else "No arm has more than"
     return [
-        "Each arm has one finished run, so how much a repetition would differ is not known and nothing is claimed about "
-        "the algorithms.",
-        f"In these runs {fmt.label(JUDGE)} ended at: {ends}{base}.{warning}",
+        f"{who} one finished run, so how much a repetition would differ is not known and nothing is claimed about "
+        f"the {_algorithms(ranked)}.",
+        f"In {'this run' if alone else 'these runs'} {fmt.label(JUDGE)} ended at: {ends}{base}.{warning}",
     ]
+
+
+def _algorithms(arms: Collection[str]) -> str:
+    return f"algorithm{'s' * (len(arms) != 1)}"
 
 
 def _against_base(comparison: ReportInput, view: Evaluations, ranked: Sequence[str]) -> list[str]:
@@ -162,24 +168,6 @@ def _count(some: int, all_: int) -> str:
     if some < all_:
         return f"{some} of {all_} arms"
     return "The one arm" if all_ == 1 else "Both arms" if all_ == 2 else f"All {all_} arms"
-
-
-def _cost(view: Evaluations, ranked: Sequence[str]) -> list[str]:
-    costs = {arm: tables.at_end(view, arm, "cost/total_flops").mean for arm in ranked}
-    known = {arm: cost for arm, cost in costs.items() if math.isfinite(cost) and cost > 0}
-    if len(known) < 2:
-        return []
-    shown = {arm: fmt.compact(cost) for arm, cost in known.items()}
-    least, most = min(known.values()), max(known.values())
-    low, high = fmt.compact(least), fmt.compact(most)
-    if most / least < 1.2:
-        told = f"about {low}" if low == high else f"{low} to {high}"
-        return [f"In total cost (preparation and training) the arms are alike, {told} FLOPs."]
-    cheapest, priciest = ([arm for arm in shown if shown[arm] == end] for end in (low, high))
-    return [
-        f"In total cost (preparation and training) {fmt.listing(cheapest)} {'is' if len(cheapest) == 1 else 'are'} the cheapest "
-        f"with {low} FLOPs, {fmt.listing(priciest)} the most expensive with {fmt.number(most / least, 1)} times as much."
-    ]
 
 
 @dataclass(frozen=True)
@@ -222,11 +210,10 @@ def _more_seeds(view: Evaluations, lead: Standing) -> _Proposal:
     ]
     if not level:
         return _first_seeds(view)
-    family = sum(not math.isnan(pair.p_holm) for pair in lead.pairs)
     asked = view.runs["seed"].nunique()
     wanted: dict[str, int] = {}
     for pair in level:
-        needed = stats.seeds_needed(pair.differences, max(family, 1), most=MOST_SEEDS)
+        needed = stats.seeds_needed(pair.differences, max(lead.family, 1), most=MOST_SEEDS)
         if needed is not None:  # a seed that failed here does not count, so as many more are asked for
             wanted[pair.rival(leader)] = needed + asked - pair.difference.n
     beyond = [pair.rival(leader) for pair in level if pair.rival(leader) not in wanted]
@@ -279,5 +266,5 @@ def _first_seeds(view: Evaluations) -> _Proposal:
     """Where there are too few to forecast; nothing where as many were asked for and failed."""
     if view.runs["seed"].nunique() >= SEEDS_TO_BEGIN_WITH:
         return _Proposal()
-    words = f"For an answer about the algorithms begin with {SEEDS_TO_BEGIN_WITH} seeds"
+    words = f"For an answer about the {_algorithms(view.arms)} begin with {SEEDS_TO_BEGIN_WITH} seeds"
     return _Proposal(words, SEEDS_TO_BEGIN_WITH)

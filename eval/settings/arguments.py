@@ -85,9 +85,11 @@ def parse(args: Sequence[str], description: str = "") -> Options:
     )
     columns = _columns(options.columns)
     asked = replace(options.experiment, columns=columns) if columns else options.experiment
+    unused = _unused(asked, stored)
     asked, notes = expanded(asked, read_sweeps(sweeps, [text for texts in options.sweep for text in texts]))
     asked = anchored(asked)
-    options = replace(options, experiment=extended(stored, asked) if stored else asked, notes=notes)
+    asked = extended(stored, asked) if stored else asked
+    options = replace(options, experiment=asked, notes=(*unused, *notes))
     return _checked(options)
 
 
@@ -176,6 +178,16 @@ def _trusting_nobody(first: argparse.Namespace, below: Experiment) -> Experiment
             "too, if you trust its author to run code on this machine."
         )
     return replace(below, trust_remote_code=False)
+
+
+def _unused(asked: Experiment, stored: Experiment | None) -> tuple[str, ...]:
+    """A sentence for variants that are no arms, those aside that the comparison has which is gone on with."""
+    unused = [name for name in asked.unused_variants if stored is None or name not in stored.variants]
+    if not unused:
+        return ()
+    many = len(unused) > 1
+    which = f"variants {', '.join(unused)} are no arms" if many else f"variant {unused[0]} is no arm"
+    return (f"{which} here: algos does not name {'them' if many else 'it'}",)
 
 
 def _shown(experiment: Experiment) -> Experiment:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SHARED = ("beta", "learning_rate")
 """Settings that, named without an algorithm, are meant for all of them."""
 
+SHORT = (*SHARED, *ALGORITHMS, "sweep")
+"""What a file may name at the top, beside the settings of a comparison."""
+
 
 def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """A dataclass from plain data, validated by pydantic; unknown keys are errors. Raises UserError.
@@ -34,8 +37,23 @@ def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
         return _adapter(kind).validate_python(_digits_as_text(kind, values))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join([where, *map(str, first["loc"])]).strip(".")
-        raise UserError(f"{place}: {first['msg']}; got {first['input']!r}.") from None
+        place, given = ".".join([where, *map(str, first["loc"])]).strip("."), first["input"]
+        raise UserError(
+            f"{place}{_wanted(first['type'], first['msg'], given)}; got {_shown(given)}."
+        ) from None
+
+
+def _wanted(kind: str, message: str, given: Any) -> str:
+    """What pydantic refuses, in the words of YAML where its own are Python's."""
+    if kind == "tuple_type":
+        return " must be a list" + (f", such as [{given}]" if isinstance(given, (str, int, float)) else "")
+    if kind in ("dict_type", "dataclass_type"):
+        return f" takes {'settings' if kind == 'dataclass_type' else 'values'} by name"
+    return f": {message}"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)
 
 
 @cache
@@ -73,13 +91,45 @@ def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         place = f"{where}.{key}".strip(".")
         if key not in hints:
-            near = _further_down(kind, key, where) or suggestion(str(key), list(hints))
-            raise UserError(f"unknown setting {place!r}{near} Known here: {', '.join(hints)}.")
+            raise UserError(f"unknown setting {place!r}{_near(kind, str(key), where)} {_known(kind)}")
         kinds = set(get_args(hints[key]) or (hints[key],)) - {type(None)}
         if isinstance(value, bool) and kinds <= {int, float}:
             raise UserError(f"{place} takes a number; got {str(value).lower()}.")
         if _part(hints[key]) and isinstance(value, Mapping):
             _refuse_unknown(hints[key], value, place)
+
+
+def _near(kind: type, key: str, where: str) -> str:
+    """How the sentence about an unknown setting ends, which may be written as on the command line."""
+    word = key.replace("-", "_")
+    *above, name = word.split(".")
+    if above:
+        there = _descended(kind, above)
+        close = _closest(name, list(_hints(there))) if there else None
+        return f"; did you mean {close} under {' under '.join(reversed(above))}?" if close else "."
+    others = [other for other in (*_hints(kind), *_short(kind)) if other != key]
+    further = "" if word in others else _further_down(kind, word, where)
+    return further or suggestion(word, others)
+
+
+def _descended(kind: type, names: Sequence[str]) -> type | None:
+    """The settings that stand below these names, where there are any; an algorithm's stand at the top, too."""
+    for name in names:
+        part = ALGORITHMS[name] if name in _short(kind) and name in ALGORITHMS else _hints(kind).get(name)
+        if part is None or not _part(part):
+            return None
+        kind = part
+    return kind
+
+
+def _known(kind: type) -> str:
+    also = f"; in a file also {', '.join(short)}" if (short := _short(kind)) else ""
+    return f"Known here: {', '.join(_hints(kind))}{also}."
+
+
+def _short(kind: type) -> tuple[str, ...]:
+    """The names that stand at the top of a file without being settings of `kind`: a comparison has them."""
+    return SHORT if "hyperparameters" in _hints(kind) else ()
 
 
 def _further_down(kind: type, key: str, where: str) -> str:
@@ -108,12 +158,14 @@ ELSEWHERE = {
 
 def suggestion(word: str, known: Sequence[str]) -> str:
     """How a sentence about an unknown word ends: `; did you mean 'x'?` where something known is near, else a full stop."""
-    close = (
-        [ELSEWHERE[word]]
-        if ELSEWHERE.get(word) in known
-        else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    )
-    return f"; did you mean {close[0]!r}?" if close else "."
+    close = _closest(word, known)
+    return f"; did you mean {close!r}?" if close else "."
+
+
+def _closest(word: str, known: Sequence[str]) -> str | None:
+    if ELSEWHERE.get(word) in known:
+        return ELSEWHERE[word]
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -151,8 +203,9 @@ def _refuse_scalars(values: Mapping[str, Any]) -> None:
     for name in ("hyperparameters", *ALGORITHMS):
         if not isinstance(values.get(name, {}), Mapping):
             known = _hints(ALGORITHMS[name]) if name in ALGORITHMS else ALGORITHMS
-            got = "nothing" if values[name] is None else repr(values[name])
-            raise UserError(f"{name} takes settings by name; got {got}. Known here: {', '.join(known)}.")
+            raise UserError(
+                f"{name} takes settings by name; got {_shown(values[name])}. Known here: {', '.join(known)}."
+            )
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

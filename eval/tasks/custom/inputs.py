@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from algos import Policy, UserError
 from algos.engine.batches.pairs import encode_pair
 from algos.engine.batches.prompts import encode_prompts, room_for_prompts
 from eval.data import Accounting, Row, load_pairs, load_prompts, settle, split_rows
+from eval.data.clean import PAIR
 from eval.data.rows import RowError
 from eval.data.split import SplitName, Splits, normalised_prompt
 from eval.experiment import Experiment
 from eval.settings.paths import readable
+from eval.tasks.fingerprints import names_function
 from eval.tasks.materials import Rows
+from eval.tasks.sampled import digest_rows
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,14 @@ def read_inputs(experiment: Experiment, base: Policy) -> Inputs:
     )
 
 
+def wants_columns(experiment: Experiment) -> bool:
+    """Whether the pairs' other columns are wanted: of the prompts that are made of pairs a function is given them."""
+    named = {"reward": experiment.reward, "judge": experiment.judge}
+    return not experiment.prompts and any(
+        names_function(spec, what) for what, spec in named.items() if spec is not None
+    )
+
+
 def halves(pairs: Rows) -> tuple[Rows, Rows]:
     """Training pairs in two disjoint parts by the prompt, so that the training reward and a judge that is learned, too,
     share no comparison: the reward's, from which DPO learns, and the judge's. Raises UserError for too few."""
@@ -120,28 +131,49 @@ class _Reader:
         self.experiment, self.base = experiment, base
         self.accounts: list[Accounting] = []
         self.notes: list[str] = []
+        self.other_columns: dict[int, dict[str, Any]] = {}
+        """Of pairs, by line: a reward is given them with the prompt; what is learned of a pair does not depend on them."""
         self.room = f"the model's {base.max_positions} tokens"
         self.room_for_prompts = f"{self.room} with {experiment.sampling.max_new_tokens} new ones"
 
     def pairs(self, source: str) -> _Usable:
-        rows, account = load_pairs(readable(source), self.experiment.columns, self.experiment.on_bad_row)
-        return self._fitting(rows, account, self._check_pair, self.room)
+        rows, account = load_pairs(
+            readable(source),
+            self.experiment.columns,
+            self.experiment.on_bad_row,
+            other_columns=wants_columns(self.experiment),
+        )
+        taken = (*PAIR, "completion")  # of prompts a reference response, which pairs have in `chosen`
+        self.other_columns = {
+            row.line: {name: value for name, value in row.values.items() if name not in taken} for row in rows
+        }
+        pairs = [replace(row, values={name: row.values[name] for name in PAIR}) for row in rows]
+        return self._fitting(pairs, account, self._check_pair, self.room)
 
     def prompts(self, source: str) -> _Usable:
         rows, account = load_prompts(readable(source), self.experiment.columns, self.experiment.on_bad_row)
         return self._fitting(rows, account, self._check_prompt, self.room_for_prompts)
 
     def prompts_of(self, pairs: _Usable) -> _Usable:
-        """The distinct prompts of the pairs, with the preferred response as the data's own completion."""
+        """The distinct prompts of the pairs, each with the preferred response as the data's own completion and the other
+        columns of its first pair."""
         found: dict[str, Row] = {}
+        unlike: dict[int, int] = {}
+        """Lines of first pairs, and of the next one of the prompt whose other columns differ."""
         for row in pairs.rows:
-            chosen = row.values["chosen"]
-            values = {"prompt": row.values["prompt"]} | (
-                {"completion": chosen} if isinstance(chosen, str) else {}
-            )
-            found.setdefault(normalised_prompt(row.values["prompt"]), Row(values, row.line, row.source))
+            prompt, chosen, others = row.values["prompt"], row.values["chosen"], self.other_columns[row.line]
+            reference = {"completion": chosen} if isinstance(chosen, str) else {}
+            values = {"prompt": prompt, **reference, **others}
+            first = found.setdefault(normalised_prompt(prompt), Row(values, row.line, row.source))
+            firsts = self.other_columns[first.line]
+            if others is not firsts and digest_rows([others]) != digest_rows([firsts]):
+                unlike.setdefault(first.line, row.line)
         account = Accounting(f"distinct prompts of {pairs.account.file}", len(found))
-        return self._fitting(list(found.values()), account, self._check_prompt, self.room_for_prompts)
+        prompts = self._fitting(list(found.values()), account, self._check_prompt, self.room_for_prompts)
+        for row in prompts.rows:
+            if row.line in unlike:
+                account.note("other columns differ between pairs of one prompt", unlike[row.line])
+        return prompts
 
     def _fitting(
         self, rows: list[Row], account: Accounting, check: Callable[[Row], tuple[bool, list[str]]], room: str

@@ -8,9 +8,10 @@ from algos.engine.models.loading import read_config, read_tokenizer
 from algos.engine.text.tokens import encode_prompt
 from eval.data import Row, load_pairs, load_prompts, split_rows
 from eval.experiment import Experiment
+from eval.functions import require_function
 from eval.plan import Shape
 from eval.settings.paths import readable
-from eval.tasks.custom.inputs import halves, require_inputs
+from eval.tasks.custom.inputs import halves, require_inputs, wants_columns
 from eval.tasks.fingerprints import names_function
 
 SAMPLED = 256  # rows whose prompts are counted
@@ -25,16 +26,12 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
     name, trusted = require_inputs(experiment), experiment.trust_remote_code
     parameters, trunk = _parameters(name, trusted)
     tokenizer = read_tokenizer(name, trusted)
-    source = readable(experiment.prompts or experiment.pairs or "")
-    load = load_prompts if experiment.prompts else load_pairs
-    rows, _ = load(
-        source, experiment.columns, "skip" if quick else experiment.on_bad_row, SAMPLED if quick else None
-    )
+    rows = _rows(experiment, quick)
     some = [len(encode_prompt(tokenizer, row.values["prompt"])) for row in rows[:SAMPLED]]
-    reward = _scorer(experiment.reward, "reward") if experiment.reward else parameters
+    reward = _scorer(readable(experiment.reward), "reward") if experiment.reward else parameters
     judge = 0 if experiment.reward_judges else reward
     if experiment.judge and not experiment.reward_judges:
-        judge = _scorer(experiment.judge, "judge")
+        judge = _scorer(readable(experiment.judge), "judge")
     return Shape(
         parameters=parameters,
         trunk_parameters=trunk,
@@ -44,6 +41,20 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
         longest_prompt=max(some),
         response_tokens=float(experiment.sampling.max_new_tokens),
     ), None if quick else _pairs(experiment, rows)
+
+
+def _rows(experiment: Experiment, quick: bool) -> list[Row]:
+    """Of the file of prompts, or of pairs without one."""
+    source = readable(experiment.prompts or experiment.pairs or "")
+    asked = (
+        source,
+        experiment.columns,
+        "skip" if quick else experiment.on_bad_row,
+        SAMPLED if quick else None,
+    )
+    if experiment.prompts:
+        return load_prompts(*asked)[0]
+    return load_pairs(*asked, other_columns=wants_columns(experiment))[0]
 
 
 def _pairs(experiment: Experiment, rows: list[Row]) -> int:
@@ -80,11 +91,12 @@ def _parameters(name: str, trusted: bool) -> tuple[int, int]:
 
 
 def _scorer(spec: str, what: str) -> int:
-    """Parameters of a reward or judge that is a model; 0 for a function."""
+    """Parameters of a reward or judge that is a model; 0 for a function. Raises UserError where there is neither."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
     if names_function(spec, what):
+        require_function(spec, what)
         return 0
     config = read_config(spec, trust_remote_code=False)
     try:
