@@ -188,3 +188,24 @@ def test_a_worker_whose_parent_is_gone_ends_without_a_fault_of_its_job(tmp_path:
             os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     assert not (tmp_path / "marker").exists()
+
+
+def test_ctrl_c_in_the_moment_in_which_a_worker_starts_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this process, once: the worker that starts does not end of it."""
+    start, sent = multiprocessing.context.SpawnProcess.start, []
+
+    def interrupted(process: multiprocessing.context.SpawnProcess) -> None:
+        if not sent:
+            sent.append(process)
+            os.kill(os.getpid(), signal.SIGINT)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", interrupted)
+    ended: list[str] = []
+    with Workers(2) as workers:
+        with pytest.raises(KeyboardInterrupt):
+            workers.do(
+                [Job("a", at_once, lost), Job("b", at_once, lost)], lambda *told: ended.append(told[2])
+            )
+        assert sent[0].is_alive()
+    assert not any(words.startswith("lost") for words in ended)

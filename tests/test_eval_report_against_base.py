@@ -34,6 +34,16 @@ def test_what_seeds_alone_would_claim_is_left_open() -> None:
     assert not any(word in text for word in ("above", "below", "--seeds"))
 
 
+def test_of_several_arms_none_of_which_is_told_from_the_base() -> None:
+    wide = [0.3, 0.7, 0.5]
+    two, three = (with_ends({f"ppo-{i}": wide for i in range(count)}, base=0.45) for count in (2, 3))
+    assert "Neither arm can be told apart from the untouched base" in said(two)
+    assert "None of the 3 arms can be told apart from the untouched base" in said(three)
+    one_above = with_ends({"ppo-0": wide, "ppo-1": [0.9, 0.91, 0.92]}, base=0.45)
+    assert "1 of 2 arms ends above the untouched base" in said(one_above)
+    assert "; 1 cannot be told apart from it" in said(one_above)
+
+
 def test_a_clear_gain_is_claimed_over_seeds_and_prompts() -> None:
     made = answered(0.2)
     gain = gained(made)

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from algos import RunError, UserError
 from eval.process.quiet import quiet
 from eval.process.safe_path import ordinary_path
+from eval.process.stopping import SIGNALS
 
 STOP = "stop"
 """Sent to a worker: the job that is going on ends at its next report."""
@@ -22,6 +23,8 @@ def serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Not SIG_IGN, which a program that a reward starts would inherit: it could not be terminated.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):  # the parent's, under which this process was started
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
     import eval.run  # noqa: F401 (what jobs need, loaded while there is none yet)

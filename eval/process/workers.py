@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ class Workers:
     def _hire(self) -> _Worker:
         mine, theirs = self.context.Pipe()
         process = self.context.Process(target=serve, args=(theirs,), daemon=True)
-        with _deaf(), safe_path():
+        with _signals_later(), safe_path():
             process.start()
             self.processes.append(process)
         theirs.close()  # so that the pipe ends when the worker does
@@ -195,18 +194,21 @@ class _Shift:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """A process that is started here ignores Ctrl-C and SIGTERM from its first moment: terminals send the one to all
-    processes of a command, batch systems the other."""
-    if threading.current_thread() is not threading.main_thread():
+def _signals_later() -> Iterator[None]:
+    """A process that is started here hears neither Ctrl-C nor SIGTERM from its first moment, until it says what they are
+    to it: terminals send the one to all processes of a command, batch systems the other. This process hears them at the
+    block's end."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which sends neither
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    from multiprocessing import resource_tracker
+
+    resource_tracker.getfd()  # as it starts, with the first worker, it would take the mask off again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def workers_for(experiment: Experiment, asked: int) -> int:

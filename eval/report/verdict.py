@@ -158,6 +158,13 @@ def _against_base(comparison: ReportInput, view: Evaluations, ranked: Sequence[s
     ):
         if group:
             who = str(len(group)) if parts else _count(len(group), len(ranked))
+            if group is unclear and 1 < len(group) == len(
+                ranked
+            ):  # none of several: "all cannot" says it the long way
+                who, says = (
+                    "Neither arm" if len(group) == 2 else f"None of the {len(group)} arms",
+                    "can be told apart from {base}",
+                )
             what = says.format(s="s" * (len(group) == 1), base="it" if parts else base)
             parts.append(f"{who} {what}: {claims.gains([(arm, gains[arm]) for arm in group])}")
     return ["; ".join(parts) + conditions.of_prompts(found)]
