@@ -25,6 +25,7 @@ $(READY): pyproject.toml constraints.txt
 
 compare: $(READY) ## The built-in task: three algorithms, three seeds, a report
 	$(BIN)/python run_compare.py $(ARGS)
+	@echo "To type the commands above: . $(BIN)/activate"
 
 # A file's tests on one worker: what its fixtures make is then made once.
 test: $(READY) ## The everyday tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -43,20 +44,33 @@ def number(value: float, decimals: int, signed: bool = False) -> str:
     return ("−" if negative else "+" if signed else "") + text
 
 
-def compact(value: float) -> str:
-    """Three significant digits with k, M or a power of ten: 1.2k, 3.4M, 5.6×10¹²."""
+def distinct(values: Sequence[float]) -> list[str]:
+    """Each as `compact`, with as many more digits as it takes to round none by a tenth of what lies between two of them:
+    5.9155, 5.916."""
+    gap = min((b - a for a, b in itertools.pairwise(sorted(set(values)))), default=math.inf)
+
+    def rounded(value: float, digits: int) -> float:
+        return abs(float(f"{value:.{digits}g}") - value)
+
+    enough = (n for n in range(3, 16) if all(rounded(value, n) <= gap / 10 for value in values))
+    digits = next(enough, 16)
+    return [compact(value, digits) for value in values]
+
+
+def compact(value: float, digits: int = 3) -> str:
+    """Three significant digits, or so many, with k, M or a power of ten: 1.2k, 3.4M, 5.60×10¹²."""
     if not math.isfinite(value):
         return number(value, 0)
     sign, size = ("−" if value < 0 else ""), abs(value)
     if size >= 1e9:
-        return sign + _powers(size)
+        return sign + _powers(size, digits)
     for limit, letter in ((999_500, "M"), (999.5, "k")):
         if size >= limit:
-            return f"{sign}{_significant(size / (1e6 if letter == 'M' else 1e3))}{letter}"
+            return f"{sign}{_significant(size / (1e6 if letter == 'M' else 1e3), digits)}{letter}"
     if size and size < 1e-3:
         exponent = math.floor(math.log10(size))
-        return f"{sign}{_significant(size / 10.0**exponent)}×{power(exponent)}"
-    return sign + _significant(size)
+        return f"{sign}{_significant(size / 10.0**exponent, digits)}×{power(exponent)}"
+    return sign + _significant(size, digits)
 
 
 def duration(seconds: float) -> str:
@@ -170,10 +184,10 @@ def _in_powers(estimate: Estimate) -> tuple[str, str]:
     return mean, f"± {_powers(estimate.half_width) if far else f'{number(half, 2)}×{power(exponent)}'}"
 
 
-def _powers(size: float) -> str:
+def _powers(size: float, digits: int = 3) -> str:
     """5.60×10¹² of a size above 0."""
     exponent = _exponent(size)
-    return f"{size / 10.0**exponent:.2f}×{power(exponent)}"
+    return f"{size / 10.0**exponent:.{digits - 1}f}×{power(exponent)}"
 
 
 def _exponent(size: float) -> int:
@@ -182,10 +196,10 @@ def _exponent(size: float) -> int:
     return exponent + (round(size / 10.0**exponent, 2) >= 10)
 
 
-def _significant(size: float) -> str:
-    """Three significant digits without trailing zeros."""
+def _significant(size: float, digits: int) -> str:
+    """So many significant digits without trailing zeros."""
     if size == 0:
         return "0"
-    decimals = max(0, 2 - math.floor(math.log10(size)))
+    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
     text = f"{size:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -279,6 +279,14 @@ def test_the_interval_of_the_accuracy_is_wilsons(clean: World) -> None:
     )
 
 
+def test_what_helps_a_reward_model_names_its_learning_rate(clean: World) -> None:
+    """A small one learns nothing at the default, however many epochs it makes."""
+    made = with_facts(clean, reward_model={"accuracy": 0.5, "heldout_pairs": 100})
+    rate = {**made.experiment, "reward_model": {"learning_rate": 1e-5}}
+    told = said(validity.learned_models, dataclasses.replace(made, experiment=rate))
+    assert "a larger --reward-model.learning-rate (now 1×10⁻⁵), would help." in told
+
+
 def test_every_data_seeds_reward_model_is_looked_at(clean: World) -> None:
     def told(*accuracies: float) -> str:
         models = [{"accuracy": accuracy, "heldout_pairs": 205, "pairs": 1843} for accuracy in accuracies]
@@ -413,6 +421,10 @@ def test_losses_whose_beta_is_their_own(clean: World, settings: dict[str, Any], 
         ("ppo", {"aggregation": "token_mean", "gamma": 1.0, "kl_control": "fixed"}, ""),
         ("reinforce", {"scale_by_group_std": True}, "by their spread"),
         ("reinforce", {"aggregation": "sequence_mean"}, "by their length"),
+        ("reinforce", {"aggregation": "token_mean"}, "by their length"),
+        ("reinforce", {"aggregation": "constant"}, ""),
+        ("ppo", {"aggregation": "sequence_mean"}, "by their length"),
+        ("ppo", {"aggregation": "constant"}, ""),
     ],
 )
 def test_options_that_change_the_objective(

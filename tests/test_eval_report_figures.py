@@ -204,3 +204,13 @@ def test_a_spike_in_a_maximum_is_not_averaged_away() -> None:
     events.loc[77, "ratio_max"] = 50.0
     figure = diagnostics.figure(events, theme.styles({"ppo": "ppo"}), ["ratio_max"])
     assert max(max(line.get_ydata()) for line in figure.axes[0].lines) == 50.0
+
+
+def test_arms_of_a_sweep_have_different_names_in_figures() -> None:
+    """Endings alone do not tell arms of two settings apart."""
+    arms = [f"ppo-beta-{beta}-clip-range-{clip}" for beta in (0.05, 0.2) for clip in (0.1, 0.2)]
+    short = theme.names(arms, 22)
+    assert len(set(short)) == 4
+    assert max(map(len, short)) < max(map(len, arms))
+    assert theme.names(["dpo", "_x", "seventeen letters"], 10) == ["dpo", " _x", "seve…tters"]
+    assert theme.names([]) == []

@@ -117,6 +117,11 @@ def test_no_objective_is_reported_that_was_not_trained_for(comparison: World) ->
             {"temperature": 0.5},
             "at temperature 0.5; rewards and KL here, and the frontier, are of the policies at temperature 1.",
         ),
+        (
+            {"greedy_prefix": 2},
+            "the first 2 tokens of every response were greedy and carried neither loss nor KL",
+        ),
+        ({"greedy_prefix": 1}, "the first token of every response was greedy"),
     ):
         other = replace(made, experiment={"sampling": sampling})
         assert objective_beta(other) is None

@@ -134,6 +134,14 @@ def test_decimals_follow_the_largest(values: list[float], decimals: int) -> None
     assert fmt.decimals_for(values) == decimals
 
 
+def test_numbers_that_differ_are_written_differently() -> None:
+    assert fmt.distinct([0.5, 200.0, 1200.0]) == ["0.5", "200", "1.2k"]
+    assert fmt.distinct([5.9155, 5.916, 5.9165]) == ["5.9155", "5.916", "5.9165"]
+    assert fmt.distinct([0.69310, 0.69315, 0.0]) == ["0.6931", "0.69315", "0"]
+    assert fmt.distinct([1.0000e-5, 1.0004e-5]) == ["1×10⁻⁵", "1.0004×10⁻⁵"]
+    assert fmt.distinct([2.0, 2.0]) == ["2", "2"]
+
+
 def test_flops_and_their_half_width_share_a_power() -> None:
     assert fmt.column([Estimate(2.1e13, 2.0e13, 2.2e13, 3)], "FLOPs") == [("2.10×10¹³", "± 0.10×10¹³")]
 

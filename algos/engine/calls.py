@@ -70,8 +70,8 @@ class GuardedReward:
                 reason = f"raised {type(error).__name__}: {one_line(error)}. It is called with keywords {', '.join(keywords)}"
             if not left:
                 attempts = self.calls.reward_retries + 1
-                times = f", {attempts} times in a row" if attempts > 1 else ""
-                raise RewardError(f"the {self.what} {self.__name__} {reason}{times}.") from cause
+                times = f", called {attempts} times in a row," if attempts > 1 else ""
+                raise RewardError(f"the {self.what} {self.__name__}{times} {reason}.") from cause
             logger.warning("the %s %s %s; called again in %g s.", self.what, self.__name__, reason, pause)
             time.sleep(pause)
             pause, left = 4 * pause, left - 1

@@ -111,9 +111,9 @@ def legend(
     from matplotlib.lines import Line2D
 
     handles, labels = [], []
-    for arm, style in look.items():
+    for name, style in zip(theme.names(look), look.values(), strict=True):
         handles.append(Line2D([], [], **marker(style, 7) | {"linestyle": style.dash}))
-        labels.append(theme.name(arm))
+        labels.append(name)
     if base:
         handles.append(base_handle(base))
         labels.append("base")
@@ -167,9 +167,16 @@ def spending_axis(ax: Axes, kind: str, ends: Iterable[float]) -> None:
 
 def plain_ticks(axis: Axis, scale: float = 1.0) -> None:
     """Tick labels as 0.5, 200, 1.2k, 3M, 10¹², in multiples of `scale`."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import Formatter, NullFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: fmt.compact(round(value / scale, 10))))
+    class Plain(Formatter):
+        def __call__(self, value: float, pos: int | None = None) -> str:
+            return fmt.compact(round(value / scale, 10))
+
+        def format_ticks(self, values: Sequence[float]) -> list[str]:
+            return fmt.distinct([round(value / scale, 10) for value in values])
+
+    axis.set_major_formatter(Plain())
     axis.set_minor_formatter(NullFormatter())
 
 

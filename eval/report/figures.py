@@ -78,7 +78,7 @@ def every_seed(ends: DataFrame, look: Look, base: Base, metrics: Sequence[str]) 
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
     first = table[0][0]
-    first.set_yticks(range(len(look)), [theme.name(arm) for arm in look], color=theme.INK)
+    first.set_yticks(range(len(look)), theme.names(look), color=theme.INK)
     first.set_ylim(len(look) - 0.45, -0.55)
     return figure
 
@@ -90,7 +90,7 @@ def win_rates(matrix: DataFrame) -> Figure:
     n = len(matrix)
     size = (min(axes.WIDTH, 2.6 + 0.72 * n), 1.5 + min(0.5, 4.6 / n + 0.06) * n + 0.4)
     figure, [[ax]] = axes.grid(1, 1, size)
-    names = [theme.name(arm, 22) for arm in matrix.index]
+    names = theme.names(matrix.index, 22)
     seaborn.heatmap(
         matrix.to_numpy(), annot=True, fmt=".2f", cmap="PuOr", vmin=0, vmax=1, center=0.5, linewidths=1.5,
         linecolor="white", xticklabels=names, yticklabels=names, annot_kws={"size": 8.5 if n <= 9 else 7.5}, ax=ax,

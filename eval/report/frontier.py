@@ -63,7 +63,7 @@ def caveats(comparison: ReportInput, view: Evaluations, best: Best) -> list[str]
         impossible = [arm for arm, point in reachable.arms.items() if point.impossible]
         if beyond and math.isfinite(reachable.furthest):
             found.append(
-                f"For {fmt.label(metric)} the frontier is known up to {fmt.number(reachable.furthest, 1)} nats; "
+                f"For {fmt.label(metric)} the frontier is known up to {fmt.compact(reachable.furthest)} nats; "
                 f"{fmt.listing(beyond)} went further, so what was left on the table there is an upper bound."
             )
         elif beyond:
@@ -211,8 +211,6 @@ def _how(comparison: ReportInput) -> str:
 
 
 def _absent(comparison: ReportInput) -> str:
-    if (comparison.experiment.get("frontier") or {}).get("samples") == 0:
-        return "It was switched off (frontier samples 0), so how far the arms are from the best possible policy is not known."
     if not is_plain(comparison):
         return (
             "Frontier, objective and regret are defined for samples of the policies themselves, and here what is judged was "
@@ -220,6 +218,8 @@ def _absent(comparison: ReportInput) -> str:
             "none of them is shown."
         )
     unknown = "how far the arms are from the best possible policy is not known"
+    if (comparison.experiment.get("frontier") or {}).get("samples") == 0:
+        return f"It was switched off (frontier samples 0), so {unknown}."
     if reason := _failure(comparison):
         return f"Drawing the samples for it failed, so {unknown}: {reason} To try again: {commands.resume(comparison)}"
     return f"No samples were drawn for it, so {unknown}."

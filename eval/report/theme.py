@@ -6,7 +6,7 @@ information, so that a page printed in grey can still be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,10 +98,20 @@ def panels(look: Mapping[str, Style]) -> list[list[str]]:
     return groups
 
 
-def name(arm: str, limit: int = 26) -> str:
-    """An arm's name for a figure. A leading underscore would hide it from matplotlib's legends."""
-    text = fmt.shorten(visible(arm, keep=""), limit)
-    return f" {text}" if text.startswith("_") else text
+def names(arms: Iterable[str], limit: int = 26) -> list[str]:
+    """The arms' names for a figure: of about `limit` characters, more where they would be alike otherwise."""
+    whole = [visible(arm, keep="") for arm in arms]
+    sizes = range(limit, max(map(len, whole), default=0) + 1)
+    shown = next(
+        (
+            short
+            for size in sizes
+            if len(set(short := [fmt.shorten(name, size) for name in whole])) == len(set(whole))
+        ),
+        whole,
+    )
+    # A leading underscore would hide a name from matplotlib's legends.
+    return [f" {name}" if name.startswith("_") else name for name in shown]
 
 
 @contextmanager

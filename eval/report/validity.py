@@ -108,7 +108,12 @@ def learned_models(comparison: ReportInput, view: Evaluations) -> list[str]:
         said.append(f"The reward model{which} orders {next(iter(near.values()))}{also}")
     if told := _near_chance(comparison.facts.get("judge_model") or {}):
         said.append(f"The judge, a model learned from pairs, orders {told}")
-    remedy = "what follows it may follow noise. More pairs, or more epochs on them, would help."
+    rate = (comparison.experiment.get("reward_model") or {}).get("learning_rate")
+    now = f" (now {fmt.compact(rate)})" if rate else ""
+    remedy = (
+        "what follows it may follow noise. More pairs, more epochs on them, or for a small model a larger "
+        f"--reward-model.learning-rate{now}, would help."
+    )
     return [f"{sentence}: {remedy}" for sentence in said]
 
 
@@ -178,6 +183,11 @@ def trained_otherwise(comparison: ReportInput) -> list[str]:
         found.append(
             f"Training sampled, and measured KL, at temperature {fmt.compact(temperature)}; rewards and KL here, and the "
             "frontier, are of the policies at temperature 1"
+        )
+    if prefix := int(asked.get("greedy_prefix", 0)):
+        found.append(
+            f"In training the first {'token' if prefix == 1 else f'{prefix} tokens'} of every response {'was' if prefix == 1 else 'were'} "
+            "greedy and carried neither loss nor KL; rewards and KL here, and the frontier, are of responses that are sampled whole"
         )
     return found
 
@@ -265,9 +275,10 @@ def _own_beta(facts: Any, about: Any, several: bool = False) -> str:
         return f"{it} discount{s} later rewards"
     if settings.get("whiten_rewards") or settings.get("scale_by_group_std"):
         return f"{it} divide{s} rewards by their spread"
-    if (
-        about.get("algorithm") == "reinforce"
-        and settings.get("aggregation", "sequence_sum") != "sequence_sum"
-    ):
+    # A constant is a factor of the loss; the mean over tokens is PPO's own, as everywhere.
+    by_length = (
+        ("sequence_mean", "token_mean") if about.get("algorithm") == "reinforce" else ("sequence_mean",)
+    )
+    if settings.get("aggregation") in by_length:
         return f"{it} weigh{s} responses by their length"
     return ""
