@@ -126,8 +126,8 @@ def _compare(args: list[str]) -> int:
 def _opened(options: Options) -> Iterator[Store]:
     """The comparison to make or to go on with, which nobody else writes meanwhile."""
     if options.resume is not None:
-        with Store.resuming(options.resume) as store:
-            store.asked = options.experiment  # written once what it needs is there
+        # What is asked is written once what it needs is there.
+        with Store.resuming(options.resume, options.experiment) as store:
             yield store
         return
     today = datetime.date.today().isoformat()
@@ -140,7 +140,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
     try:
         report = _compared(store, options, console, command)
     except KeyboardInterrupt:
-        unwritten = options.resume is not None and Store.open(store.path).asked != store.asked
+        unwritten = options.resume is not None and Store.open(store.path).experiment != store.experiment
         again = command if unwritten else resume(store)
         print(
             f"stopped; what is finished or saved is kept. Go on with: {for_terminal(again)}", file=sys.stderr
@@ -169,7 +169,7 @@ def _compared(store: Store, options: Options, console: Console, command: str) ->
     from eval.process.workers import Workers, workers_for
     from eval.stages.cache import ArtefactCache
 
-    asked = store.asked
+    asked = store.experiment
     console.say(
         f"{counted(len(asked.algos), 'arm')} × {counted(asked.seeds, 'seed')}, budget {asked.budget} each, into {store.path}"
     )

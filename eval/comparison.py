@@ -39,7 +39,7 @@ _LOOKED = 60.0
 
 def compare(store: Store, cache: ArtefactCache, workers: Workers, console: Console, command: str) -> Path:
     """Runs what is missing and writes the report; returns its path. Raises UserError for what the user can mend."""
-    functions = Functions(store.path, store.asked)
+    functions = Functions(store.path, store.experiment)
     try:
         return _compare(store, cache, workers, console, command, functions)
     finally:
@@ -50,7 +50,7 @@ def _compare(
     store: Store, cache: ArtefactCache, workers: Workers, console: Console, command: str, functions: Functions
 ) -> Path:
     started = _now()
-    experiment = store.asked
+    experiment = store.experiment
     workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
     torch.set_num_threads(experiment.threads_per_run)
     materials, drawn = _prepare(store, cache, console, functions)
@@ -124,7 +124,7 @@ def _prepare(
 ) -> tuple[Materials, dict[int, Facts]]:
     """Materials for every data seed, made once and kept with the comparison. Returns the first one's, and what each of
     them tells of itself."""
-    experiment = store.asked
+    experiment = store.experiment
     _begin_again_where_mended(store, console, functions)
     training_seeds = (*experiment.training_seeds, *experiment.tuning_seeds)
     seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in training_seeds))
@@ -162,7 +162,7 @@ def _made(experiment: Experiment, cache: ArtefactCache, seed: int) -> Materials:
 
 def _begin_again_where_mended(store: Store, console: Console, functions: Functions) -> None:
     """A reward or judge may be mended until something has been evaluated with it; from then on it is another."""
-    names = mended(functions, store.asked)
+    names = mended(functions, store.experiment)
     if names and not store.evaluated:
         console.say(
             f"the {' and the '.join(names)} changed before anything was evaluated: the comparison begins again"
@@ -173,7 +173,7 @@ def _begin_again_where_mended(store: Store, console: Console, functions: Functio
 def _draw_pool(store: Store, workers: Workers, console: Console) -> str:
     """The frontier's samples. They are worth less than the runs: where they fail, the report goes without, and says why.
     Returns the reason, empty where there is none. Raises OSError where the disk does not take them."""
-    if store.asked.frontier.samples == 0 or not store.asked.eval.is_plain:
+    if store.experiment.frontier.samples == 0 or not store.experiment.eval.is_plain:
         return ""
     with console.stage("sampling for the frontier"):
         try:
@@ -187,7 +187,7 @@ def _draw_pool(store: Store, workers: Workers, console: Console) -> str:
 def _write_facts(store: Store, materials: Materials, told: Mapping[int, Facts]) -> None:
     """What the report says beside numbers: what the first data seed's materials tell, of the others what they have of their
     own, and every arm's settings."""
-    experiment = store.asked
+    experiment = store.experiment
     plain = experiment.to_dict()["hyperparameters"]
     arms: dict[str, dict[str, Any]] = {}
     for name, arm in experiment.arms.items():

@@ -33,12 +33,12 @@ def match(store: Store, materials: Materials, say: Callable[[str], None]) -> Non
     samples = {(run.arm, run.seed): store.responses(run, prompts) for run in done}
     found: dict[Match, float | None] = {
         (arm, seed, other): _known(store.matches, arm, seed, other)
-        for arm, other in itertools.combinations(store.asked.algos, 2)
-        for seed in store.asked.training_seeds
+        for arm, other in itertools.combinations(store.experiment.algos, 2)
+        for seed in store.experiment.training_seeds
         if (arm, seed) in samples and (other, seed) in samples
     }
     try:
-        problem = _ask(found, samples, materials, store.asked.reward_calls)
+        problem = _ask(found, samples, materials, store.experiment.reward_calls)
     finally:  # an answer may have cost minutes: it is kept, whatever ended the asking
         rows: dict[str, dict[str, float]] = {run.folder.name: {} for run in done}
         for (arm, seed, other), value in found.items():

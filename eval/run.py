@@ -103,7 +103,7 @@ def evaluate_base(store: Store, materials: Materials) -> None:
     """The untrained model on the test prompts: point 0 of every run. A reward or judge that fails here fails for all,
     so it is the user's to mend."""
     try:
-        evaluator = Evaluator(load_base(store.asked, materials), materials, store.asked)
+        evaluator = Evaluator(load_base(store.experiment, materials), materials, store.experiment)
         evaluated = evaluator()
         _try_out(evaluator, evaluated.samples)
     except RunError as error:
@@ -132,7 +132,7 @@ def load_base(experiment: Experiment, materials: Materials) -> Policy:
 
 
 def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
-    experiment = store.asked
+    experiment = store.experiment
     torch.set_num_threads(experiment.threads_per_run)
     algorithm = experiment.arms[run.arm]
     report(0.0, "loading")
@@ -175,7 +175,7 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
 def _base_under(store: Store, evaluator: Evaluator, materials: Materials) -> dict[str, float]:
     """The base's metrics, with the training reward that this run's reward gives it: with --replicate-data every data seed
     has a reward model of its own, and the base was evaluated under the first."""
-    experiment = store.asked
+    experiment = store.experiment
     first = store.materials(experiment.data_seed_of(experiment.training_seeds[0]))
     if materials.reward == first.reward:
         return store.base_metrics

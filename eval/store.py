@@ -56,9 +56,9 @@ logger = logging.getLogger(__name__)
 class Store:
     """Opens or creates a comparison's directory. Satisfies `eval.report.inputs.ReportInput`."""
 
-    def __init__(self, path: Path, asked: Experiment) -> None:
+    def __init__(self, path: Path, experiment: Experiment) -> None:
         self.path = path
-        self.asked = asked
+        self.experiment = experiment
         """What is compared: it may be more than experiment.yaml has, until that is committed."""
         self.integrity = Integrity(path, self._run_named)
 
@@ -73,8 +73,11 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Raises UserError where there is no comparison, and DamagedFile where its experiment is not what was written."""
+    def open(cls, path: Path, grown: Experiment | None = None) -> Store:
+        """`grown`: what it is to become, with more arms or seeds than experiment.yaml has.
+
+        Raises UserError where there is no comparison, and DamagedFile where its experiment is not what was written.
+        """
         file = path / "experiment.yaml"
         if not file.is_file():
             raise UserError(
@@ -84,7 +87,8 @@ class Store:
         check_sealed(file)
         values = load_yaml(file)
         try:
-            return cls(path, Experiment.from_dict(values))
+            stored = Experiment.from_dict(values)
+            return cls(path, stored if grown is None else grown)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
 
@@ -99,7 +103,7 @@ class Store:
 
     @classmethod
     @contextmanager
-    def resuming(cls, path: Path) -> Iterator[Store]:
+    def resuming(cls, path: Path, grown: Experiment | None = None) -> Iterator[Store]:
         """`open`, and the block in which this process, and no other, writes the comparison.
 
         Raises DamagedFile for a file that is not what was written; one that can be made again and is gone is
@@ -108,7 +112,7 @@ class Store:
         cls.open(path)  # before anything is put there
         with held(path, "comparison"), disk_told(path):
             clear_leftovers(path)
-            store = cls.open(path)
+            store = cls.open(path, grown)
             for unit in store.gone():
                 logger.warning("%s was written but is gone: it is made again.", path / unit)
             for run in store.all_runs:
@@ -174,7 +178,7 @@ class Store:
 
     def commit(self, experiment: Experiment) -> None:
         """What is asked from now on, in experiment.yaml, too."""
-        self.asked = experiment
+        self.experiment = experiment
         text = yaml.safe_dump(experiment.to_dict(), sort_keys=False, allow_unicode=True)
         write_text(self.path / "experiment.yaml", sealed(text))
 
@@ -201,7 +205,9 @@ class Store:
     @property
     def all_runs(self) -> list[Run]:
         """Every run asked for, seed by seed, so that a stopped comparison is balanced."""
-        return [self.run(arm, seed) for seed in self.asked.training_seeds for arm in self.asked.algos]
+        return [
+            self.run(arm, seed) for seed in self.experiment.training_seeds for arm in self.experiment.algos
+        ]
 
     def responses(self, run: Run, prompts: int) -> list[dict[str, Any]]:
         """A finished run's samples, one for each of the base's and to one of so many prompts. Raises DamagedFile."""
@@ -219,8 +225,8 @@ class Store:
     # What the report reads.
 
     @property
-    def experiment(self) -> dict[str, Any]:
-        return self.asked.to_dict()
+    def settings(self) -> dict[str, Any]:
+        return self.experiment.to_dict()
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -267,7 +273,7 @@ class Store:
 
     @property
     def _keyed(self) -> tidy.Keyed:
-        algorithms = {name: arm.name for name, arm in self.asked.arms.items()}
+        algorithms = {name: arm.name for name, arm in self.experiment.arms.items()}
         return [
             (run, {"arm": run.arm, "algorithm": algorithms[run.arm], "seed": run.seed})
             for run in self.all_runs

@@ -105,8 +105,6 @@ def _missing(experiment: Experiment, begun: Path | None) -> dict[str, int]:
     """How many runs each arm still has to make: all of them, or those that a comparison which was begun has not done."""
     runs = dict.fromkeys(experiment.algos, experiment.seeds)
     if begun is not None:
-        store = Store.open(begun)
-        store.asked = experiment  # with the arms and seeds that it grows by
-        for run in store.all_runs:
+        for run in Store.open(begun, experiment).all_runs:
             runs[run.arm] -= run.status["status"] == "done"
     return runs

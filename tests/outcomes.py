@@ -47,13 +47,14 @@ def report(folder: Path, into: Path) -> dict[str, bytes]:
     write_report(
         World(
             path=Path("x"),
-            experiment=store.experiment,
+            settings=store.settings,
             environment={},
             results=results.assign(seconds=0.0),
             events=store.events.assign(seconds=0.0),
             samples=store.samples,
             runs=store.runs.assign(seconds=0.0),
-            facts=facts | {"arms": {name: {"algorithm": arm.name} for name, arm in store.asked.arms.items()}},
+            facts=facts
+            | {"arms": {name: {"algorithm": arm.name} for name, arm in store.experiment.arms.items()}},
         ),
         into,
     )

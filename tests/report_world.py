@@ -53,7 +53,7 @@ class World:
     events: pd.DataFrame
     samples: pd.DataFrame
     runs: pd.DataFrame
-    experiment: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     tuning: dict[str, Any] = field(default_factory=dict)

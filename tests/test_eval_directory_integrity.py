@@ -235,5 +235,5 @@ def test_how_it_is_carried_out_may_change(small: SmallWorld, tmp_path: Path) -> 
     out = tmp_path / "out"
     assert start(first(small, out, "--algos", "dpo")).wait() == 0
     assert start(again(small, out, "--reward-timeout", "5", "--checkpoint-every", "7")).wait() == 0
-    assert Store.open(out).asked.checkpoint_every == 7
+    assert Store.open(out).experiment.checkpoint_every == 7
     assert start(again(small, out, "--allow-unscored")).wait() == 2

@@ -123,7 +123,7 @@ def test_every_arm_answers_by_its_lowest_finished_seed(finished: Path) -> None:
 
 def test_with_many_arms_each_draws_less(finished: Path) -> None:
     store = Store.open(finished)
-    store.asked = replace(store.asked, frontier=Frontier(prompts=4, samples=40))
+    store.experiment = replace(store.experiment, frontier=Frontier(prompts=4, samples=40))
     runs = store.all_runs
     arms = [f"reinforce-{i}" for i in range(12)]
     store.__class__ = type("Many", (Store,), {"all_runs": property(lambda _: [replace(r, arm=a) for a in arms for r in runs[:1]])})  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_comparison_of_one_response_a_prompt_keeps_its_report(
 def test_it_is_not_drawn_where_other_responses_are_judged(finished: Path) -> None:
     store = Store.open(finished)
     assert Plan.of(store) is not None
-    store.asked = replace(store.asked, eval=replace(store.asked.eval, temperature=0.5))
+    store.experiment = replace(store.experiment, eval=replace(store.experiment.eval, temperature=0.5))
     assert Plan.of(store) is None
 
 

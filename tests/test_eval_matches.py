@@ -56,7 +56,7 @@ def store(finished: Path, tmp_path: Path) -> Store:
 def several(store: Store) -> Store:
     """Three arms, of which the third is the second again; nothing asked yet."""
     shutil.copytree(store.run("dpo", 0).folder, store.run("ppo", 0).folder)
-    store.asked = replace(store.asked, algos=("reinforce", "dpo", "ppo"))
+    store.experiment = replace(store.experiment, algos=("reinforce", "dpo", "ppo"))
     write_json(store.path / "matches.json", {})
     return store
 

@@ -246,7 +246,7 @@ def test_reward_and_judge_are_asked_for_what_was_told(small: SmallWorld, tmp_pat
     lines = [line.split() for line in calls.read_text().splitlines()]
     counted = {name: sum(int(n) for who, n in lines if who == name) for name in ("reward", "judge")}
     store = Store.open(tmp_path / "out")
-    told = scored(store.asked, shape(store.asked)[0], 64, {"reinforce": 1, "dpo": 1})
+    told = scored(store.experiment, shape(store.experiment)[0], 64, {"reinforce": 1, "dpo": 1})
     assert counted["reward"] == sum(int(reward.replace(",", "")) for _, reward, _ in told)
     assert counted["judge"] == sum(int(judge.replace(",", "")) for *_, judge in told)
     evaluated, frontier = (

@@ -282,8 +282,8 @@ def test_the_interval_of_the_accuracy_is_wilsons(clean: World) -> None:
 def test_what_helps_a_reward_model_names_its_learning_rate(clean: World) -> None:
     """A small one learns nothing at the default, however many epochs it makes."""
     made = with_facts(clean, reward_model={"accuracy": 0.5, "heldout_pairs": 100})
-    rate = {**made.experiment, "reward_model": {"learning_rate": 1e-5}}
-    told = said(validity.learned_models, dataclasses.replace(made, experiment=rate))
+    rate = {**made.settings, "reward_model": {"learning_rate": 1e-5}}
+    told = said(validity.learned_models, dataclasses.replace(made, settings=rate))
     assert "a larger --reward-model.learning-rate (now 1×10⁻⁵), would help." in told
 
 

@@ -25,6 +25,6 @@ def test_they_can_be_pasted(made: World) -> None:
 
 def test_they_trust_code_where_the_comparison_did(made: World) -> None:
     """Without the flag on the command line it would be refused."""
-    trusting = dataclasses.replace(made, experiment={**made.experiment, "trust_remote_code": True})
+    trusting = dataclasses.replace(made, settings={**made.settings, "trust_remote_code": True})
     for command in (commands.resume(trusting, 7), commands.repeat(trusting), commands.alone(trusting, "ppo")):
         assert " --trust-remote-code" in command

@@ -215,7 +215,7 @@ def test_the_data_seed_is_said() -> None:
     made = with_samples(with_ends(CLEAR), 0.1)
     assert "data seed 0, which all seeds share" in held(made)
     assert "these 40 test prompts" in held(made)
-    anew = dataclasses.replace(made, experiment={"replicate_data": True})
+    anew = dataclasses.replace(made, settings={"replicate_data": True})
     assert "drawn anew for every seed" in held(anew)
     assert held(with_ends({"ppo": [0.5], "dpo": [0.6]})) == ""
 
@@ -251,7 +251,7 @@ def test_intervals_hold_for_what_the_data_seed_draws(
     varies: list[str] | None, shared: str, anew: str
 ) -> None:
     made = with_facts(with_samples(with_ends(CLEAR), 0.1), varies=varies)
-    replicated = dataclasses.replace(made, experiment={"replicate_data": True})
+    replicated = dataclasses.replace(made, settings={"replicate_data": True})
     assert f"They hold for {shared} and these 40 test prompts." in held(made)
     assert f"They hold for {anew} and these 40 test prompts." in held(replicated)
     noted = [conditions.nothing_replicated(each, evaluations(each)) for each in (made, replicated)]

@@ -119,11 +119,11 @@ def test_one_data_seed_is_told_as_before_there_were_several() -> None:
 
 def test_a_directory_that_knows_its_first_data_seed_alone_says_so() -> None:
     made = world(Path("x"))
-    old = dataclasses.replace(made, experiment=made.experiment | {"replicate_data": True})
+    old = dataclasses.replace(made, settings=made.settings | {"replicate_data": True})
     words = "are of the first data seed alone"
     assert words in told(old)
     assert words not in told(made)
     assert words not in told(with_facts(old, varies=[]))
     assert words not in told(with_facts(old, data_seeds={"0": {}, "1": {}}))
     single = world(Path("x"), seeds=1)
-    assert words not in told(dataclasses.replace(single, experiment=old.experiment))
+    assert words not in told(dataclasses.replace(single, settings=old.settings))

@@ -25,7 +25,7 @@ def told(seed: int) -> dict[str, Any]:
 
 
 def written(tmp_path: Path, experiment: Experiment, seeds: range) -> dict[str, Any]:
-    store: Any = SimpleNamespace(asked=experiment, path=tmp_path)
+    store: Any = SimpleNamespace(experiment=experiment, path=tmp_path)
     materials: Any = SimpleNamespace(facts=told(0))
     _write_facts(store, materials, {seed: told(seed) for seed in seeds})
     found: dict[str, Any] = json.loads((tmp_path / "facts.json").read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ def drawn(space: FrontierWorld) -> Pool:
 @pytest.fixture
 def comparison(drawn: Pool, space: FrontierWorld, tmp_path: Path) -> World:
     made = replace(world(tmp_path), pool=drawn)
-    made.experiment["objective_beta"] = BETA * space.spread
+    made.settings["objective_beta"] = BETA * space.spread
     return made
 
 
@@ -107,7 +107,7 @@ def test_arms_of_which_nothing_was_drawn_are_named(comparison: World) -> None:
 def test_no_objective_is_reported_that_was_not_trained_for(comparison: World) -> None:
     """A penalty for the length limit, or another temperature: the optimum of what was trained for is another policy."""
     arms = {arm: {"source": "prompts", "settings": {"beta": 0.1}} for arm in ("reinforce", "ppo")}
-    made = replace(comparison, experiment={"sampling": {"missing_eos_penalty": 0.0, "temperature": 1.0}})
+    made = replace(comparison, settings={"sampling": {"missing_eos_penalty": 0.0, "temperature": 1.0}})
     made.facts.update(arms=arms, beta_is_objective=True)
     assert objective_beta(made) == 0.1
     assert validity.other_objective(made, evaluations(made)) == []
@@ -123,9 +123,9 @@ def test_no_objective_is_reported_that_was_not_trained_for(comparison: World) ->
         ),
         ({"greedy_prefix": 1}, "the first token of every response was greedy"),
     ):
-        other = replace(made, experiment={"sampling": sampling})
+        other = replace(made, settings={"sampling": sampling})
         assert objective_beta(other) is None
-        assert objective_beta(replace(other, experiment={"sampling": sampling, "objective_beta": 0.2})) == 0.2
+        assert objective_beta(replace(other, settings={"sampling": sampling, "objective_beta": 0.2})) == 0.2
         (sentence,) = validity.other_objective(other, evaluations(other))
         assert said in sentence
 
@@ -176,7 +176,7 @@ def test_an_arm_beyond_the_solid_part_is_named(comparison: World, space: Frontie
 
 
 def test_objective_beta_is_declared_or_shared(comparison: World) -> None:
-    made = replace(comparison, experiment={})
+    made = replace(comparison, settings={})
     arms = {
         "reinforce": {"source": "prompts", "settings": {"beta": 0.1}},
         "dpo": {"source": "pairs", "settings": {"beta": 0.3}},
@@ -185,7 +185,7 @@ def test_objective_beta_is_declared_or_shared(comparison: World) -> None:
     assert objective_beta(made) == 0.1  # DPO's β is not the objective's here
     made.facts.update(beta_is_objective=True)
     assert objective_beta(made) is None
-    assert objective_beta(replace(made, experiment={"objective_beta": 0.2})) == 0.2
+    assert objective_beta(replace(made, settings={"objective_beta": 0.2})) == 0.2
 
 
 def test_the_section_has_figure_tables_and_how_to_read_them(comparison: World) -> None:
@@ -202,8 +202,8 @@ def test_it_is_said_where_the_paths_are_on_more_prompts(comparison: World) -> No
 
     def told(prompts: int) -> str:
         base = comparison.samples[comparison.samples["arm"] == "base"].iloc[[0] * prompts]
-        asked = {**comparison.experiment, "eval": {"prompts": 64}}
-        made = replace(comparison, samples=base.assign(prompt_id=range(prompts)), experiment=asked)
+        asked = {**comparison.settings, "eval": {"prompts": 64}}
+        made = replace(comparison, samples=base.assign(prompt_id=range(prompts)), settings=asked)
         return " ".join(block.text for block in section_of(made).blocks if isinstance(block, Text))
 
     assert "The paths are on" not in told(16)  # as many as the pool
@@ -272,10 +272,10 @@ def test_the_settings_of_plain_samples_are_the_evaluations() -> None:
 def test_other_decoding_has_no_frontier_objective_or_regret(
     comparison: World, settings: dict[str, Any]
 ) -> None:
-    plain = replace(comparison, experiment={**comparison.experiment, "eval": asdict(Evaluation())})
+    plain = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation())})
     assert any(isinstance(block, Table) for block in section_of(plain).blocks)
     assert any("Of the gain" in sentence for sentence in verdict.sentences(plain))
-    made = replace(comparison, experiment={**comparison.experiment, "eval": asdict(Evaluation(**settings))})
+    made = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation(**settings))})
     assert reachable(made) == {}
     section = section_of(made)
     assert not any(isinstance(block, Table) for block in section.blocks)

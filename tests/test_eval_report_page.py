@@ -56,7 +56,7 @@ def hostile(path: Path) -> World:
     return dataclasses.replace(
         made,
         facts=facts,
-        experiment={"model": PAYLOAD, PAYLOAD: [PAYLOAD]},
+        settings={"model": PAYLOAD, PAYLOAD: [PAYLOAD]},
         environment=made.environment
         | {
             "command": PAYLOAD,
@@ -203,7 +203,7 @@ DAMAGED = {
     "bare": lambda path: dataclasses.replace(
         world(path, TWO, 2),
         facts={},
-        experiment={},
+        settings={},
         environment={},
         events=pd.DataFrame(),
         samples=pd.DataFrame(),

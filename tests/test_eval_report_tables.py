@@ -43,11 +43,11 @@ def test_the_base_is_scored_by_every_seeds_reward_model() -> None:
     proxy = (results["metric"] == "reward/proxy") & (results["point"] == 0)
     results.loc[proxy, "value"] = results.loc[proxy, "seed"].map({0: 0.1, 1: 0.2, 2: 0.6})
     shared = dataclasses.replace(made, results=results)
-    own = dataclasses.replace(shared, experiment=made.experiment | {"replicate_data": True})
+    own = dataclasses.replace(shared, settings=made.settings | {"replicate_data": True})
     assert evaluations(shared).base["reward/proxy"] == 0.1
     assert evaluations(own).base["reward/proxy"] == pytest.approx(0.3)
     assert evaluations(own).base[JUDGE] == evaluations(shared).base[JUDGE]
-    alike = dataclasses.replace(made, experiment=own.experiment)
+    alike = dataclasses.replace(made, settings=own.settings)
     assert evaluations(alike).base == evaluations(made).base
 
 

@@ -234,7 +234,7 @@ def test_a_cache_that_first_changes_in_training_is_noted_on_the_way(
     cache.write_text("{}", encoding="utf-8")
     assert main(begun()) == PREPARED
     store = Store.open(world.folder / "out")
-    functions = Functions(store.path, store.asked)
+    functions = Functions(store.path, store.experiment)
     monkeypatch.setattr(comparison, "_LOOKED", 0.0)
     told = comparison._noting(store, functions, Console(), lambda *_: None)
     job = Job("reinforce-s0", lambda _: "done", lambda _: "failed")

@@ -78,7 +78,7 @@ def test_yaml_goes_before_what_is_declared_and_an_arm_before_its_algorithm() -> 
         ({"search": {"ppo": {"clip_range": {"low": 0.1, "high": 1.5}}}}, r"clip_range must be in \(0, 1\); got 1\.5"),
         ({"search": {"ppo": {"clip_range": {"low": 0.3, "high": 0.1}}}}, r"low must be below high; got 0\.3 … 0\.1"),
         ({"search": {"ppo": {"beta": {"low": 0, "high": 1, "log": True}}}}, r"low must be above 0 on a log scale"),
-        ({"search": {"ppo": {"clip_range": 0.3}}}, r"search\.ppo\.clip_range: .*dictionary.*got 0\.3"),
+        ({"search": {"ppo": {"clip_range": 0.3}}}, r"search\.ppo\.clip_range takes values by name; got 0\.3"),
         ({"search": {"ppo": {"clip_range": {"choices": [0.1]}}}}, r"choices must be at least 2; got 1"),
         ({"search": {"ppo": {"kl_control": {"low": 0, "high": 1}}}}, r"search\.ppo\.kl_control is not a number"),
         ({"search": {"ppo": {"whiten_rewards": {"low": 0, "high": 1}}}}, r"search\.ppo\.whiten_rewards is not a number"),

@@ -189,21 +189,23 @@ def tuned(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_chosen_settings_are_what_ran(tuned: Path) -> None:
     store, found = Store.open(tuned), choice(Store.open(tuned))
-    begun = Store.open(tuned / "tuning").asked
-    assert store.asked.tuned == ("ppo", "dpo")
+    begun = Store.open(tuned / "tuning").experiment
+    assert store.experiment.tuned == ("ppo", "dpo")
     for name, about in found["arms"].items():
         values = [each["value"] for each in about["tries"]]
         assert [each["number"] for each in about["tries"]] == [1, 2, 3]
         assert about["chosen"] == values.index(max(values)) + 1
         assert about["tries"][0]["settings"] == {s: getattr(begun.arm(name), s) for s in about["space"]}
         chosen = about["tries"][about["chosen"] - 1]["settings"]
-        assert {s: getattr(store.asked.arm(name), s) for s in chosen} == chosen
+        assert {s: getattr(store.experiment.arm(name), s) for s in chosen} == chosen
         assert store.facts["arms"][name]["settings"] | chosen == store.facts["arms"][name]["settings"]
-        assert store.asked.search[name] == about["space"]
+        assert store.experiment.search[name] == about["space"]
     assert all(run.status["status"] == "done" for run in store.all_runs)
     for option in (["--config", str(tuned / "experiment.yaml")], ["--resume", str(tuned)]):
-        assert parse(option).experiment == store.asked
-    assert store.asked.untuned == ()  # the stored settings repeat the comparison, and do not tune it again
+        assert parse(option).experiment == store.experiment
+    assert (
+        store.experiment.untuned == ()
+    )  # the stored settings repeat the comparison, and do not tune it again
 
 
 def test_nothing_that_the_comparison_uses_is_seen(tuned: Path) -> None:
@@ -266,13 +268,13 @@ def test_an_interrupted_tuning_goes_on_where_it_was(
         tune(store, StopsAfter(done), Console())
     finished = {file: file.stat().st_mtime_ns for file in store.path.glob("tuning/runs/*/rows.jsonl")}
     assert len(finished) == done
-    assert Store.open(store.path).asked.untuned == ("ppo", "dpo")
+    assert Store.open(store.path).experiment.untuned == ("ppo", "dpo")
     store.discard()  # as a user's mistake would have it: what has run is kept
     again = Store.open(store.path)
-    assert parse(["--resume", str(store.path)]).experiment == again.asked
+    assert parse(["--resume", str(store.path)]).experiment == again.experiment
     tune(again, Workers(1), Console())
     assert choice(again) == choice(Store.open(tuned))
-    assert again.asked == Store.open(tuned).asked
+    assert again.experiment == Store.open(tuned).experiment
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
 
 
@@ -280,18 +282,20 @@ def test_an_arm_that_is_added_gets_the_same_tries(small: SmallWorld, tuned: Path
     out = tmp_path / "grown"
     shutil.copytree(tuned, out)
     store = Store.open(out)
-    before, policy = choice(store)["arms"], store.asked.arm("ppo")
+    before, policy = choice(store)["arms"], store.experiment.arm("ppo")
     variants = {"calm": {"algorithm": "ppo", "clip_range": 0.05}}
-    store.asked = extended(store.asked, replace(store.asked, algos=("reinforce", "calm"), variants=variants))
-    assert store.asked.untuned == ("reinforce", "calm")
+    store.experiment = extended(
+        store.experiment, replace(store.experiment, algos=("reinforce", "calm"), variants=variants)
+    )
+    assert store.experiment.untuned == ("reinforce", "calm")
     tune(store, Workers(1), Console())
     after = choice(store)["arms"]
     assert {name: after[name] for name in before} == before
     assert [len(about["tries"]) for about in after.values()] == [3, 3, 3, 3]
     # It begins with what ppo began with, not with what tuning made of it.
     assert after["calm"]["tries"][0]["settings"] == before["ppo"]["tries"][0]["settings"]
-    assert store.asked.arm("calm").clip_range == 0.05
-    assert store.asked.arm("ppo") == policy
+    assert store.experiment.arm("calm").clip_range == 0.05
+    assert store.experiment.arm("ppo") == policy
 
 
 def test_a_failed_try_is_kept_and_not_chosen(
@@ -329,7 +333,7 @@ def test_where_every_try_failed_the_settings_stay(
     small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = prepared(small, tmp_path / "failed", "--algos", "reinforce")
-    before = store.asked.arm("reinforce")
+    before = store.experiment.arm("reinforce")
 
     def fails(directory: Path, arm: str, seed: int, report: Any) -> str:
         run = Store.open(directory).run(arm, seed)
@@ -344,8 +348,8 @@ def test_where_every_try_failed_the_settings_stay(
         ("failed", None, 0)
     ] * 3
     assert about["chosen"] is None
-    assert store.asked.arm("reinforce") == before
-    assert store.asked.untuned == ()
+    assert store.experiment.arm("reinforce") == before
+    assert store.experiment.untuned == ()
     assert "all 3 tries failed; its settings stay as they are" in capsys.readouterr().err
 
 
@@ -365,8 +369,8 @@ def test_every_seed_of_tuning_has_data_of_its_own_where_every_seed_has(
     store = prepared(
         small, tmp_path / "own", "--algos", "dpo", "--replicate-data", "--tune-seeds", "2", "--tune", "1"
     )
-    for seed in store.asked.tuning_seeds:
-        materials_of(store.asked, ArtefactCache(Path(small.cache)), seed).save(
+    for seed in store.experiment.tuning_seeds:
+        materials_of(store.experiment, ArtefactCache(Path(small.cache)), seed).save(
             store.path / "materials" / str(seed)
         )
     tune(store, Workers(1), Console())
@@ -392,8 +396,8 @@ def test_on_the_built_in_task(tmp_path: Path) -> None:
     out = tmp_path / "reviews"
     assert main([*arguments, "--cache", str(tmp_path / "cache"), "--out", str(out)]) == 0
     store = Store.open(out)
-    assert store.asked.tuned == ("reinforce", "ppo-beta-0.05", "ppo-beta-0.2")
+    assert store.experiment.tuned == ("reinforce", "ppo-beta-0.05", "ppo-beta-0.2")
     assert list(store.tuning["arms"]["ppo-beta-0.05"]["space"]) == ["learning_rate", "ppo_epochs"]
-    assert [store.asked.arm(name).beta for name in store.asked.algos[1:]] == [0.05, 0.2]
+    assert [store.experiment.arm(name).beta for name in store.experiment.algos[1:]] == [0.05, 0.2]
     tuning = Store.open(out / "tuning")
     assert not {r["prompt"] for r in tuning.base_samples} & {r["prompt"] for r in store.base_samples}

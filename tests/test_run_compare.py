@@ -175,7 +175,9 @@ def test_resuming_with_other_settings_is_refused(finished: Path, capsys: pytest.
 
 
 def test_the_stored_settings_repeat_the_comparison(finished: Path) -> None:
-    assert parse(["--config", str(finished / "experiment.yaml")]).experiment == Store.open(finished).asked
+    assert (
+        parse(["--config", str(finished / "experiment.yaml")]).experiment == Store.open(finished).experiment
+    )
 
 
 @pytest.mark.usefixtures("sketched")
@@ -237,10 +239,10 @@ def test_a_sweep_runs_an_arm_a_value_and_resuming_adds_values(small: SmallWorld,
     store = Store.open(out)
     ends = store.results.query("point == 1 and metric == 'kl/sequence'")
     assert ends["value"].nunique() == 2  # another β, another policy
-    assert store.asked.variants["reinforce-beta-0.2"] == {"algorithm": "reinforce", "beta": 0.2}
+    assert store.experiment.variants["reinforce-beta-0.2"] == {"algorithm": "reinforce", "beta": 0.2}
     again = parse(["--resume", str(out), "--sweep", "beta=0.2,1"]).experiment
     assert again.algos == (*arms, "reinforce-beta-1")
-    assert {name: again.variants[name] for name in arms} == store.asked.variants
+    assert {name: again.variants[name] for name in arms} == store.experiment.variants
 
 
 def test_events_are_json_of_finite_numbers(finished: Path) -> None:

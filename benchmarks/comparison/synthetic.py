@@ -51,7 +51,7 @@ def comparison(folder: Path, rows: int) -> Store:
 
 
 def _write_facts(store: Store) -> None:
-    asked = store.asked
+    asked = store.experiment
     arms = {
         name: {
             "algorithm": arm.name,

@@ -40,7 +40,7 @@ def _paths(path: Path) -> DataFrame:
     keys = ["arm", "algorithm", "seed", "point", *COUNTS]
     wide = rows.pivot_table(index=keys, columns="metric", values="value").reset_index()
     done = store.runs.query("status == 'done'")[["arm", "seed"]]
-    arms = store.asked.arms
+    arms = store.experiment.arms
     wide["beta"] = [arms[arm].beta for arm in wide["arm"]]
     # What REINFORCE and PPO maximise: proxy − β·KL.
     wide["objective"] = wide[PROXY] - wide["beta"] * wide[KL]

@@ -46,11 +46,11 @@ class Plan:
         """The reference and one policy an arm, that of its lowest finished seed; None where it is switched off,
         and where what is judged is not sampled from the policies themselves, of which alone a frontier tells.
         """
-        settings = store.asked.frontier
-        if settings.samples == 0 or not store.asked.eval.is_plain:
+        settings = store.experiment.frontier
+        if settings.samples == 0 or not store.experiment.eval.is_plain:
             return None
         chosen = _policies_of(store)
-        data_seed = store.asked.data_seed_of(min(chosen.values(), default=store.all_runs[0].seed))
+        data_seed = store.experiment.data_seed_of(min(chosen.values(), default=store.all_runs[0].seed))
         counts = (settings.samples, *(settings.each(len(chosen)) for _ in chosen))
         prompts = min(settings.prompts, len(store.materials(data_seed).test_prompts))
         return cls(("base", *chosen), (0, *chosen.values()), counts, prompts, data_seed)
@@ -72,7 +72,7 @@ def _policies_of(store: Store) -> dict[str, int]:
     for run in store.all_runs:
         if run.status["status"] == "done":
             chosen.setdefault(run.arm, run.seed)
-    if store.asked.replicate_data and chosen:
+    if store.experiment.replicate_data and chosen:
         lowest = min(chosen.values())
         return {arm: seed for arm, seed in chosen.items() if seed == lowest}
     return chosen
@@ -131,7 +131,7 @@ def _draw(directory: Path, plan: Plan, chunk: list[int], part: Path, report: Rep
     """The pool of some prompts; returns `drawn`, or `stopped` where the user asked to."""
     try:
         store = Store.open(directory)
-        torch.set_num_threads(store.asked.threads_per_run)
+        torch.set_num_threads(store.experiment.threads_per_run)
         _Drawing(store, plan, chunk, report).pool().save(part)
     except Stopped:
         return "stopped"
@@ -150,7 +150,7 @@ class _Drawing:
 
     def __init__(self, store: Store, plan: Plan, chunk: Sequence[int], report: Report) -> None:
         self.store, self.plan, self.chunk, self.report = store, plan, chunk, report
-        self.experiment, self.materials = store.asked, store.materials(plan.data_seed)
+        self.experiment, self.materials = store.experiment, store.materials(plan.data_seed)
         device = pick_device(self.experiment.device)
         self.reward, self.judge = self.materials.scorers(device, self.experiment.reward_calls)
         # What a pairwise judge compares with, as in the evaluation.

@@ -79,7 +79,7 @@ class Workers:
     def _hire(self) -> _Worker:
         mine, theirs = self.context.Pipe()
         process = self.context.Process(target=serve, args=(theirs,), daemon=True)
-        with _signals_later(), safe_path():
+        with safe_path(), _signals_later():
             process.start()
             self.processes.append(process)
         theirs.close()  # so that the pipe ends when the worker does

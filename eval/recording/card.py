@@ -49,7 +49,7 @@ def _front_matter(store: Store, run: Run, metrics: Mapping[str, float]) -> str:
     """The card's YAML. The hub checks the names in it, so only what looks like one of its own is given."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    asked = store.asked
+    asked = store.experiment
     results = [
         EvalResult(
             task_type="text-generation", dataset_type=asked.task, dataset_name="held-out prompts",
@@ -71,7 +71,7 @@ def _front_matter(store: Store, run: Run, metrics: Mapping[str, float]) -> str:
 
 
 def _body(store: Store, run: Run, metrics: Mapping[str, float]) -> str:
-    facts, asked = store.facts, store.asked
+    facts, asked = store.facts, store.experiment
     arm = (facts.get("arms") or {}).get(run.arm) or {}
     base = readable(asked.model or "") or f"the base model of the task {asked.task}"
     algorithm = asked.arms[run.arm].name

@@ -58,13 +58,13 @@ class Recorder:
         self.trackers = trackers
         self.run, self.evaluator, self.report, self.standing = run, evaluator, report, standing
         self.base = base
-        self.points = store.asked.eval.points
-        self.budget = Budget.parse(store.asked.budget)
+        self.points = store.experiment.eval.points
+        self.budget = Budget.parse(store.experiment.budget)
         self.point = 0
         self.extra = extra
         self.memory = PeakMemory(evaluator.policy.device)
         self.memory_before = 0.0
-        self.checkpoints = Checkpoints(run, store.asked.checkpoint_every)
+        self.checkpoints = Checkpoints(run, store.experiment.checkpoint_every)
         self.started = time.perf_counter()
         self.begun = False
 

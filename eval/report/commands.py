@@ -25,5 +25,5 @@ def alone(comparison: ReportInput, arm: str) -> str:
 
 def _join(option: str, where: str, comparison: ReportInput, *arguments: str) -> str:
     # The command line alone may say that a model's own code is run, so each command has to.
-    trusting = ["--trust-remote-code"] if comparison.experiment.get("trust_remote_code") else []
+    trusting = ["--trust-remote-code"] if comparison.settings.get("trust_remote_code") else []
     return shlex.join(["rlhf-compare", option, where, *trusting, *arguments])

@@ -90,7 +90,7 @@ def _corrected(found: Standings) -> str:
 
 def nothing_replicated(comparison: ReportInput, view: Evaluations) -> list[str]:
     """A caveat: data were to be drawn anew for every seed, and there is nothing that is drawn."""
-    if not comparison.experiment.get("replicate_data") or comparison.facts.get("varies") != []:
+    if not comparison.settings.get("replicate_data") or comparison.facts.get("varies") != []:
         return []
     return [
         "No pairs were sampled and no reward model was learned, so --replicate-data had no effect: all seeds share data and "
@@ -214,14 +214,14 @@ def _single(end: Standing) -> bool:
 
 
 def _data(comparison: ReportInput) -> str:
-    experiment, varies = comparison.experiment, comparison.facts.get("varies")
-    if experiment.get("replicate_data"):
+    settings, varies = comparison.settings, comparison.facts.get("varies")
+    if settings.get("replicate_data"):
         if varies is None:  # a comparison that was made before its task told
             return "data and reward of which every seed has its own draw,"
         return REPLICATED[frozenset(varies)]
     if varies == []:
         return "this data and reward"
-    seed = experiment.get("data_seed", 0)
+    seed = settings.get("data_seed", 0)
     what = fmt.listing([f"the {each}" for each in varies or []]) or "it"
     return f"this data and reward (data seed {seed}, which all seeds share; --replicate-data varies {what})"
 

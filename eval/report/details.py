@@ -59,7 +59,7 @@ def data(comparison: ReportInput) -> Section:
 def _first_alone(comparison: ReportInput) -> list[Block]:
     """A directory whose data seeds have draws of their own and which no version has worked on that writes them down."""
     one = comparison.runs["seed"].nunique() == 1 or comparison.facts.get("varies") == []
-    if not comparison.experiment.get("replicate_data") or "data_seeds" in comparison.facts or one:
+    if not comparison.settings.get("replicate_data") or "data_seeds" in comparison.facts or one:
         return []
     return [
         Text(
@@ -190,7 +190,7 @@ def configuration(comparison: ReportInput) -> Section:
     blocks += [
         Text("This command repeats the comparison:"),
         Code(commands.repeat(comparison), "sh"),
-        Code(_yaml(comparison.experiment), "yaml", "The whole resolved configuration (experiment.yaml)"),
+        Code(_yaml(comparison.settings), "yaml", "The whole resolved configuration (experiment.yaml)"),
     ]
     arms = comparison.facts.get("arms") or {}
     if arms:

@@ -67,7 +67,7 @@ def evaluations(comparison: ReportInput) -> Evaluations:
     finished = [states.get((arm, seed)) == "done" for arm, seed in trained[RUN].itertuples(index=False)]
     paths = trained.reset_index(drop=True).assign(finished=pandas.Series(finished, dtype=bool))
     ends = paths.sort_values([*RUN, "point"], kind="stable").groupby(RUN, sort=False).tail(1)
-    base = _base(wide) | (_mean_proxy(trained) if comparison.experiment.get("replicate_data") else {})
+    base = _base(wide) | (_mean_proxy(trained) if comparison.settings.get("replicate_data") else {})
     return Evaluations(arms, paths, ends.reset_index(drop=True), base, runs)
 
 

@@ -218,7 +218,7 @@ def _absent(comparison: ReportInput) -> str:
             "none of them is shown."
         )
     unknown = "how far the arms are from the best possible policy is not known"
-    if (comparison.experiment.get("frontier") or {}).get("samples") == 0:
+    if (comparison.settings.get("frontier") or {}).get("samples") == 0:
         return f"It was switched off (frontier samples 0), so {unknown}."
     if reason := _failure(comparison):
         return f"Drawing the samples for it failed, so {unknown}: {reason} To try again: {commands.resume(comparison)}"

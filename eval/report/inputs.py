@@ -23,7 +23,7 @@ class ReportInput(Protocol):
         """The comparison's directory, as the user would write it."""
 
     @property
-    def experiment(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """The whole resolved configuration, as in experiment.yaml."""
 
     @property

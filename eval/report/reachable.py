@@ -97,13 +97,13 @@ def unscored(comparison: ReportInput) -> float:
 
 def is_plain(comparison: ReportInput) -> bool:
     """Whether the responses that are judged are samples of the policies themselves."""
-    return not unusual(comparison.experiment.get("eval") or {})
+    return not unusual(comparison.settings.get("eval") or {})
 
 
 def objective_beta(comparison: ReportInput) -> float | None:
     """The declared β, or the one β of all arms for which it is the coefficient of the objective; None where there is none,
     or where training was after another objective than that of the reward and KL that are reported."""
-    declared = comparison.experiment.get("objective_beta")
+    declared = comparison.settings.get("objective_beta")
     if declared is not None:
         return float(declared)
     if trained_otherwise(comparison):

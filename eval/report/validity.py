@@ -108,7 +108,7 @@ def learned_models(comparison: ReportInput, view: Evaluations) -> list[str]:
         said.append(f"The reward model{which} orders {next(iter(near.values()))}{also}")
     if told := _near_chance(comparison.facts.get("judge_model") or {}):
         said.append(f"The judge, a model learned from pairs, orders {told}")
-    rate = (comparison.experiment.get("reward_model") or {}).get("learning_rate")
+    rate = (comparison.settings.get("reward_model") or {}).get("learning_rate")
     now = f" (now {fmt.compact(rate)})" if rate else ""
     remedy = (
         "what follows it may follow noise. More pairs, more epochs on them, or for a small model a larger "
@@ -168,7 +168,7 @@ def other_objective(comparison: ReportInput, view: Evaluations) -> list[str]:
 
 def trained_otherwise(comparison: ReportInput) -> list[str]:
     """What training maximised that the reported reward and KL are not: clauses, none where they are the same."""
-    asked = comparison.experiment.get("sampling") or {}
+    asked = comparison.settings.get("sampling") or {}
     penalty, temperature = (
         float(asked.get(name, default))
         for name, default in (("missing_eos_penalty", 0.0), ("temperature", 1.0))

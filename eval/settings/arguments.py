@@ -71,7 +71,7 @@ def parse(args: Sequence[str], description: str = "") -> Options:
     first.config, first.resume = _at_home(first.config), _at_home(first.resume)
     named = load_yaml(first.config) if first.config else {}
     sweeps = named.pop("sweep", {})
-    stored = Store.open(first.resume).asked if first.resume else None
+    stored = Store.open(first.resume).experiment if first.resume else None
     below = _trusting_nobody(first, Experiment.from_dict(_layers(first, named, stored)))
     if any(arg == "--algos" for arg in args):
         args = _expand_plus(args, below.algos)

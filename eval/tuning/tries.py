@@ -43,7 +43,7 @@ class Try:
 def read_try(tuning: Store, arm: str, number: int, space: Space) -> Try:
     """A finished try from its runs' files."""
     name = name_of(arm, number)
-    runs = [tuning.run(name, seed) for seed in tuning.asked.training_seeds]
+    runs = [tuning.run(name, seed) for seed in tuning.experiment.training_seeds]
     values = [_value(run) for run in runs]
     spent = [run.read("events")[-1:] for run in runs]
     errors = [f"seed {run.seed}: {run.status['error']}" for run in runs if run.status["status"] == "failed"]
@@ -51,7 +51,7 @@ def read_try(tuning: Store, arm: str, number: int, space: Space) -> Try:
         errors = [f"its {OBJECTIVE} is not a number"]
     return Try(
         number=number,
-        settings={setting: plain(getattr(tuning.asked.arm(name), setting)) for setting in space},
+        settings={setting: plain(getattr(tuning.experiment.arm(name), setting)) for setting in space},
         status="failed" if errors else "done",
         value=None if errors else sum(values) / len(values),
         error="; ".join(errors),

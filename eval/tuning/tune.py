@@ -44,34 +44,34 @@ def tune(store: Store, workers: Workers, console: Console) -> None:
     Goes on with the tries that are there. What was tried, what it came to and what it cost is in tuning/choice.json.
     Raises UserError where no validation prompt can be used.
     """
-    if not store.asked.untuned:
+    if not store.experiment.untuned:
         return
     arms, tuning = _begin(store)
     console.say(
-        f"tuning {', '.join(arm.name for arm in arms)}: {store.asked.tune} tries each, on validation prompts"
+        f"tuning {', '.join(arm.name for arm in arms)}: {store.experiment.tune} tries each, on validation prompts"
     )
     with console.stage("preparing to tune"):
         _prepare(store, tuning)
-    _run_tries(tuning, arms, store.asked.tune, workers, console)
-    found = {arm.name: _tries(tuning, arm, range(1, store.asked.tune + 1)) for arm in arms}
+    _run_tries(tuning, arms, store.experiment.tune, workers, console)
+    found = {arm.name: _tries(tuning, arm, range(1, store.experiment.tune + 1)) for arm in arms}
     _write_choice(store, tuning, arms, found)
     chosen = {name: tried.settings if (tried := best(tries)) else {} for name, tries in found.items()}
-    store.commit(settled(store.asked, {arm.name: arm.start for arm in arms}, chosen))
+    store.commit(settled(store.experiment, {arm.name: arm.start for arm in arms}, chosen))
     for arm in arms:
         console.say(_outcome(arm, found[arm.name]))
 
 
 def _begin(store: Store) -> tuple[list[_Arm], Store]:
     """The arms to tune, and the comparison of tries, which may have some already."""
-    folder, start = store.path / "tuning", store.asked
+    folder, start = store.path / "tuning", store.experiment
     begun = (folder / "experiment.yaml").is_file()
     if begun:  # Arms that are added later begin where the others began, not where tuning took them.
-        start = replace(start, hyperparameters=Store.open(folder).asked.hyperparameters)
+        start = replace(start, hyperparameters=Store.open(folder).experiment.hyperparameters)
     arms = []
     for name in start.untuned:
         arms.append(_Arm(name, start.arm(name), start.named_by(name), start.space(name)))
-    searched = store.asked.search | {arm.name: plain(arm.space) for arm in arms}
-    store.commit(replace(store.asked, search=searched))
+    searched = store.experiment.search | {arm.name: plain(arm.space) for arm in arms}
+    store.commit(replace(store.experiment, search=searched))
     return arms, Store.open(folder) if begun else Store.create(folder, _comparison_of_tries(start, arms))
 
 
@@ -99,7 +99,7 @@ def _settings(arm: _Arm, number: int, history: Sequence[Try]) -> dict[str, Any]:
 def _prepare(store: Store, tuning: Store) -> None:
     """The comparison's materials with validation prompts in place of the test's, and without any other text of the
     test; the base's answers to them."""
-    experiment = tuning.asked
+    experiment = tuning.experiment
     for seed in dict.fromkeys(map(experiment.data_seed_of, experiment.training_seeds)):
         materials = store.materials(seed)
         prompts = _validation_prompts(experiment, materials)
@@ -141,7 +141,7 @@ def _run_tries(tuning: Store, arms: Sequence[_Arm], tries: int, workers: Workers
 
 
 def _runs(tuning: Store, arms: Sequence[_Arm], numbers: range) -> list[Run]:
-    seeds = tuning.asked.training_seeds
+    seeds = tuning.experiment.training_seeds
     return [tuning.run(name_of(arm.name, n), seed) for n in numbers for seed in seeds for arm in arms]
 
 
@@ -160,14 +160,14 @@ def _missing(run: Run) -> bool:
 
 def _declare(tuning: Store, arms: Sequence[_Arm], numbers: range) -> None:
     """Writes the tries down as arms of their comparison, where they are not yet."""
-    variants = dict(tuning.asked.variants)
+    variants = dict(tuning.experiment.variants)
     for arm in arms:
         history = _tries(tuning, arm, range(1, numbers[0]))
         for number in numbers:
             name = name_of(arm.name, number)
             if name not in variants:
                 variants[name] = arm.variant(_settings(arm, number, history))
-    tuning.commit(replace(tuning.asked, algos=tuple(variants), variants=variants))
+    tuning.commit(replace(tuning.experiment, algos=tuple(variants), variants=variants))
 
 
 def _tries(tuning: Store, arm: _Arm, numbers: range) -> list[Try]:
@@ -188,9 +188,9 @@ def _write_choice(store: Store, tuning: Store, arms: Sequence[_Arm], found: Mapp
     about = {
         "objective": OBJECTIVE,
         "prompts": len({record["prompt_id"] for record in tuning.base_samples}),
-        "seeds": list(tuning.asked.training_seeds),
-        "budget": tuning.asked.budget,
-        "tries": store.asked.tune,
+        "seeds": list(tuning.experiment.training_seeds),
+        "budget": tuning.experiment.budget,
+        "tries": store.experiment.tune,
     }
     write_json(tuning.path / "choice.json", about | {"arms": told})
 
