@@ -75,8 +75,8 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
 def show_ends(comparison: ReportInput, console: Console) -> None:
     """What was measured of the terminal's few metrics, and the verdict."""
     from eval.format import titled
-    from eval.report.tables import summary_text
-    from eval.report.verdict import sentences, warnings
+    from eval.report.numbers.tables import summary_text
+    from eval.report.sections.verdict import sentences, warnings
 
     short = {
         "reward/judge": "judge",

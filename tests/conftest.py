@@ -96,7 +96,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are empty files, for tests of what comes before them: drawing would take most of the time."""
-    from eval.report import theme
+    from eval.report.figures import theme
 
     def empty(_: object, folder: Path, stem: str) -> None:
         (folder / f"{stem}.svg").write_text("<svg/>", encoding="utf-8")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from report_world import World
 
-from eval.report import conditions, verdict
-from eval.report.frames import evaluations
-from eval.report.standings import standings
+from eval.report.caveats import conditions
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import standings
+from eval.report.sections import verdict
 
 
 def said(made: World) -> str:

@@ -26,8 +26,8 @@ from benchmarks.calibration.trials import (
     resamplings,
 )
 from eval.report.inputs import KL
-from eval.report.standings import matched_kl, own_end
-from eval.report.verdict import MOST_SEEDS
+from eval.report.numbers.standings import matched_kl, own_end
+from eval.report.sections.verdict import MOST_SEEDS
 
 BASE_M = np.array([0.4, 0.0, 5.0])
 

@@ -15,7 +15,7 @@ from benchmarks.comparison.records import Timed
 from benchmarks.comparison.tables import TABLES
 from benchmarks.page import filled
 from eval.glossary import METRICS, TRAINING
-from eval.report.tables import summary_text
+from eval.report.numbers.tables import summary_text
 from eval.store import Store
 
 

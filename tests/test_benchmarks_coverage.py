@@ -16,7 +16,7 @@ from benchmarks.coverage import matched, prompts
 from benchmarks.coverage.__main__ import TABLES, table
 from benchmarks.coverage.matched import CASES, Case
 from eval.report.inputs import JUDGE, KL
-from eval.report.standings import matched_kl
+from eval.report.numbers.standings import matched_kl
 
 FINE_K = np.linspace(0, 1, 1001)
 SPEEDS = [case for case in CASES if case.name.startswith("speed")]

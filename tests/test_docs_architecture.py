@@ -91,6 +91,15 @@ def ours(names: frozenset[str]) -> list[str]:
     return [name for name in names if within(name, "algos", "eval", "run_compare")]
 
 
+REPORT = {
+    "numbers": ("caveats", "figures", "sections", "page"),
+    "caveats": ("figures", "sections", "page"),
+    "figures": ("caveats", "sections", "page"),
+    "sections": ("page",),
+}
+"""What each part of the report must not know of."""
+
+
 def test_imports_go_down_only() -> None:
     leaves = ["algos", *(kind.__module__ for kind in ALGORITHMS.values())]
     for name, path in modules().items():
@@ -109,6 +118,11 @@ def test_imports_go_down_only() -> None:
             assert all(within(other, *(f"algos.engine.{own}" for own in beneath)) for other in ours(names)), (
                 name
             )
+        for part, above in REPORT.items():
+            if within(name, f"eval.report.{part}"):
+                assert not [
+                    other for other in names if within(other, *(f"eval.report.{a}" for a in above))
+                ], name
         if name == "algos.losses":
             assert not ours(names), name
         if name == "algos.advantages":

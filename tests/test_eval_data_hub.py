@@ -23,7 +23,7 @@ from eval.data import read_rows
 from eval.experiment import Experiment
 from eval.memory.footprint import Need
 from eval.process.offline import refuse_hub_ids
-from eval.report import details
+from eval.report.sections import details
 from eval.stages.cache import ArtefactCache
 from eval.stages.reward_model import train_reward_model
 from eval.tasks import materials_of

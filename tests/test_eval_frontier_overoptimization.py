@@ -12,9 +12,10 @@ from report_world import with_paths
 from scipy.optimize import curve_fit, minimize_scalar
 
 from eval.frontier.overoptimization import Fit, fit
-from eval.report import overoptimized, theme
 from eval.report.document import Section, Table, Text
-from eval.report.frames import evaluations
+from eval.report.figures import theme
+from eval.report.numbers.frames import evaluations
+from eval.report.sections import overoptimization
 
 KL = np.array([0.3, 1.0, 2.5, 6.0, 12.0])
 
@@ -123,7 +124,7 @@ def section_of(paths: dict[str, list[Gains]]) -> Section:
     results = pd.concat([made.results, judged.assign(metric="reward/proxy")])
     view = evaluations(dataclasses.replace(made, results=results))
     with theme.drawing():
-        return overoptimized.section(view, theme.styles(view.arms))
+        return overoptimization.section(view, theme.styles(view.arms))
 
 
 def table_of(paths: dict[str, list[Gains]]) -> dict[str, list[str]]:

@@ -15,8 +15,8 @@ from tiny import llama, word_tokenizer
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, Sampling, UserError, train
 from eval.experiment import Experiment
 from eval.plan import flops, iteration, iterations, rows, scored
-from eval.report import summary
-from eval.report.frames import evaluations
+from eval.report.numbers.frames import evaluations
+from eval.report.sections import summary
 from eval.settings.parts import Evaluation, Frontier
 from eval.store import Store
 from eval.tasks.custom.shape import shape

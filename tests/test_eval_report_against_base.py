@@ -11,8 +11,8 @@ from report_words import held, said
 from report_world import World, with_ends
 
 from eval import stats
-from eval.report import conditions
-from eval.report.frames import evaluations
+from eval.report.caveats import conditions
+from eval.report.numbers.frames import evaluations
 
 
 def gained(made: World, arm: str = "ppo") -> conditions.Gain:

@@ -14,10 +14,12 @@ from small_world import small_world
 
 from algos import Sampling
 from eval.experiment import Experiment
-from eval.report import caveats, validity
-from eval.report.caveats import Caveat
-from eval.report.frames import evaluations
-from eval.report.standings import standings
+from eval.report.caveats import collected, validity
+from eval.report.caveats import runs as caveats
+from eval.report.caveats.collected import Caveat
+from eval.report.numbers import objectives
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import standings
 from eval.stages.cache import ArtefactCache
 from eval.tasks import materials_of
 
@@ -41,12 +43,12 @@ def clean() -> World:
 
 
 def test_nothing_is_said_where_nothing_is_amiss(clean: World) -> None:
-    assert caveats.all_of(clean, evaluations(clean)) == []
+    assert collected.all_of(clean, evaluations(clean)) == []
 
 
 def test_what_the_task_wants_said_comes_last(clean: World) -> None:
     made = with_facts(world(Path("x"), failed=[("ppo", 1)]), notes=["Mind the gap."])
-    found = caveats.all_of(made, evaluations(made))
+    found = collected.all_of(made, evaluations(made))
     assert found[0].startswith("1 of 9 runs failed")
     assert found[-1] == "Mind the gap."
 
@@ -373,8 +375,8 @@ def test_the_other_arm_maximises_and_the_others_maximise() -> None:
         with_facts(world(Path("x"), dict(itertools.islice(arms, count))), beta_is_objective=False)
         for count, arms in ((2, reversed(ARMS.items())), (3, ARMS.items()))
     )
-    assert validity.unlike_beta(two, ["ppo", "dpo"]).endswith("objective that the other arm maximises")
-    assert validity.unlike_beta(three, ARMS).endswith("objective that the other arms maximise")
+    assert objectives.unlike_beta(two, ["ppo", "dpo"]).endswith("objective that the other arm maximises")
+    assert objectives.unlike_beta(three, ARMS).endswith("objective that the other arms maximise")
 
 
 @pytest.mark.parametrize(
@@ -434,7 +436,7 @@ def test_options_that_change_the_objective(
     text = said(validity.labels, made)
     assert text.startswith(f"{arm}: it") == bool(reason)
     assert reason in text
-    assert set(validity.own_beta(made)) == ({arm} if reason else set())
+    assert set(objectives.own_beta(made)) == ({arm} if reason else set())
 
 
 @pytest.mark.parametrize(

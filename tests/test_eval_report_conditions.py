@@ -14,9 +14,10 @@ from report_world import World, with_ends
 from scipy.stats import t as student
 
 from eval import stats
-from eval.report import caveats, conditions
-from eval.report.frames import evaluations
-from eval.report.standings import Pair, Standing, standings
+from eval.report.caveats import collected, conditions
+from eval.report.caveats import runs as caveats
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import Pair, Standing, standings
 
 Runs = dict[str, np.ndarray]
 """Arm → judge_NP, its seeds' rewards by prompt."""
@@ -138,7 +139,7 @@ def test_few_prompts_are_a_caveat() -> None:
     def said(made: World) -> list[str]:
         return caveats.few_prompts(made, evaluations(made))
 
-    assert caveats.few_prompts in caveats.CAVEATS
+    assert caveats.few_prompts in collected.CAVEATS
     one, few, enough = (with_answers(favoured(3, prompts)) for prompts in (1, 15, 16))
     assert said(one)[0].startswith("With 1 test prompt much depends on which were taken")
     assert said(few)[0].startswith("With 15 test prompts much depends on which were taken")

@@ -8,9 +8,9 @@ from pathlib import Path
 from report_cases import with_facts
 from report_world import World, world
 
-from eval.report.details import MANY_DATA_SEEDS, configuration, data, runs
 from eval.report.document import Table, Text
-from eval.report.frames import evaluations
+from eval.report.numbers.frames import evaluations
+from eval.report.sections.details import MANY_DATA_SEEDS, configuration, data, runs
 
 
 def cells(made: World) -> list[list[str]]:

@@ -11,7 +11,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from report_world import ARMS, World, world
 
-from eval.report import diagnostics, figures, frames, kl_figures, tables, theme, ticks
+from eval.report.figures import diagnostics, theme, ticks
+from eval.report.figures import kl as kl_figures
+from eval.report.figures import outcomes as figures
+from eval.report.numbers import frames, tables
 
 MANY = {f"{name}-beta-{beta}": name for name in ARMS for beta in (0.02, 0.05, 0.1, 0.3)}
 HOSTILE = {
@@ -110,7 +113,7 @@ def test_every_finished_arm_has_its_mean_in_its_own_colour(name: str) -> None:
 
 
 def test_the_mean_line_is_the_mean_of_finished_seeds() -> None:
-    from eval.report import axes
+    from eval.report.figures import axes
 
     view = frames.evaluations(world(Path("x"), failed=[("ppo", 0)]))
     rows = view.paths[view.paths["arm"] == "ppo"]

@@ -15,11 +15,14 @@ from report_world import World, world
 
 from eval.frontier.plain import PLAIN
 from eval.frontier.pool import Pool
-from eval.report import frames, frontier, overoptimized, theme, validity, verdict
+from eval.report.caveats import validity
 from eval.report.document import Picture, Section, Table, Text
-from eval.report.frames import evaluations
+from eval.report.figures import theme
 from eval.report.inputs import JUDGE, PROXY
-from eval.report.reachable import Reachable, objective_beta, reachable
+from eval.report.numbers import frames
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.reachable import Reachable, objective_beta, reachable
+from eval.report.sections import frontier, overoptimization, verdict
 from eval.settings.parts import Evaluation
 
 BETA = 0.5  # of the spread of the rewards
@@ -308,8 +311,8 @@ def test_many_arms_have_a_curve_an_algorithm(tmp_path: Path) -> None:
 def test_peaks_are_told_seed_by_seed(tmp_path: Path) -> None:
     made = world(tmp_path)
     view = frames.evaluations(made)
-    found = overoptimized.fits(view.paths, view.base, "reward/judge")
+    found = overoptimization.fits(view.paths, view.base, "reward/judge")
     assert {arm: sorted(seeds) for arm, seeds in found.items()} == {arm: [0, 1, 2] for arm in view.arms}
-    drawn = overoptimized.section(view, theme.styles(view.arms))
+    drawn = overoptimization.section(view, theme.styles(view.arms))
     table = next(block for block in drawn.blocks if isinstance(block, Table))
     assert [row[1].text for row in table.rows] == ["3", "3", "3"]

@@ -9,9 +9,9 @@ from report_cases import OWN, twelve, two_paths, with_betas, with_facts
 from report_words import said
 from report_world import World, with_ends, with_paths, world
 
-from eval.report import claims, verdict
-from eval.report.frames import evaluations
-from eval.report.standings import standings
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import standings
+from eval.report.sections import claims, verdict
 
 
 def test_matched_kl_leads_where_beta_is_not_the_objectives() -> None:

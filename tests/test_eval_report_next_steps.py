@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 from report_world import World, with_ends
 
-from eval.report import verdict
 from eval.report.document import Block, Code, Text
-from eval.report.frames import evaluations
-from eval.report.next_steps import MORE_SEEDS, section
-from eval.report.standings import standings
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import standings
+from eval.report.sections import verdict
+from eval.report.sections.next_steps import MORE_SEEDS, section
 
 CLEAR = {"a": [0.9, 0.91, 0.92], "far": [0.1, 0.12, 0.1]}
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from report_world import World, world
 
-from eval.report import outcomes, theme
 from eval.report.document import Picture, Table
-from eval.report.frames import evaluations
-from eval.report.standings import standings
+from eval.report.figures import theme
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import standings
+from eval.report.sections import outcomes
 
 
 def captions(made: World) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from report_world import World, world
 
-from eval.report import theme
+from eval.report.figures import theme
 from eval.report.page import write_report
 
 PAYLOAD = (

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eval.report.readings import Path, at_cost, at_kl, before_first
+from eval.report.numbers.readings import Path, at_cost, at_kl, before_first
 
 NAN = math.nan
 

@@ -8,8 +8,8 @@ import pytest
 from report_world import ARMS, POINTS, with_ends, world
 
 from eval import format as fmt
-from eval.report import tables
-from eval.report.frames import evaluations
+from eval.report.numbers import tables
+from eval.report.numbers.frames import evaluations
 from eval.stats import Estimate, mean_interval
 
 JUDGE = "reward/judge"

@@ -8,9 +8,11 @@ from typing import Any
 
 from report_world import world
 
-from eval.report import page, theme, tuning
+from eval.report import page
 from eval.report.document import Document, Section, Table, Text
-from eval.report.frames import evaluations
+from eval.report.figures import theme
+from eval.report.numbers.frames import evaluations
+from eval.report.sections import tuning
 
 SPACE = {
     "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},

@@ -14,9 +14,9 @@ from report_words import said
 from report_world import ARMS, POINTS, World, with_ends, world
 
 from eval import stats
-from eval.report import claims, verdict
-from eval.report.frames import evaluations
-from eval.report.standings import standings
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import standings
+from eval.report.sections import claims, verdict
 
 CLEAR = {"reinforce": [0.90, 0.91, 0.92, 0.90, 0.91], "ppo": [0.60, 0.62, 0.61, 0.61, 0.6]}
 UNCLEAR = {"reinforce": [0.9, 0.4, 0.6], "ppo": [0.6, 0.7, 0.5]}

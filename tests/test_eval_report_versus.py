@@ -5,10 +5,10 @@ from __future__ import annotations
 from report_cases import OWN, twelve, two_paths, with_facts
 from report_world import World, with_ends, with_paths
 
-from eval.report import verdict, versus
 from eval.report.document import Table, Text
-from eval.report.frames import evaluations
-from eval.report.standings import standings
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import standings
+from eval.report.sections import verdict, versus
 
 
 def tables_of(made: World) -> list[Table]:

@@ -22,7 +22,7 @@ from algos import UserError
 from algos.engine.storage import read_json, write_json
 from eval.directory.integrity import sealed
 from eval.experiment import Experiment
-from eval.report.frames import evaluations
+from eval.report.numbers.frames import evaluations
 from eval.settings.arguments import parse
 from eval.settings.layers import load_yaml
 from eval.store import Store

@@ -17,8 +17,8 @@ import eval.drawing
 import run_compare
 from algos import UserError
 from eval.process.workers import Workers
-from eval.report import theme
-from eval.report.frames import evaluations
+from eval.report.figures import theme
+from eval.report.numbers.frames import evaluations
 from eval.store import Store
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.report.frames import evaluations
 from eval.report.inputs import BASE, JUDGE, KL, ReportInput
-from eval.report.standings import TOTAL_COST
+from eval.report.numbers.frames import evaluations
+from eval.report.numbers.standings import TOTAL_COST
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks.calibration.stored import METRICS
 from eval import stats
-from eval.report.frames import Evaluations
-from eval.report.standings import Standing, own_end
-from eval.report.verdict import MOST_SEEDS
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import Standing, own_end
+from eval.report.sections.verdict import MOST_SEEDS
 
 Rule = Callable[[Evaluations], Standing]
 BLOCK = 10

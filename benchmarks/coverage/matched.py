@@ -13,8 +13,8 @@ from benchmarks.calibration.trials import claimed
 from benchmarks.page import markdown, percent, rate
 from eval import stats
 from eval.report.inputs import JUDGE, KL
-from eval.report.readings import at_kl
-from eval.report.standings import TOTAL_COST, matched_kl
+from eval.report.numbers.readings import at_kl
+from eval.report.numbers.standings import TOTAL_COST, matched_kl
 
 ALPHA = 0.05
 COMPARISONS = 500

@@ -12,10 +12,10 @@ import pandas as pd
 from benchmarks.calibration.stored import METRICS
 from benchmarks.calibration.trials import comparison
 from benchmarks.page import markdown, rate
-from eval.report.conditions import gain, unsettled
-from eval.report.frames import Evaluations
+from eval.report.caveats.conditions import gain, unsettled
 from eval.report.inputs import BASE, JUDGE
-from eval.report.standings import own_end
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import own_end
 
 COMPARISONS = 1_000
 BASE_PROMPTS = 64

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.findings.curves import fit
 from benchmarks.findings.measured import JUDGE, KL, PROXY, base, by_seed, ends, paths
 from benchmarks.findings.tables import BETAS, events, passed
-from eval.report import axes, theme
+from eval.report.figures import axes, theme
 from eval.stats import mean_interval
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from eval import escape
 from eval import format as fmt
-from eval.report import answers, details, next_steps, outcomes, theme, tuning
 from eval.report.document import Document, Section
-from eval.report.frames import Evaluations, evaluations
+from eval.report.figures import theme
 from eval.report.inputs import BASE, ReportInput
-from eval.report.standings import standings
+from eval.report.numbers.frames import Evaluations, evaluations
+from eval.report.numbers.standings import standings
+from eval.report.sections import answers, details, next_steps, outcomes, tuning
 
 if TYPE_CHECKING:
     from jinja2 import Environment

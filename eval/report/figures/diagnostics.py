@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from eval import format as fmt
-from eval.report import axes
-from eval.report.theme import Style
+from eval.report.figures import axes
+from eval.report.figures.theme import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

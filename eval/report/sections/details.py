@@ -10,12 +10,13 @@ from typing import Any
 from eval import format as fmt
 from eval import sessions
 from eval.glossary import METRICS
-from eval.report import commands, diagnostics
+from eval.report import commands
+from eval.report.caveats.validity import reward_models
 from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
-from eval.report.frames import Evaluations
+from eval.report.figures import diagnostics
+from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, ReportInput
-from eval.report.theme import Style
-from eval.report.validity import reward_models
+from eval.report.numbers.frames import Evaluations
 
 MANY_DATA_SEEDS = 3  # a table with the stages of more is folded
 

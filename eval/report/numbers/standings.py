@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from eval import stats
-from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, KL
-from eval.report.readings import Path, at_cost, at_kl, before_first, paths_of
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.readings import Path, at_cost, at_kl, before_first, paths_of
 
 TOTAL_COST = "cost/total_flops"
 MIN_KL = (

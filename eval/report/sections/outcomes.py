@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from eval import format as fmt
-from eval.report import axes, figures, frontier, overoptimized, summary, verdict, versus
 from eval.report.document import Block, Picture, Section, Text
-from eval.report.frames import Evaluations
+from eval.report.figures import axes
+from eval.report.figures import outcomes as figures
+from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
-from eval.report.reachable import reachable
-from eval.report.standings import Standings
-from eval.report.theme import Style
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.reachable import reachable
+from eval.report.numbers.standings import Standings
+from eval.report.sections import frontier, overoptimization, summary, verdict, versus
 
 Look = dict[str, Style]
 
@@ -29,7 +31,7 @@ def sections(comparison: ReportInput, view: Evaluations, look: Look, found: Stan
         summary.ends(view),
         versus.section(view, found, verdict.leading(comparison, found)),
         Section("learning", "Learning curves", tuple(_learning(comparison, view, look))),
-        overoptimized.section(view, look),
+        overoptimization.section(view, look),
         Section("seeds", "Every seed", tuple(_seeds(view, look))),
     ]
 

@@ -7,11 +7,12 @@ from typing import Literal
 
 from eval import format as fmt
 from eval import stats
-from eval.report import figures, tables
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
-from eval.report.frames import Evaluations
+from eval.report.figures import outcomes as figures
 from eval.report.inputs import BASE, JUDGE
-from eval.report.standings import MIN_KL, Pair, Standing, Standings
+from eval.report.numbers import tables
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import MIN_KL, Pair, Standing, Standings
 
 MANY_ARMS = 6  # tables that grow with the square of the arms are folded beyond
 SEVERAL_ARMS = 3  # beyond, only the leading comparison's pairs are open

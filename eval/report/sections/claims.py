@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from eval import format as fmt
-from eval.report import tables
-from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE
-from eval.report.standings import MIN_KL, ROUNDING, Pair, Standing
+from eval.report.numbers import tables
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import MIN_KL, ROUNDING, Pair, Standing
 from eval.stats import Estimate, mean_interval
 
 NAMED = 3  # arms that a sentence names with their numbers; of more it gives the range

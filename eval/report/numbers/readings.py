@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE
+from eval.report.numbers.frames import Evaluations
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval import stats
-from eval.report import tables
 from eval.report.document import Block, Cell, Column, Row, Section, Table, Text, table
-from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, JUDGE, KL, ReportInput
+from eval.report.numbers import tables
+from eval.report.numbers.frames import Evaluations
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,10 +11,10 @@ import numpy as np
 
 from eval import format as fmt
 from eval import stats
-from eval.report import tables
-from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, JUDGE, ReportInput
-from eval.report.standings import Pair, Standing, Standings
+from eval.report.numbers import tables
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import Pair, Standing, Standings
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

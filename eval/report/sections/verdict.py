@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 from eval import format as fmt
 from eval import stats
-from eval.report import caveats, claims, commands, conditions, frontier, summary, tables, validity
+from eval.report import commands
+from eval.report.caveats import collected, conditions, runs
 from eval.report.document import Block, Bullets, Section, Text
-from eval.report.frames import Evaluations, evaluations
 from eval.report.inputs import JUDGE, KL, ReportInput
-from eval.report.reachable import Reachable, reachable
-from eval.report.standings import Standing, Standings, standings
+from eval.report.numbers import objectives, tables
+from eval.report.numbers.frames import Evaluations, evaluations
+from eval.report.numbers.reachable import Reachable, reachable
+from eval.report.numbers.standings import Standing, Standings, standings
+from eval.report.sections import claims, frontier, summary
 
 MOST_SEEDS = 100  # what takes more than this many seeds to see is a small difference
 SEEDS_TO_BEGIN_WITH = 5  # fewer give neither a useful interval nor a useful guess at how many would
@@ -36,8 +39,8 @@ def _warnings(
     comparison: ReportInput, view: Evaluations, found: Standings, best: Mapping[str, Reachable]
 ) -> list[str]:
     return [
-        *caveats.all_of(comparison, view),
-        *caveats.rough_readings(found),
+        *collected.all_of(comparison, view),
+        *runs.rough_readings(found),
         *frontier.caveats(comparison, view, best),
     ]
 
@@ -64,7 +67,7 @@ def leading(comparison: ReportInput, found: Standings) -> Standing:
     """The comparison that the verdict begins with: own ends; where the arms' β are not that of one objective, matched
     KL, if every two arms can be read there."""
     complete = not found.kl.unread and set(found.kl.ranking) == set(found.end.ranking)
-    return found.kl if complete and validity.unlike_beta(comparison, found.end.ranking) else found.end
+    return found.kl if complete and objectives.unlike_beta(comparison, found.end.ranking) else found.end
 
 
 def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> list[str]:
@@ -95,7 +98,7 @@ def _arms(comparison: ReportInput, view: Evaluations, found: Standings, lead: St
         return ["No two arms finished the same seed, so no pair of arms can be compared."]
     others = [standing for standing in (found.kl, found.cost, found.end) if standing is not lead]
     rest = claims.others(lead, others)
-    reason, ends = validity.unlike_beta(comparison, found.end.ranking), _end_kls(view)
+    reason, ends = objectives.unlike_beta(comparison, found.end.ranking), _end_kls(view)
     if lead is found.end:
         return [first + _warning(reason, ends), *rest]
     if ends and rest:
@@ -116,14 +119,14 @@ def _end_kls(view: Evaluations) -> str:
     shown = [f"{arm} {fmt.number(kls[arm], decimals)}" for arm in sorted(kls, key=kls.__getitem__)]
     if len({fmt.number(kl, decimals) for kl in kls.values()}) < 2:
         return ""
-    told = f"{shown[0]} to {shown[-1]}" if len(shown) > validity.MANY_ARMS else fmt.listing(shown)
+    told = f"{shown[0]} to {shown[-1]}" if len(shown) > objectives.MANY_ARMS else fmt.listing(shown)
     return f"arms end at different KL: {told} nats"
 
 
 def _one_seed(comparison: ReportInput, view: Evaluations, ranked: Sequence[str]) -> list[str]:
     ends = fmt.listing([f"{arm} {claims.mean(view, arm)}" for arm in ranked])
     base = f", the base {fmt.number(view.base[JUDGE], 3)}" if JUDGE in view.base else ""
-    warning = _warning(validity.unlike_beta(comparison, ranked), _end_kls(view))
+    warning = _warning(objectives.unlike_beta(comparison, ranked), _end_kls(view))
     alone = len(ranked) == 1
     who = "There is" if alone else "Each arm has" if len(ranked) == len(view.arms) else "No arm has more than"
     return [

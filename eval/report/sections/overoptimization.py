@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from eval import format as fmt
 from eval.frontier.overoptimization import Fit, Trend, fit
-from eval.report import axes, figures, kl_figures
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
-from eval.report.frames import Evaluations
+from eval.report.figures import axes
+from eval.report.figures import kl as kl_figures
+from eval.report.figures import outcomes as figures
+from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY
-from eval.report.standings import MIN_KL
-from eval.report.theme import Style
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import MIN_KL
 from eval.stats import mean_interval
 
 if TYPE_CHECKING:

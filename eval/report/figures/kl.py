@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval.frontier.overoptimization import Fit
-from eval.report import axes, theme
+from eval.report.figures import axes, theme
+from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY
-from eval.report.reachable import Reachable
-from eval.report.theme import Style
+from eval.report.numbers.reachable import Reachable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval import stats
-from eval.report import theme, ticks
-from eval.report.theme import Style
+from eval.report.figures import theme, ticks
+from eval.report.figures.theme import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval.report.document import Answer, Answers, Block, Section, Text
-from eval.report.frames import Evaluations
 from eval.report.inputs import BASE, ReportInput
+from eval.report.numbers.frames import Evaluations
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from eval import format as fmt
 from eval import stats
-from eval.report import axes, theme
+from eval.report.figures import axes, theme
+from eval.report.figures.theme import Style
 from eval.report.inputs import BASE, JUDGE, PROXY
-from eval.report.theme import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

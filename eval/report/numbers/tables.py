@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from eval import format as fmt
 from eval import stats
 from eval.glossary import METRICS
-from eval.report.frames import Evaluations, evaluations
 from eval.report.inputs import BASE, JUDGE, KL, PROXY, WIN_PREFIX, ReportInput
+from eval.report.numbers.frames import Evaluations, evaluations
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 
 from eval import format as fmt
 from eval.frontier.estimate import total_probability
-from eval.report import commands, kl_figures, tables, theme
-from eval.report.conditions import evaluated_prompts
+from eval.report import commands
+from eval.report.caveats.conditions import evaluated_prompts
+from eval.report.caveats.validity import percent
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
-from eval.report.frames import Evaluations
+from eval.report.figures import kl as kl_figures
+from eval.report.figures import theme
+from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
-from eval.report.reachable import ArmPoint, Reachable, is_plain, objective_beta, unscored
-from eval.report.theme import Style
-from eval.report.validity import percent
+from eval.report.numbers import tables
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.reachable import ArmPoint, Reachable, is_plain, objective_beta, unscored
 from eval.stats import Estimate
 
 ANCHOR = "frontier"

@@ -6,11 +6,13 @@ import json
 from typing import TYPE_CHECKING
 
 from eval import format as fmt
-from eval.report import commands, conditions, verdict
+from eval.report import commands
+from eval.report.caveats import conditions
 from eval.report.document import Block, Code, Section, Text
-from eval.report.frames import Evaluations
 from eval.report.inputs import JUDGE, ReportInput
-from eval.report.standings import Standing, Standings
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import Standing, Standings
+from eval.report.sections import verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame

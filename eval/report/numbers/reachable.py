@@ -13,8 +13,8 @@ from eval.frontier.best_of_n import NS, best_of_n, best_of_n_kl
 from eval.frontier.estimate import Curve, beta_grid, tilted
 from eval.frontier.plain import unusual
 from eval.report.inputs import JUDGE, PROXY, ReportInput
-from eval.report.standings import MIN_KL
-from eval.report.validity import own_beta, trained_otherwise
+from eval.report.numbers.objectives import own_beta, trained_otherwise
+from eval.report.numbers.standings import MIN_KL
 from eval.stats import Estimate
 
 if TYPE_CHECKING:

@@ -1,18 +1,18 @@
-"""What to know before relying on the verdict: (comparison, view) → sentences, each silent where nothing is amiss."""
+"""Whether runs, seeds and budgets are what they should be: (comparison, view) → sentences, none where all is well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eval import format as fmt
 from eval import sessions, stats
-from eval.report import conditions, tables, validity
-from eval.report.frames import Evaluations
+from eval.report.caveats import conditions
 from eval.report.inputs import JUDGE, KL, ReportInput
-from eval.report.standings import Standings
+from eval.report.numbers import tables
+from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.standings import Standings
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,13 +21,6 @@ FEW_SEEDS = 5
 SHOWN = 3  # diverged runs that are told one by one
 UNUSED = 0.95  # of the budget; an arm that used less has stopped by itself
 OVERSPENT = 0.1  # of the budget; between the arms that used least and most of it, those aside that stopped by themselves
-
-Caveat = Callable[[ReportInput, Evaluations], list[str]]
-
-
-def all_of(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Every caveat of `CAVEATS` that applies: first what went wrong, then what was measured, then how it was run."""
-    return [sentence for caveat in CAVEATS for sentence in caveat(comparison, view)]
 
 
 def unfinished(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -254,27 +247,3 @@ def from_the_harness(comparison: ReportInput, view: Evaluations) -> list[str]:
 
 def _name(arm: Any, seed: Any) -> str:
     return f"{arm} seed {seed}"
-
-
-CAVEATS: tuple[Caveat, ...] = (
-    unfinished,
-    diverged,
-    outlying,
-    identical,
-    same_arms,
-    few_seeds,
-    few_prompts,
-    middle_half,
-    validity.length,
-    validity.learned_models,
-    validity.same_scorer,
-    validity.unscored,
-    validity.labels,
-    validity.other_objective,
-    warm_up,
-    unused_budget,
-    overspent,
-    conditions.nothing_replicated,
-    unlike_places,
-    from_the_harness,
-)

@@ -1,0 +1,1 @@
+"""The report's sections: numbers, figures and caveats in words."""
