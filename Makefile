@@ -38,7 +38,7 @@ families: $(READY) ## Every family of models through the whole engine; writes th
 	OMP_NUM_THREADS=1 FAMILIES_TABLE=docs/models.md $(BIN)/python -m pytest tests/test_algos_families.py -m 'families or not families'
 
 faults: $(READY) ## Kills, failing disks and damaged files, an hour or more; the figures in docs/reliability.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m faults tests/test_eval_resume.py tests/test_eval_directory_integrity.py tests/test_security_shapes.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m faults tests/test_eval_resume.py tests/test_eval_directory_integrity.py tests/test_security_schemas.py
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

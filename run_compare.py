@@ -187,11 +187,11 @@ def _unless_mended(store: Store, failed: Sequence[Run]) -> str:
 
 def _require_room(options: Options, console: Console) -> None:
     """Raises UserError for what cannot fit the machine. What cannot be estimated is not refused."""
-    from eval.tasks import shape_of
+    from eval.tasks import sizes_of
 
     experiment = options.experiment
     try:
-        shape, _ = shape_of(experiment, quick=True)
+        sizes, _ = sizes_of(experiment, quick=True)
     except Exception:  # what is wrong with model or data is said where all of it is read
         return
     from eval.memory.room import at_once, require_room, where_known
@@ -199,7 +199,7 @@ def _require_room(options: Options, console: Console) -> None:
 
     with where_known(console.say):
         workers = at_once(experiment, workers_for(experiment, options.workers))
-        require_room(experiment, shape.longest_prompt, shape.scorer_parameters, workers)
+        require_room(experiment, sizes.longest_prompt, sizes.scorer_parameters, workers)
 
 
 def _command(args: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from eval.data.accounting import summary
 from eval.drawing import draw
 from eval.experiment import Experiment
 from eval.frontier.sampling import forget_pool, update_pool
-from eval.matches import forget, match
+from eval.matches import forget_matches, update_matches
 from eval.process.jobs import Job, Update
 from eval.process.measure import environment
 from eval.process.workers import Workers
@@ -28,7 +28,7 @@ from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
-from eval.tasks.provenance import Functions, check_inputs, gone, mended
+from eval.tasks.provenance import FunctionFiles, changed_functions, check_inputs, models_missing
 from eval.tuning.tune import tune
 
 Facts = dict[str, Any]
@@ -39,7 +39,7 @@ _LOOKED = 60.0
 
 def compare(store: Store, cache: ArtefactCache, workers: Workers, console: Console, command: str) -> Path:
     """Runs what is missing and writes the report; returns its path. Raises UserError for what the user can mend."""
-    functions = Functions(store.path, store.experiment)
+    functions = FunctionFiles(store.path, store.experiment)
     try:
         return _compare(store, cache, workers, console, command, functions)
     finally:
@@ -47,7 +47,12 @@ def compare(store: Store, cache: ArtefactCache, workers: Workers, console: Conso
 
 
 def _compare(
-    store: Store, cache: ArtefactCache, workers: Workers, console: Console, command: str, functions: Functions
+    store: Store,
+    cache: ArtefactCache,
+    workers: Workers,
+    console: Console,
+    command: str,
+    functions: FunctionFiles,
 ) -> Path:
     started = _now()
     experiment = store.experiment
@@ -73,13 +78,13 @@ def _compare(
     write_json(store.path / "environment.json", about)
     store.integrity.forget(waiting)
     store.integrity.note()
-    forget(store, waiting)
+    forget_matches(store, waiting)
     forget_pool(store, waiting)
     if waiting:
         with console.runs(len(waiting)) as progress:
             workers.do(run_jobs(waiting, store.path), _noting(store, functions, console, progress.update))
     with console.stage("matching the arms"):
-        match(store, materials, console.say)
+        update_matches(store, materials, console.say)
     if reason := _draw_pool(store, workers, console):
         about["no_frontier"] = reason
     write_json(store.path / "environment.json", about | {"finished": _now()})
@@ -96,7 +101,7 @@ def _session(store: Store, now: dict[str, Any], console: Console) -> dict[str, A
     return sessions.begun(before, now)
 
 
-def _noting(store: Store, functions: Functions, console: Console, update: Update) -> Update:
+def _noting(store: Store, functions: FunctionFiles, console: Console, update: Update) -> Update:
     """Each run that has ended is missed from then on, should its files go. What reward and judge write is noted on the way,
     as after a kill nobody could tell it from what was changed since."""
     looked = float("-inf")
@@ -114,13 +119,13 @@ def _noting(store: Store, functions: Functions, console: Console, update: Update
     return told
 
 
-def _note_written(functions: Functions, console: Console) -> None:
+def _note_written(functions: FunctionFiles, console: Console) -> None:
     for name in functions.note():
         console.say(f"{name} changed while in use: --resume does not compare it from now on")
 
 
 def _prepare(
-    store: Store, cache: ArtefactCache, console: Console, functions: Functions
+    store: Store, cache: ArtefactCache, console: Console, functions: FunctionFiles
 ) -> tuple[Materials, dict[int, Facts]]:
     """Materials for every data seed, made once and kept with the comparison. Returns the first one's, and what each of
     them tells of itself."""
@@ -136,7 +141,7 @@ def _prepare(
         found = Materials.load(folder)
         made = None
         # An arm that was added may need pairs that the arms before it did not; what was built lies in the cache.
-        if found is None or (wants_pairs and not found.pairs) or gone(found):
+        if found is None or (wants_pairs and not found.pairs) or models_missing(found):
             with console.stage(
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):
@@ -160,9 +165,9 @@ def _made(experiment: Experiment, cache: ArtefactCache, seed: int) -> Materials:
         raise UserError(str(error)) from error
 
 
-def _begin_again_where_mended(store: Store, console: Console, functions: Functions) -> None:
+def _begin_again_where_mended(store: Store, console: Console, functions: FunctionFiles) -> None:
     """A reward or judge may be mended until something has been evaluated with it; from then on it is another."""
-    names = mended(functions, store.experiment)
+    names = changed_functions(functions, store.experiment)
     if names and not store.evaluated:
         console.say(
             f"the {' and the '.join(names)} changed before anything was evaluated: the comparison begins again"

@@ -21,7 +21,7 @@ Match = tuple[str, int, str]
 """Arm, seed, and the arm after it that it is held against: the other's win rate is what is left to 1."""
 
 
-def match(store: Store, materials: Materials, say: Callable[[str], None]) -> None:
+def update_matches(store: Store, materials: Materials, say: Callable[[str], None]) -> None:
     """Adds to matches.json what is missing there: the share of the same prompts on which the judge prefers the
     first arm's response.
 
@@ -50,7 +50,7 @@ def match(store: Store, materials: Materials, say: Callable[[str], None]) -> Non
         say(f"no win rate in {lacking} of {len(found)} matches, for which --resume asks again: {problem}")
 
 
-def forget(store: Store, runs: Collection[Run]) -> None:
+def forget_matches(store: Store, runs: Collection[Run]) -> None:
     """Takes runs out of matches.json before they are made again: their samples may be others."""
     again = {(run.arm, run.seed) for run in runs}
     known = store.matches

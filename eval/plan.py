@@ -12,7 +12,7 @@ from eval.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Shape:
+class Sizes:
     """What nominal cost and memory depend on: parameters of the model, of it without its head, of reward model
     and of a judge beside it, tokens of a prompt (the mean, and the longest) and a response."""
 
@@ -30,56 +30,56 @@ class Shape:
         return self.reward_parameters + self.judge_parameters
 
 
-def iteration(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> dict[str, float]:
+def iteration(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> dict[str, float]:
     """The nominal cost of one iteration in every unit but seconds, of recorded pairs in their first epoch: what
-    `algos.engine.budget.Meter` counts where every text is as long as `shape` says."""
+    `algos.engine.budget.Meter` counts where every text is as long as `sizes` says."""
     needs, sampling = algorithm.needs, experiment.sampling
     recorded = needs.source == "pairs"
     P = needs.pairs_per_step if recorded else sampling.prompts_per_iteration
     trained = P * (2 if recorded else sampling.group_size)
     sampled = 0 if recorded else trained + P * needs.greedy
-    text = shape.prompt_tokens + shape.response_tokens
-    flops = _reference(algorithm, experiment, shape)
-    flops += 2 * (shape.parameters + shape.reward_parameters) * sampled * text
-    flops += _update(algorithm, experiment, shape) * algorithm.passes * trained * text
+    text = sizes.prompt_tokens + sizes.response_tokens
+    flops = _reference(algorithm, experiment, sizes)
+    flops += 2 * (sizes.parameters + sizes.reward_parameters) * sampled * text
+    flops += _update(algorithm, experiment, sizes) * algorithm.passes * trained * text
     return {
         "updates": algorithm.passes * algorithm.steps_per_pass,
         "iterations": 1,
         "completions": trained if recorded else sampled,
-        "generated_tokens": sampled * shape.response_tokens,
-        "trained_tokens": trained * shape.response_tokens * algorithm.passes,
+        "generated_tokens": sampled * sizes.response_tokens,
+        "trained_tokens": trained * sizes.response_tokens * algorithm.passes,
         "flops": flops,
     }
 
 
-def _update(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> float:
+def _update(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> float:
     """FLOPs a token of a forward and backward pass, the critic's own trunk included."""
     again = 2 if experiment.gradient_checkpointing else 0
-    own = shape.trunk_parameters if algorithm.needs.values == "separate" else 0
-    return ((4 if experiment.lora else 6) + again) * (shape.parameters + own)
+    own = sizes.trunk_parameters if algorithm.needs.values == "separate" else 0
+    return ((4 if experiment.lora else 6) + again) * (sizes.parameters + own)
 
 
-def _reference(algorithm: Algorithm, experiment: Experiment, shape: Shape) -> float:
+def _reference(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> float:
     """FLOPs of the reference in an iteration that it reads."""
     needs, sampling = algorithm.needs, experiment.sampling
     recorded = needs.source == "pairs"
     texts = 2 * needs.pairs_per_step if recorded else sampling.prompts_per_iteration * sampling.group_size
-    return 2 * shape.parameters * texts * (shape.prompt_tokens + shape.response_tokens)
+    return 2 * sizes.parameters * texts * (sizes.prompt_tokens + sizes.response_tokens)
 
 
-def iterations(algorithm: Algorithm, experiment: Experiment, shape: Shape, pairs: int | None) -> int | None:
+def iterations(algorithm: Algorithm, experiment: Experiment, sizes: Sizes, pairs: int | None) -> int | None:
     """About how many iterations a run has: those until the budget is reached, which a run ends above rather than below, or
     less where recorded pairs end before.
 
     None for a budget of time, or where one iteration costs none of it.
     """
     budget = Budget.parse(experiment.budget)
-    each = iteration(algorithm, experiment, shape).get(budget.unit)
+    each = iteration(algorithm, experiment, sizes).get(budget.unit)
     count = budget.amount / each if each else math.inf
     if algorithm.needs.source == "pairs" and pairs is not None:
         an_epoch = _an_epoch(algorithm, pairs)
         if each and budget.unit == "flops" and count > an_epoch:
-            later = each - _reference(algorithm, experiment, shape)
+            later = each - _reference(algorithm, experiment, sizes)
             count = an_epoch + (budget.amount - an_epoch * each) / later
         count = min(count, an_epoch * algorithm.needs.pair_epochs)
     # Rounding of the quotient must not buy another iteration.
@@ -91,32 +91,32 @@ def _an_epoch(algorithm: Algorithm, pairs: int) -> int:
 
 
 def flops(
-    algorithm: Algorithm, experiment: Experiment, shape: Shape, pairs: int | None, count: float
+    algorithm: Algorithm, experiment: Experiment, sizes: Sizes, pairs: int | None, count: float
 ) -> float:
     """Nominal FLOPs of so many iterations. The reference reads recorded pairs in their first epoch alone."""
-    total = count * iteration(algorithm, experiment, shape)["flops"]
+    total = count * iteration(algorithm, experiment, sizes)["flops"]
     if algorithm.needs.source == "pairs" and pairs is not None:
         again = max(0.0, count - _an_epoch(algorithm, pairs))
-        total -= again * _reference(algorithm, experiment, shape)
+        total -= again * _reference(algorithm, experiment, sizes)
     return total
 
 
-def rows(experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int]) -> list[list[str]]:
+def rows(experiment: Experiment, sizes: Sizes, pairs: int | None, runs: Mapping[str, int]) -> list[list[str]]:
     """A row an arm: name, algorithm, its `runs` to be made, and iterations, completions, FLOPs of one of them."""
     table = []
     for name, arm in experiment.arms.items():
-        count = iterations(arm, experiment, shape, pairs)
+        count = iterations(arm, experiment, sizes, pairs)
         figures = ["until the time is up"] * 3
         if count is not None:
-            completions = count * iteration(arm, experiment, shape)["completions"]
-            cost = flops(arm, experiment, shape, pairs, count)
+            completions = count * iteration(arm, experiment, sizes)["completions"]
+            cost = flops(arm, experiment, sizes, pairs, count)
             figures = [f"{count:,}", f"{completions:,.0f}", f"{cost:.2e}"]
         table.append([name, arm.name, str(runs[name]), *figures])
     return table
 
 
 def scored(
-    experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int], begun: bool = False
+    experiment: Experiment, sizes: Sizes, pairs: int | None, runs: Mapping[str, int], begun: bool = False
 ) -> list[list[str]]:
     """A row for everything that has responses scored: what it is, how many the reward and how many the judge is asked for.
     Every one may be a call that is paid for.
@@ -132,9 +132,9 @@ def scored(
     arms = len(experiment.algos)
     pool = frontier.prompts * (frontier.samples + arms * frontier.each(arms)) if evaluation.is_plain else 0
     found = [
-        ("tuning: training", _sampled(experiment, shape, pairs, tries), 0),
+        ("tuning: training", _sampled(experiment, sizes, pairs, tries), 0),
         ("tuning: evaluation", tried, tried),
-        ("training", _sampled(experiment, shape, pairs, runs), 0),
+        ("training", _sampled(experiment, sizes, pairs, runs), 0),
         ("pairs for DPO", 2 * experiment.sampled_pairs if _samples_pairs(experiment) else 0, 0),
         ("evaluation", evaluated, evaluated),
         ("the frontier (none with --frontier.samples 0)", pool, pool),
@@ -152,17 +152,17 @@ def scored(
 
 
 def _sampled(
-    experiment: Experiment, shape: Shape, pairs: int | None, runs: Mapping[str, int]
+    experiment: Experiment, sizes: Sizes, pairs: int | None, runs: Mapping[str, int]
 ) -> float | None:
     """Responses that so many runs of each arm draw; None where only the clock ends them."""
     total = 0.0
     for name, count in runs.items():
         arm = experiment.arm(name)
         if arm.needs.source == "prompts" and count:
-            each = iterations(arm, experiment, shape, pairs)
+            each = iterations(arm, experiment, sizes, pairs)
             if each is None:
                 return None
-            total += count * each * iteration(arm, experiment, shape)["completions"]
+            total += count * each * iteration(arm, experiment, sizes)["completions"]
     return total
 
 
@@ -171,15 +171,15 @@ def _samples_pairs(experiment: Experiment) -> bool:
     return experiment.task == "custom" and not experiment.pairs and from_pairs
 
 
-def tuning(experiment: Experiment, shape: Shape, pairs: int | None) -> str:
+def tuning(experiment: Experiment, sizes: Sizes, pairs: int | None) -> str:
     """What is run before: nothing, or tries of the arms, whose cost is that of the settings they begin with."""
     if not experiment.untuned:
         return ""
     runs, total = experiment.tune * experiment.tune_seeds, 0.0
     for name in experiment.untuned:
         arm = experiment.arm(name)
-        count = iterations(arm, experiment, shape, pairs)
-        total += runs * flops(arm, experiment, shape, pairs, count or 0)
+        count = iterations(arm, experiment, sizes, pairs)
+        total += runs * flops(arm, experiment, sizes, pairs, count or 0)
     cost = f", about {total:.2e} FLOPs together" if total else ""
     return (
         f"tuned first: {', '.join(experiment.untuned)}; {experiment.tune} tries of each, {runs} runs an arm at the same "

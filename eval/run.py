@@ -18,10 +18,10 @@ from algos.engine.errors import one_line
 from algos.engine.storage import DamagedFile, atomic_directory, refused, saving
 from eval.experiment import Experiment
 from eval.metrics import Evaluator
-from eval.process.jobs import Job, Report
+from eval.process.jobs import Job, Progress
 from eval.process.stopping import Stopped
 from eval.recording.card import write_card
-from eval.recording.recorder import Recorder, Standing, costs_before
+from eval.recording.recorder import Recorder, RunState, costs_before
 from eval.recording.trackers import Trackers
 from eval.store import Run, Store
 from eval.tasks.materials import Materials
@@ -46,7 +46,7 @@ def _lost(run: Run, cause: str) -> str:
     return "failed"
 
 
-def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
+def execute(directory: Path, arm: str, seed: int, progress: Progress) -> str:
     """Trains and evaluates one run, from where it was; returns its status, or `stopped` where the user asked to.
 
     What goes wrong is the run's own: a row, no exception. But for what concerns every run: raises UserError
@@ -54,23 +54,23 @@ def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
     """
     store = Store.open(directory)
     run = store.run(arm, seed)
-    standing = Standing()
+    state = RunState()
     start = time.perf_counter()
     try:
         with run.alone():
             run.begin()
-            status, reason = _outcome(store, run, report, standing)
+            status, reason = _outcome(store, run, progress, state)
             if status == "stopped":
                 return status
             run.finish(
                 status=status,
                 error=reason,
-                diverged=standing.diverged,
-                fraction=standing.fraction,
-                updates=standing.updates,
-                seconds=standing.seconds + time.perf_counter() - start,
+                diverged=state.diverged,
+                fraction=state.fraction,
+                updates=state.updates,
+                seconds=state.seconds + time.perf_counter() - start,
                 policy=f"runs/{run.folder.name}/policy" if status == "done" else "",
-                effective=standing.effective,
+                effective=state.effective,
             )
             return status
     except OSError as error:
@@ -79,10 +79,10 @@ def execute(directory: Path, arm: str, seed: int, report: Report) -> str:
         ) from error
 
 
-def _outcome(store: Store, run: Run, report: Report, standing: Standing) -> tuple[str, str]:
+def _outcome(store: Store, run: Run, progress: Progress, state: RunState) -> tuple[str, str]:
     """Status and reason."""
     try:
-        _train(store, run, report, standing)
+        _train(store, run, progress, state)
     except Stopped:
         return "stopped", ""
     except DamagedFile:
@@ -131,11 +131,11 @@ def load_base(experiment: Experiment, materials: Materials) -> Policy:
     )
 
 
-def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
+def _train(store: Store, run: Run, progress: Progress, state: RunState) -> None:
     experiment = store.experiment
     torch.set_num_threads(experiment.threads_per_run)
     algorithm = experiment.arms[run.arm]
-    report(0.0, "loading")
+    progress(0.0, "loading")
     materials = store.materials(experiment.data_seed_of(run.seed))
     policy = Policy.load(
         materials.model,
@@ -145,7 +145,7 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
         gradient_checkpointing=experiment.gradient_checkpointing,
         trust_remote_code=experiment.trust_remote_code,
     )
-    standing.effective = _effective(experiment, algorithm, policy)
+    state.effective = _effective(experiment, algorithm, policy)
     evaluator = Evaluator(policy, materials, experiment, store.base_samples)
     recorded = algorithm.needs.source == "pairs"
     with Trackers(experiment.log_with, store.path, run.folder.name) as trackers:
@@ -163,9 +163,9 @@ def _train(store: Store, run: Run, report: Report, standing: Standing) -> None:
             checkpoint=run.checkpoints,
             reference_cache=store.path / "materials" if recorded else None,
             micro_batch=experiment.micro_batch or None,
-            hook=Recorder(store, run, evaluator, base, extra, report, standing, trackers),
+            hook=Recorder(store, run, evaluator, base, extra, progress, state, trackers),
         )
-    standing.effective |= {"left out": history.counts, "portions": policy.portions.limits}
+    state.effective |= {"left out": history.counts, "portions": policy.portions.limits}
     with atomic_directory(run.folder / "policy") as temporary:
         with saving(temporary):
             policy.save(temporary)

@@ -36,10 +36,10 @@ from eval.directory import tidy
 from eval.directory.artefacts import refuse_code_inside, refuse_links
 from eval.directory.integrity import FILES, Integrity, check_sealed, refuse_taken, sealed
 from eval.directory.lock import held
-from eval.directory.reading import read_jsonl, read_shaped, whole
-from eval.directory.run_shapes import Sample
+from eval.directory.reading import read_checked, read_jsonl, whole
+from eval.directory.run_schemas import Sample
 from eval.directory.runs import Run, as_jsonl, finite
-from eval.directory.shapes import BaseMetrics
+from eval.directory.schemas import BaseMetrics
 from eval.experiment import Experiment
 from eval.process.refusals import disk_told
 from eval.settings.layers import load_yaml
@@ -239,7 +239,7 @@ class Store:
     @property
     def base_metrics(self) -> dict[str, float]:
         folder = whole(self.path / "base")
-        return {} if folder is None else read_shaped(folder / "metrics.json", BaseMetrics)
+        return {} if folder is None else read_checked(folder / "metrics.json", BaseMetrics)
 
     @property
     def base_samples(self) -> list[dict[str, Any]]:
@@ -292,7 +292,7 @@ class Store:
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
-        return read_shaped(file, FILES[name]) if file.is_file() else {}
+        return read_checked(file, FILES[name]) if file.is_file() else {}
 
 
 def next_folder(reports: Path, task: str, date: str) -> Path:

@@ -39,30 +39,30 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
     from eval import plan
     from eval.memory import room
     from eval.process.workers import workers_for
-    from eval.tasks import shape_of
+    from eval.tasks import sizes_of
 
-    shape, pairs = shape_of(experiment)
+    sizes, pairs = sizes_of(experiment)
     runs = _missing(experiment, begun)
     asked_for = len(experiment.algos) * experiment.seeds
     columns = ["arm", "algorithm", "runs", "iterations a run", "completions a run", "FLOPs a run"]
     console.table(
         f"What would run (budget {experiment.budget} each)",
         columns,
-        plan.rows(experiment, shape, pairs, runs),
+        plan.rows(experiment, sizes, pairs, runs),
     )
     if begun is not None:
         print(f"{asked_for - sum(runs.values())} of {asked_for} runs are there already")
     console.table(
         "Responses to be scored",
         ["for", "by the reward", "by the judge"],
-        plan.scored(experiment, shape, pairs, runs, begun is not None),
+        plan.scored(experiment, sizes, pairs, runs, begun is not None),
     )
     print(
-        *filter(None, [plan.tuning(experiment, shape, pairs)]),
-        f"model: {shape.parameters:,} parameters; counted with {shape.prompt_tokens:.0f} tokens a prompt and {shape.response_tokens:.0f} a response",
+        *filter(None, [plan.tuning(experiment, sizes, pairs)]),
+        f"model: {sizes.parameters:,} parameters; counted with {sizes.prompt_tokens:.0f} tokens a prompt and {sizes.response_tokens:.0f} a response",
         sep="\n",
     )
-    asked = experiment, shape.longest_prompt, shape.scorer_parameters
+    asked = experiment, sizes.longest_prompt, sizes.scorer_parameters
     with room.where_known(console.say):
         found = room.needs(*asked)
         console.table(

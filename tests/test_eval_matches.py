@@ -89,7 +89,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, *fails: int, error: BaseException |
 def match(store: Store) -> list[str]:
     """What is said."""
     said: list[str] = []
-    matches.match(store, store.materials(0), said.append)
+    matches.update_matches(store, store.materials(0), said.append)
     return said
 
 
@@ -157,7 +157,7 @@ def test_a_judge_that_is_a_model_is_not_loaded_for_what_it_has_scored(store: Sto
     won = sum((x > y) + 0.5 * (x == y) for x, y in zip(first, second, strict=True)) / len(first)
     said: list[str] = []
     scores = replace(store.materials(0), judge=Scorer("model", str(store.path / "no-model"), "a model"))
-    matches.match(store, scores, said.append)
+    matches.update_matches(store, scores, said.append)
     assert said == []
     found = held(store)
     assert found["reinforce-s0"]["dpo"] == won
@@ -176,9 +176,9 @@ def test_what_was_asked_before_an_interruption_is_kept(
 
 def test_runs_that_are_made_again_are_forgotten_on_both_sides(store: Store) -> None:
     write_json(store.path / "matches.json", ONE_RUN_EACH)
-    matches.forget(store, [])
+    matches.forget_matches(store, [])
     assert held(store) == ONE_RUN_EACH
-    matches.forget(store, [store.run("dpo", 0)])
+    matches.forget_matches(store, [store.run("dpo", 0)])
     assert held(store) == {"reinforce-s0": {}}
 
 

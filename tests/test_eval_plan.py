@@ -19,7 +19,7 @@ from eval.report.numbers.frames import evaluations
 from eval.report.sections import summary
 from eval.settings.parts import Evaluation, Frontier
 from eval.store import Store
-from eval.tasks.custom.shape import shape
+from eval.tasks.custom.sizes import sizes
 
 SAMPLING = Sampling(max_new_tokens=4, group_size=3, prompts_per_iteration=4)
 PROMPTS = [" ".join(words) for words in itertools.product("abc", repeat=3)][:20]
@@ -92,7 +92,7 @@ def test_an_iteration_costs_what_the_meter_counts(
 ) -> None:
     experiment = planned(model, lora=lora, gradient_checkpointing=checkpointing)
     reward = Scored(1000)
-    plan = replace(shape(experiment)[0], reward_parameters=reward.parameter_count)
+    plan = replace(sizes(experiment)[0], reward_parameters=reward.parameter_count)
     first, second = counted(algorithm, experiment, reward, "2iterations")
     said = iteration(algorithm, experiment, plan)
     assert set(said) == set(UNITS)
@@ -103,7 +103,7 @@ def test_an_iteration_costs_what_the_meter_counts(
 
 def test_the_reference_reads_recorded_pairs_once(model: str) -> None:
     arm, experiment = DPO(batch_size=5, epochs=3), planned(model, budget="1Gcompletions")
-    plan, _ = shape(experiment)
+    plan, _ = sizes(experiment)
     rows = counted(arm, experiment, Scored(0), "1G")
     count = iterations(arm, experiment, plan, len(PAIRS))
     assert count == len(rows) == 12
@@ -137,7 +137,7 @@ def test_a_run_ends_with_the_iteration_that_reaches_the_budget(
     experiment = replace(
         experiment, hyperparameters=replace(experiment.hyperparameters, **{algorithm.name: algorithm})
     )
-    plan, _ = shape(experiment)
+    plan, _ = sizes(experiment)
     counts = counted(algorithm, experiment, Scored(0), budget)
     assert iterations(algorithm, experiment, plan, len(PAIRS)) == len(counts) == made
     cost = flops(algorithm, experiment, plan, len(PAIRS), made)
@@ -150,28 +150,28 @@ def test_a_run_ends_with_the_iteration_that_reaches_the_budget(
 def test_rounding_buys_no_iteration(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     each = 0.1
     assert 3 * each / each > 3
-    plan, _ = shape(planned(model))
+    plan, _ = sizes(planned(model))
     monkeypatch.setattr("eval.plan.iteration", lambda *_: {"flops": each})
     assert iterations(REINFORCE(), planned(model, budget=f"{3 * each!r}flops"), plan, None) == 3
 
 
 def test_a_budget_of_time_buys_what_nobody_knows(model: str) -> None:
     experiment = planned(model, budget="5min")
-    plan, _ = shape(experiment)
+    plan, _ = sizes(experiment)
     assert iterations(PPO(), experiment, plan, None) is None
     assert iterations(DPO(batch_size=5), experiment, plan, 20) == 4  # its epochs end before
 
 
 def test_what_is_known_of_texts_and_models(model: str) -> None:
-    given, _ = shape(planned(model))
-    quick, _ = shape(planned(model), quick=True)
+    given, _ = sizes(planned(model))
+    quick, _ = sizes(planned(model), quick=True)
     assert asdict(given) == asdict(quick)
     assert (given.prompt_tokens, given.longest_prompt, given.response_tokens) == (3, 3, 4)
     assert (given.reward_parameters, given.judge_parameters) == (0, 0)
     policy = Policy.load(model, device="cpu")
     assert given.parameters == policy.size
     assert given.trunk_parameters == policy.size - policy.inner.get_output_embeddings().weight.numel()
-    learned, pairs = shape(
+    learned, pairs = sizes(
         Experiment(task="custom", model=model, pairs=f"{model}/pairs.jsonl", sampling=SAMPLING)
     )
     assert learned.scorer_parameters == 2 * given.parameters  # a reward model and a judge of the model's size
@@ -182,7 +182,7 @@ def test_what_is_known_of_texts_and_models(model: str) -> None:
 @pytest.mark.parametrize("what", ["reward", "judge"])
 def test_a_plan_tells_a_function_without_py_as_a_comparison_does(model: str, what: str) -> None:
     with pytest.raises(UserError, match=rf"no model 'my_reward:score' for the {what}\. .*; add the \.py\."):
-        shape(replace(planned(model), **{what: "my_reward:score"}))
+        sizes(replace(planned(model), **{what: "my_reward:score"}))
 
 
 def test_every_response_that_is_scored_is_counted(model: str) -> None:
@@ -190,7 +190,7 @@ def test_every_response_that_is_scored_is_counted(model: str) -> None:
         model, budget="3iterations", seeds=2, sampled_pairs=10, eval=Evaluation(prompts=5, responses=2, points=3),
         frontier=Frontier(prompts=4, samples=8),
     )  # fmt: skip
-    found, _ = shape(asked)
+    found, _ = sizes(asked)
     runs = {"reinforce": 2, "ppo": 1, "dpo": 2}
 
     judge = f"{model}/reward.py:other"
@@ -246,7 +246,7 @@ def test_reward_and_judge_are_asked_for_what_was_told(small: SmallWorld, tmp_pat
     lines = [line.split() for line in calls.read_text().splitlines()]
     counted = {name: sum(int(n) for who, n in lines if who == name) for name in ("reward", "judge")}
     store = Store.open(tmp_path / "out")
-    told = scored(store.experiment, shape(store.experiment)[0], 64, {"reinforce": 1, "dpo": 1})
+    told = scored(store.experiment, sizes(store.experiment)[0], 64, {"reinforce": 1, "dpo": 1})
     assert counted["reward"] == sum(int(reward.replace(",", "")) for _, reward, _ in told)
     assert counted["judge"] == sum(int(judge.replace(",", "")) for *_, judge in told)
     evaluated, frontier = (

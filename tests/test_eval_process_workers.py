@@ -15,32 +15,32 @@ from pathlib import Path
 import pytest
 
 from algos import RunError, UserError
-from eval.process.jobs import Job, Report
+from eval.process.jobs import Job, Progress
 from eval.process.worker import serve
 from eval.process.workers import Workers
 
 
-def who(report: Report) -> str:
+def who(progress: Progress) -> str:
     """A job that lasts until the other worker has one, too."""
-    report(0.5, "half way")
+    progress(0.5, "half way")
     time.sleep(0.5)
     return str(os.getpid())
 
 
-def at_once(report: Report) -> str:
+def at_once(progress: Progress) -> str:
     return str(os.getpid())
 
 
-def fails(report: Report) -> str:
+def fails(progress: Progress) -> str:
     raise RunError("as a job does")
 
 
-def dies(report: Report) -> str:
+def dies(progress: Progress) -> str:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def hears_sigterm(report: Report) -> str:
+def hears_sigterm(progress: Progress) -> str:
     """How a program ends that is terminated, started by a worker that was sent the same."""
     os.kill(os.getpid(), signal.SIGTERM)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as program:
@@ -48,7 +48,7 @@ def hears_sigterm(report: Report) -> str:
     return str(program.returncode)
 
 
-def has_no_disk(report: Report) -> str:
+def has_no_disk(progress: Progress) -> str:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -56,10 +56,10 @@ def lost(cause: str) -> str:
     return f"lost: {cause}"
 
 
-def ends_unheard(marker: Path, report: Report) -> str:
+def ends_unheard(marker: Path, progress: Progress) -> str:
     """Writes down what becomes of it, as a run does."""
     try:
-        report(0.5, "half way")
+        progress(0.5, "half way")
     except BaseException as error:
         marker.write_text(repr(error), encoding="utf-8")
     return "done"

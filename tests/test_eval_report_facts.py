@@ -11,7 +11,7 @@ import pytest
 
 from eval.comparison import _write_facts
 from eval.directory.kinds import Closed
-from eval.directory.shapes import Facts
+from eval.directory.schemas import Facts
 from eval.experiment import Experiment
 
 

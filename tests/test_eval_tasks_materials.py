@@ -19,7 +19,7 @@ from eval.recording.recorder import costs_before
 from eval.settings.parts import RewardTraining
 from eval.stages.cache import ArtefactCache
 from eval.tasks import materials_of
-from eval.tasks.custom.shape import shape
+from eval.tasks.custom.sizes import sizes
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
 from eval.tasks.sampled import sampled_pairs
 
@@ -106,7 +106,7 @@ def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) ->
     assert first.pairs == second.pairs
     assert first.facts["varies"] == ["reward model"]
     # The judge's half is not DPO's, which a plan knows.
-    assert shape(experiment)[1] == len(first.pairs)
+    assert sizes(experiment)[1] == len(first.pairs)
 
 
 def written(path: Path, rows: Rows) -> str:
@@ -122,9 +122,9 @@ def test_a_plan_counts_the_recorded_pairs_beside_a_file_of_prompts(small: SmallW
         sampling=Sampling(max_new_tokens=6), test_prompts=written(tmp_path / "test.jsonl", rows[:30]),
     )  # fmt: skip
     made = materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0)
-    assert shape(experiment)[1] == len(made.pairs) < len(rows)
+    assert sizes(experiment)[1] == len(made.pairs) < len(rows)
     sampled = replace(experiment, pairs=None, sampled_pairs=17)
-    assert (shape(sampled)[1], shape(experiment, quick=True)[1]) == (17, None)
+    assert (sizes(sampled)[1], sizes(experiment, quick=True)[1]) == (17, None)
 
 
 def test_pairs_are_sampled_from_prompts_that_are_cut(small: SmallWorld, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from eval import comparison
 from eval.console import Console
 from eval.process.jobs import Job
 from eval.store import Store
-from eval.tasks.provenance import Functions
+from eval.tasks.provenance import FunctionFiles
 from run_compare import main
 
 
@@ -234,7 +234,7 @@ def test_a_cache_that_first_changes_in_training_is_noted_on_the_way(
     cache.write_text("{}", encoding="utf-8")
     assert main(begun()) == PREPARED
     store = Store.open(world.folder / "out")
-    functions = Functions(store.path, store.experiment)
+    functions = FunctionFiles(store.path, store.experiment)
     monkeypatch.setattr(comparison, "_LOOKED", 0.0)
     told = comparison._noting(store, functions, Console(), lambda *_: None)
     job = Job("reinforce-s0", lambda _: "done", lambda _: "failed")

@@ -15,12 +15,12 @@ from pathlib import Path
 from algos import UserError
 from algos.engine.storage import MAKING, DamagedFile, read_tensors, write_json
 from eval.directory.lock import LOCKS
-from eval.directory.reading import Shape, read_shaped, whole
+from eval.directory.reading import Schema, read_checked, whole
 from eval.directory.runs import Run
-from eval.directory.shapes import Choice, Environment, Facts, Index, Matches, Sources
+from eval.directory.schemas import Choice, Environment, Facts, Index, Matches, Sources
 
 INDEX = "index.json"
-FILES: dict[str, Shape] = {
+FILES: dict[str, Schema] = {
     "facts.json": Facts,
     "environment.json": Environment,
     "matches.json": Matches,
@@ -86,7 +86,7 @@ class Integrity:
                 self.run_of(place.name).check()
             return place.exists()
         if unit in FILES:
-            return place.is_file() and read_shaped(place, FILES[unit]) is not None
+            return place.is_file() and read_checked(place, FILES[unit]) is not None
         if place.suffix == ".safetensors":
             return place.is_file() and bool(read_tensors(place))
         return whole(place) is not None
@@ -114,7 +114,7 @@ class Integrity:
 
     def _known(self) -> set[str]:
         try:
-            written: list[str] = read_shaped(self.path / INDEX, Index)["written"]
+            written: list[str] = read_checked(self.path / INDEX, Index)["written"]
         except DamagedFile as error:
             raise DamagedFile(f"{error} {_LOST}") from error
         for unit in written:

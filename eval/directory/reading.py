@@ -1,4 +1,4 @@
-"""Files of a comparison's directory, read and held to their shapes (`eval.directory.shapes`).
+"""Files of a comparison's directory, read and held to their schemas (`eval.directory.schemas`).
 
 A checksum tells that a file is what somebody wrote, not that this program did: who writes files can write checksums.
 """
@@ -15,40 +15,40 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from algos.engine.storage import MANIFEST, DamagedFile, existing, read_json
-from eval.directory.shapes import Manifest
+from eval.directory.schemas import Manifest
 
-Shape = type[BaseModel]
+Schema = type[BaseModel]
 
 
-def read_shaped(file: Path, shape: Shape) -> dict[str, Any]:
-    """`read_json`, of this shape. Raises DamagedFile."""
+def read_checked(file: Path, schema: Schema) -> dict[str, Any]:
+    """`read_json`, of this schema. Raises DamagedFile."""
     value = read_json(file)
     try:
-        shape.model_validate(value)
+        schema.model_validate(value)
     except ValidationError as error:
         raise _misshapen(error, file) from None
     return value
 
 
 def whole(directory: Path) -> Path | None:
-    """`existing`, of a directory whose manifest has the shape of one. Raises DamagedFile."""
+    """`existing`, of a directory whose manifest has the schema of one. Raises DamagedFile."""
     previous = directory.with_name(directory.name + ".previous")
     for found in (directory, previous):
         if found.is_dir():
-            read_shaped(found / MANIFEST, Manifest)
+            read_checked(found / MANIFEST, Manifest)
             break
     return existing(directory)
 
 
-def read_jsonl(file: Path, shape: Shape) -> list[dict[str, Any]]:
+def read_jsonl(file: Path, schema: Schema) -> list[dict[str, Any]]:
     """The rows of a file, none where it is missing; a last line that was cut off is left out.
 
-    Raises DamagedFile for a line that is no row of this shape.
+    Raises DamagedFile for a line that is no row of this schema.
     """
-    return list(_rows(file, shape)) if file.is_file() else []
+    return list(_rows(file, schema)) if file.is_file() else []
 
 
-def _rows(file: Path, shape: Shape) -> Iterator[dict[str, Any]]:
+def _rows(file: Path, schema: Schema) -> Iterator[dict[str, Any]]:
     content = file.read_bytes()
     # splitlines() would cut at U+2028 in model output.
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
@@ -57,7 +57,7 @@ def _rows(file: Path, shape: Shape) -> Iterator[dict[str, Any]]:
         except ValueError:
             raise DamagedFile(f"{file} is not what was written: line {number} is no row.") from None
         try:
-            shape.model_validate(row)
+            schema.model_validate(row)
         except ValidationError as error:
             raise _misshapen(error, file, number) from None
         yield row

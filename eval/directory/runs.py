@@ -26,12 +26,12 @@ from algos.engine.storage import (
     write_json,
 )
 from eval.directory.lock import held
-from eval.directory.reading import Shape, read_jsonl, read_shaped, whole
-from eval.directory.run_shapes import Checkpoint, Event, Row, Sample, Status
+from eval.directory.reading import Schema, read_checked, read_jsonl, whole
+from eval.directory.run_schemas import Checkpoint, Event, Row, Sample, Status
 
 logger = logging.getLogger(__name__)
 
-ROWS: dict[str, Shape] = {"events": Event, "rows": Row, "samples": Sample}
+ROWS: dict[str, Schema] = {"events": Event, "rows": Row, "samples": Sample}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Run:
         """`status` is done, failed or missing; with `error`, `diverged`, `fraction`, `updates`, `seconds`, `policy`,
         and SHA-256 of `files`. Raises DamagedFile where it is not what was written."""
         file = self.folder / "status.json"
-        return read_shaped(file, Status) if file.is_file() else {"status": "missing"}
+        return read_checked(file, Status) if file.is_file() else {"status": "missing"}
 
     @property
     def checkpoints(self) -> Path:
@@ -67,7 +67,7 @@ class Run:
         for saved in reversed(versions(self.checkpoints)):
             try:
                 whole(saved)
-                self._cut(read_shaped(saved / "state.json", Checkpoint)["notes"]["rows"])
+                self._cut(read_checked(saved / "state.json", Checkpoint)["notes"]["rows"])
             except DamagedFile as error:
                 logger.warning("%s The checkpoint before it is used, if there is one.", error)
                 disk.remove(saved)

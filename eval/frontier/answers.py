@@ -13,8 +13,8 @@ from torch import Tensor
 
 from algos.engine.rollouts import Rollouts, join_right, pad_left
 from algos.engine.storage import DamagedFile, disk, read_tensors, write_json, write_tensors
-from eval.directory.reading import read_shaped
-from eval.directory.shapes import DrawnAbout
+from eval.directory.reading import read_checked
+from eval.directory.schemas import DrawnAbout
 
 BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on prompts or workers
 
@@ -89,7 +89,7 @@ class Drawn:
     @property
     def plan(self) -> dict[str, Any]:
         try:
-            return read_shaped(self.folder / "plan.json", DrawnAbout)
+            return read_checked(self.folder / "plan.json", DrawnAbout)
         except DamagedFile:
             return {}
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from algos.engine.errors import one_line
 from algos.engine.storage import DamagedFile, atomic_directory, saving, write_json
-from eval.directory.reading import read_shaped, whole
-from eval.directory.shapes import PoolAbout
+from eval.directory.reading import read_checked, whole
+from eval.directory.schemas import PoolAbout
 
 _FLOAT32 = (-3.5e38, 3.5e38)  # what a reward may be
 
@@ -68,7 +68,7 @@ class Pool:
         found = whole(folder)
         if found is None:
             return None
-        about = read_shaped(found / "pool.json", PoolAbout)
+        about = read_checked(found / "pool.json", PoolAbout)
         K, P, M = len(about["samplers"]), about["prompts"], sum(about["counts"])
         shapes = {"logps": (K, P, M), "proxy": (P, M), "judge": (P, M)}
         arrays = _arrays(found / "pool.safetensors", shapes)

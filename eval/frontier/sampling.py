@@ -25,7 +25,7 @@ from algos.losses import sequence_logps
 from eval.directory.runs import Run
 from eval.frontier.answers import BLOCK, Answers, Drawn
 from eval.frontier.pool import Pool, describe
-from eval.process.jobs import Job, Report, Update
+from eval.process.jobs import Job, Progress, Update
 from eval.process.stopping import Stopped
 from eval.process.workers import Workers
 from eval.store import Store
@@ -127,12 +127,12 @@ def _died(cause: str) -> str:
     raise RunError(f"a process that drew samples for the frontier died ({cause}); use fewer --workers.")
 
 
-def _draw(directory: Path, plan: Plan, chunk: list[int], part: Path, report: Report) -> str:
+def _draw(directory: Path, plan: Plan, chunk: list[int], part: Path, progress: Progress) -> str:
     """The pool of some prompts; returns `drawn`, or `stopped` where the user asked to."""
     try:
         store = Store.open(directory)
         torch.set_num_threads(store.experiment.threads_per_run)
-        _Drawing(store, plan, chunk, report).pool().save(part)
+        _Drawing(store, plan, chunk, progress).pool().save(part)
     except Stopped:
         return "stopped"
     except (RunError, UserError):
@@ -148,8 +148,8 @@ def _draw(directory: Path, plan: Plan, chunk: list[int], part: Path, report: Rep
 class _Drawing:
     """Sampling, then scoring, of a chunk of the test prompts, with one policy in memory at a time."""
 
-    def __init__(self, store: Store, plan: Plan, chunk: Sequence[int], report: Report) -> None:
-        self.store, self.plan, self.chunk, self.report = store, plan, chunk, report
+    def __init__(self, store: Store, plan: Plan, chunk: Sequence[int], progress: Progress) -> None:
+        self.store, self.plan, self.chunk, self.progress = store, plan, chunk, progress
         self.experiment, self.materials = store.experiment, store.materials(plan.data_seed)
         device = pick_device(self.experiment.device)
         self.reward, self.judge = self.materials.scorers(device, self.experiment.reward_calls)
@@ -202,7 +202,7 @@ class _Drawing:
         """Raises Stopped where the user asked to stop."""
         samplers = self.plan.samplers
         share = (k + p / len(self.chunk)) / len(samplers)
-        if not self.report(done + 0.5 * share, f"{doing} {samplers[k]}"):
+        if not self.progress(done + 0.5 * share, f"{doing} {samplers[k]}"):
             raise Stopped
 
     def _load(self, k: int) -> Policy:

@@ -31,7 +31,7 @@ def serve(pipe: Connection) -> None:
 
     stop = False
 
-    def report(fraction: float, words: str) -> bool:
+    def progress(fraction: float, words: str) -> bool:
         nonlocal stop
         try:
             pipe.send(("progress", fraction, words))
@@ -45,7 +45,7 @@ def serve(pipe: Connection) -> None:
         if work == STOP:
             continue
         try:
-            status = work(report)
+            status = work(progress)
         except (UserError, RunError, OSError) as error:
             pipe.send(("raised", 1.0, error))
             continue

@@ -91,11 +91,11 @@ def _work_here(jobs: Sequence[Job], update: Update, stopping: Stopping) -> None:
         if stopping.asked:
             return
 
-        def report(fraction: float, words: str, job: Job = job) -> bool:
+        def progress(fraction: float, words: str, job: Job = job) -> bool:
             update(job, fraction, words)
             return not stopping.asked
 
-        update(job, 1.0, job.work(report))
+        update(job, 1.0, job.work(progress))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from algos.engine.state import TrainState
 from eval.directory.runs import Run
 from eval.directory.tidy import COUNTS
 from eval.metrics import Evaluator
-from eval.process.jobs import Report
+from eval.process.jobs import Progress
 from eval.process.measure import PeakMemory
 from eval.process.stopping import Stopped
 from eval.recording.checkpoints import Checkpoints
@@ -24,7 +24,7 @@ from eval.tasks.materials import Materials
 
 
 @dataclass
-class Standing:
+class RunState:
     """How far a run has come, for its status."""
 
     fraction: float = 0.0
@@ -51,12 +51,12 @@ class Recorder:
         evaluator: Evaluator,
         base: dict[str, float],
         extra: dict[str, float],
-        report: Report,
-        standing: Standing,
+        progress: Progress,
+        run_state: RunState,
         trackers: Trackers,
     ) -> None:
         self.trackers = trackers
-        self.run, self.evaluator, self.report, self.standing = run, evaluator, report, standing
+        self.run, self.evaluator, self.progress, self.run_state = run, evaluator, progress, run_state
         self.base = base
         self.points = store.experiment.eval.points
         self.budget = Budget.parse(store.experiment.budget)
@@ -70,8 +70,8 @@ class Recorder:
 
     def __call__(self, state: TrainState, progress: float) -> None:
         """Raises Stopped, with all of it saved, where the user asked to stop before the run's end."""
-        self.standing.fraction = state.meter.spent(self.budget)
-        self.standing.updates = state.meter.updates
+        self.run_state.fraction = state.meter.spent(self.budget)
+        self.run_state.updates = state.meter.updates
         if not self.begun:
             self._begin(state)
             return
@@ -82,7 +82,7 @@ class Recorder:
         due = self.points if progress >= 1 else math.floor(math.sqrt(progress) * self.points + 1e-9)
         if due > self.point:
             self._evaluate(state, due)
-        go_on = self.report(min(progress, 1.0), _words(state.history[-1]))
+        go_on = self.progress(min(progress, 1.0), _words(state.history[-1]))
         if progress < 1 and (not go_on or self.checkpoints.due):
             self._save(state)
         if progress < 1 and not go_on:
@@ -91,14 +91,14 @@ class Recorder:
     def _begin(self, state: TrainState) -> None:
         """The first row; or, where training goes on from a checkpoint, what stood when it was made."""
         self.begun = True
-        about = {"arm": self.run.arm, "seed": self.run.seed, **self.standing.effective}
+        about = {"arm": self.run.arm, "seed": self.run.seed, **self.run_state.effective}
         self.trackers.start(about, state.iteration)
         if state.iteration == 0:
             self._write_row(state.meter, self.base)
             return
         notes = state.notes
         self.point, self.memory_before = notes["point"], notes["memory"]
-        self.standing.diverged, self.standing.seconds = notes["diverged"], notes["seconds"]
+        self.run_state.diverged, self.run_state.seconds = notes["diverged"], notes["seconds"]
 
     def _evaluate(self, state: TrainState, point: int) -> None:
         evaluated = self.evaluator()
@@ -111,8 +111,8 @@ class Recorder:
 
     def _watch(self, state: TrainState, reason: str) -> None:
         """Keeps the first sign of divergence."""
-        if reason and not self.standing.diverged:
-            self.standing.diverged = (
+        if reason and not self.run_state.diverged:
+            self.run_state.diverged = (
                 f"iteration {state.iteration} (update {state.meter.updates}): {reason}; "
                 f"the last evaluation before it is point {self.point}"
             )
@@ -121,8 +121,8 @@ class Recorder:
         state.notes |= {
             "point": self.point,
             "memory": max(self.memory_before, self.memory.mebibytes()),
-            "diverged": self.standing.diverged,
-            "seconds": self.standing.seconds + time.perf_counter() - self.started,
+            "diverged": self.run_state.diverged,
+            "seconds": self.run_state.seconds + time.perf_counter() - self.started,
         }
         self.checkpoints.save(state)
 

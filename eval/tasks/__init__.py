@@ -10,7 +10,7 @@ from eval.experiment import Experiment
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from eval.plan import Shape
+    from eval.plan import Sizes
     from eval.stages.cache import ArtefactCache
     from eval.tasks.materials import Materials
 
@@ -47,16 +47,16 @@ def model_config(experiment: Experiment) -> PretrainedConfig:
     raise NotImplementedError(f"the task {experiment.task} does not tell its model's configuration")
 
 
-def shape_of(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:
+def sizes_of(experiment: Experiment, quick: bool = False) -> tuple[Sizes, int | None]:
     """What nominal cost and memory depend on, from the task's description or the model's configuration;
     `quick` from the first of the data alone."""
     if experiment.task == "reviews":
-        from eval.tasks.reviews.task import shape
+        from eval.tasks.reviews.task import sizes
 
-        return shape(experiment)
-    from eval.tasks.custom.shape import shape as custom_shape
+        return sizes(experiment)
+    from eval.tasks.custom.sizes import sizes as custom_sizes
 
-    return custom_shape(experiment, quick)
+    return custom_sizes(experiment, quick)
 
 
 def preset(task: str, recorded_pairs: bool = False) -> Mapping[str, Any]:

@@ -13,13 +13,13 @@ import torch
 from algos import Reward, RewardModel, UserError
 from algos.engine.calls import GuardedReward, RewardCalls
 from algos.engine.storage import atomic_directory, write_json
-from eval.directory.reading import Shape, read_jsonl, read_shaped, whole
-from eval.directory.shapes import MaterialsAbout, PairRow, PromptRow, TextRow
+from eval.directory.reading import Schema, read_checked, read_jsonl, whole
+from eval.directory.schemas import MaterialsAbout, PairRow, PromptRow, TextRow
 from eval.functions import is_pairwise, load_function
 from eval.judge import Judge
 
 Rows = Sequence[Mapping[str, Any]]
-_ROWS: dict[str, Shape] = {
+_ROWS: dict[str, Schema] = {
     "train_prompts": PromptRow,
     "validation_prompts": PromptRow,
     "test_prompts": PromptRow,
@@ -125,11 +125,11 @@ class Materials:
         found = whole(folder)
         if found is None:
             return None
-        values = read_shaped(found / "materials.json", MaterialsAbout)
+        values = read_checked(found / "materials.json", MaterialsAbout)
         for name in ("reward", "judge"):
             values[name] = Scorer(**values[name])
         for name in ("pairs_cost", "reward_cost"):
             values[name] = StageCost(**values[name])
-        for name, shape in _ROWS.items():
-            values[name] = read_jsonl(found / f"{name}.jsonl", shape)
+        for name, schema in _ROWS.items():
+            values[name] = read_jsonl(found / f"{name}.jsonl", schema)
         return cls(**values)

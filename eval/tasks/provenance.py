@@ -16,8 +16,8 @@ from typing import Any
 
 from algos import UserError
 from algos.engine.storage import file_hash, write_json
-from eval.directory.reading import read_shaped
-from eval.directory.shapes import Sources
+from eval.directory.reading import read_checked
+from eval.directory.schemas import Sources
 from eval.experiment import Experiment
 from eval.stages.cache import content_hash
 from eval.tasks.fingerprints import Hashes, beside, is_module, missing, model_key, names_function
@@ -30,7 +30,7 @@ _GIVEN = ("train_prompts", "validation_prompts", "test_prompts", "heldout_pairs"
 """Rows of materials that no data seed draws where the data are the user's."""
 
 
-class Functions:
+class FunctionFiles:
     """The files of a reward and a judge that are functions, as a session finds them before it calls one, without the data
     that change as it does."""
 
@@ -89,7 +89,11 @@ class Functions:
 
 
 def check_inputs(
-    functions: Functions, experiment: Experiment, data_seed: int, now: Materials, begun: Sequence[Materials]
+    functions: FunctionFiles,
+    experiment: Experiment,
+    data_seed: int,
+    now: Materials,
+    begun: Sequence[Materials],
 ) -> None:
     """Raises UserError where model, reward, judge or data are no longer what the comparison of `functions` began with; of a
     data seed that it has not seen, notes them. `begun`: materials whose rows these have to have."""
@@ -117,7 +121,7 @@ def check_inputs(
         write_json(functions.path / "sources.json", stored | {str(data_seed): found | kept})
 
 
-def mended(functions: Functions, experiment: Experiment) -> list[str]:
+def changed_functions(functions: FunctionFiles, experiment: Experiment) -> list[str]:
     """Of the reward and the judge that were given, those that are no longer what the comparison of `functions` began with.
     Raises UserError where one is gone."""
     begun: dict[str, Any] = next(iter(_stored(functions.path).values()), {})
@@ -130,7 +134,7 @@ def mended(functions: Functions, experiment: Experiment) -> list[str]:
     return changed
 
 
-def gone(materials: Materials) -> bool:
+def models_missing(materials: Materials) -> bool:
     """Whether a directory with the model, the reward or the judge is no longer there, as when the cache was cleared in
     which they were built."""
     places = [
@@ -143,10 +147,10 @@ def gone(materials: Materials) -> bool:
 def _stored(path: Path) -> dict[str, Any]:
     """sources.json, by data seed; empty where there is none yet."""
     file = path / "sources.json"
-    return read_shaped(file, Sources) if file.is_file() else {}
+    return read_checked(file, Sources) if file.is_file() else {}
 
 
-def _of_scorer(name: str, scorer: Scorer, functions: Functions) -> dict[str, Any]:
+def _of_scorer(name: str, scorer: Scorer, functions: FunctionFiles) -> dict[str, Any]:
     if scorer.kind == "gold":
         return {"where": scorer.where, "content": "part of this program"}
     return functions.of(name, scorer.where) if scorer.kind == "function" else _of_model(name, scorer.where)

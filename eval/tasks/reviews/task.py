@@ -9,7 +9,7 @@ from typing import Any
 
 from algos import Policy, Sampling
 from eval.experiment import Experiment
-from eval.plan import Shape
+from eval.plan import Sizes
 from eval.stages.cache import FACTS, Artefact, ArtefactCache, content_hash
 from eval.tasks.materials import Materials, Scorer, StageCost
 from eval.tasks.reviews.gold import gold
@@ -54,7 +54,7 @@ def materials(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> M
     )
 
 
-def shape(experiment: Experiment) -> tuple[Shape, int | None]:
+def sizes(experiment: Experiment) -> tuple[Sizes, int | None]:
     """Parameters and tokens for a plan, from the description alone."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -64,7 +64,7 @@ def shape(experiment: Experiment) -> tuple[Shape, int | None]:
         model = AutoModelForCausalLM.from_config(world.model_config())
     words = [len(prompt.split()) + 1 for prompt in world.prompts("train")]  # BOS and a token a word
     parameters = sum(p.numel() for p in model.parameters())
-    return Shape(
+    return Sizes(
         parameters=parameters,
         trunk_parameters=sum(p.numel() for p in model.base_model.parameters()),
         reward_parameters=parameters,

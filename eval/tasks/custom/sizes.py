@@ -9,7 +9,7 @@ from algos.engine.text.tokens import encode_prompt
 from eval.data import Row, load_pairs, load_prompts, split_rows
 from eval.experiment import Experiment
 from eval.functions import require_function
-from eval.plan import Shape
+from eval.plan import Sizes
 from eval.settings.paths import readable
 from eval.tasks.custom.inputs import halves, require_inputs, wants_columns
 from eval.tasks.fingerprints import names_function
@@ -17,7 +17,7 @@ from eval.tasks.fingerprints import names_function
 SAMPLED = 256  # rows whose prompts are counted
 
 
-def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | None]:
+def sizes(experiment: Experiment, quick: bool = False) -> tuple[Sizes, int | None]:
     """Parameters from the configurations, tokens a prompt from the data's first rows; the number of pairs that DPO
     learns from, if known: those that do not fit the model are among them.
 
@@ -32,7 +32,7 @@ def shape(experiment: Experiment, quick: bool = False) -> tuple[Shape, int | Non
     judge = 0 if experiment.reward_judges else reward
     if experiment.judge and not experiment.reward_judges:
         judge = _scorer(readable(experiment.judge), "judge")
-    return Shape(
+    return Sizes(
         parameters=parameters,
         trunk_parameters=trunk,
         reward_parameters=reward,

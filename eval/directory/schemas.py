@@ -1,4 +1,4 @@
-"""The shape of every file of a comparison, its runs' aside (`run_shapes`). `eval.directory.reading` holds files to them.
+"""The schema of every file of a comparison, its runs' aside (`run_schemas`). `eval.directory.reading` holds files to them.
 
 Entries that only this program writes are closed: an unknown one is refused. What a task or a machine says of itself
 may have more than is declared here, but nothing that a report cannot show.

@@ -1,4 +1,4 @@
-"""The shapes of the files in a run's folder."""
+"""The schemas of the files in a run's folder."""
 
 from __future__ import annotations
 
