@@ -100,16 +100,14 @@ def interval(estimate: Estimate, decimals: int) -> str:
 
 
 def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
-    """One table column: (mean, "± half width" or "") for each estimate, with decimals shared down the column."""
+    """One table column: (mean, "± half width" or "") for each estimate, with decimals shared down the column but for those
+    whose half width they would round to nothing."""
     if unit == "FLOPs":
         return [_in_powers(estimate) for estimate in estimates]
     if unit in _COUNTED:
         return [(compact(e.mean), f"± {compact(e.half_width)}" if e.has_interval else "") for e in estimates]
     decimals = decimals_for(e.mean for e in estimates)
-    return [
-        _in_powers(e) if abs(e.mean) >= _HUGE else (number(e.mean, decimals), _plus_minus(e, decimals))
-        for e in estimates
-    ]
+    return [_in_powers(e) if abs(e.mean) >= _HUGE else _with_width(e, decimals) for e in estimates]
 
 
 def label(metric: str) -> str:
@@ -167,8 +165,13 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
-def _plus_minus(estimate: Estimate, decimals: int) -> str:
-    return f"± {number(estimate.half_width, decimals)}" if estimate.has_interval else ""
+def _with_width(estimate: Estimate, decimals: int) -> tuple[str, str]:
+    if not estimate.has_interval:
+        return number(estimate.mean, decimals), ""
+    half = estimate.half_width
+    if 0 < half < 0.5 * 10.0**-decimals:
+        decimals = min(8, -math.floor(math.log10(half)))
+    return number(estimate.mean, decimals), f"± {number(half, decimals)}"
 
 
 def _in_powers(estimate: Estimate) -> tuple[str, str]:

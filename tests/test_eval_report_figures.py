@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from report_world import ARMS, World, world
@@ -217,3 +218,17 @@ def test_arms_of_a_sweep_have_different_names_in_figures() -> None:
     assert max(map(len, short)) < max(map(len, arms))
     assert theme.names(["dpo", "_x", "seventeen letters"], 10) == ["dpo", " _x", "seve…tters"]
     assert theme.names([]) == []
+
+
+def test_the_mean_of_diagnostics_ends_where_half_of_the_seeds_do() -> None:
+    """A budget in FLOPs lets a seed of short responses go on alone: its path is not the mean's."""
+    rows = [
+        {"arm": "ppo", "seed": seed, "updates": float(update), "kl/train": 8.0 if seed == 2 else 2.0}
+        for seed, last in enumerate((100, 110, 300))
+        for update in range(1, last + 1)
+    ]
+    figure = diagnostics.figure(pd.DataFrame(rows), theme.styles({"ppo": "ppo"}), ["kl/train"])
+    *seeds, mean = figure.axes[0].lines
+    assert [round(max(line.get_xdata()), -1) for line in seeds] == [100, 110, 300]
+    assert 100 <= max(mean.get_xdata()) <= 115
+    assert max(mean.get_ydata()) <= 5.01  # of two seeds, one of which is at 8

@@ -44,7 +44,7 @@ def logged(events: DataFrame) -> list[str]:
 
 
 def figure(events: DataFrame, look: Mapping[str, Style], metrics: list[str]) -> Figure:
-    """Events of one algorithm's arms → thin line a seed, bold line their mean, along the updates."""
+    """Events of one algorithm's arms → thin line a seed, bold line their mean as far as half of them went, along the updates."""
     x = "updates" if events["updates"].notna().any() else "iteration"
     columns = min(3, len(metrics))
     rows = math.ceil(len(metrics) / columns)
@@ -66,7 +66,7 @@ def _panel(ax: Axes, events: DataFrame, x: str, metric: str, look: Mapping[str, 
         binned = _binned(events[events["arm"] == arm], x, metric)
         for _, seed in binned.groupby("seed"):
             ax.plot(seed["x"], seed["y"], color=style.colour, linewidth=0.7, alpha=0.4)
-        mean = binned.groupby("bin")[["x", "y"]].mean()
+        mean = _mean(binned)
         ax.plot(
             mean["x"],
             mean["y"],
@@ -80,6 +80,13 @@ def _panel(ax: Axes, events: DataFrame, x: str, metric: str, look: Mapping[str, 
         ax.set_yscale("log")
     axes.plain_ticks(ax.yaxis)
     axes.plain_ticks(ax.xaxis)
+
+
+def _mean(binned: DataFrame) -> DataFrame:
+    """x, y by bin, as far as half of the seeds went: beyond, the mean would jump to whatever the last of them did."""
+    bins = binned.groupby("bin")
+    many = 2 * bins["seed"].nunique() >= binned["seed"].nunique()
+    return bins[["x", "y"]].mean()[many]
 
 
 def _binned(rows: DataFrame, x: str, metric: str) -> DataFrame:

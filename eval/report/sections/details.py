@@ -33,7 +33,7 @@ def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
             blocks.append(Text(f"{algorithm}: nothing was logged during training.", label="No diagnostics"))
             continue
         caption = (
-            f"{algorithm}: what training logged, against updates. Thin lines are seeds, bold lines their mean. "
+            f"{algorithm}: what training logged, against updates. Thin lines are seeds, bold lines their mean, as far as half of them went. "
             f"Averaged over up to {diagnostics.BINS} stretches of training (maxima stay maxima); values that are not finite are "
             "not drawn; logarithmic where values span orders of magnitude."
         )
