@@ -13,6 +13,7 @@ from tiny_runs import ALGORITHMS, PROMPTS, SAMPLING, count_b, first_batch, run, 
 
 from algos import DPO, PPO, REINFORCE, Algorithm, Policy, RunError, Sampling
 from algos.engine.algorithm import Outputs
+from algos.engine.loop import Loop
 from algos.engine.scoring import score_policy
 from algos.engine.state import TrainState
 
@@ -122,8 +123,17 @@ def test_a_greedy_prefix_carries_no_loss_in_training(algorithm: Algorithm) -> No
 
 
 @pytest.mark.parametrize("name", ["reinforce", "ppo"])
-def test_an_iteration_that_is_all_prefix_makes_no_update(name: str) -> None:
-    """Every prompt's greedy answer ends within the prefix: nothing to learn, nothing to break."""
+def test_an_iteration_that_is_all_prefix_makes_no_update(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every prompt's greedy answer ends within the prefix: nothing to learn, nothing to break, and no activations that are
+    kept for a step which is not made."""
+    iterate = Loop.iterate
+
+    def watched(loop: Loop) -> dict[str, float]:
+        row = iterate(loop)
+        assert loop.ahead is None
+        return row
+
+    monkeypatch.setattr(Loop, "iterate", watched)
     policy = tiny_policy()
     with torch.no_grad():
         for p in policy.model.parameters():

@@ -63,11 +63,11 @@ class Loop:
             self._check_start(rollouts, recorded)
         with torch.no_grad():
             prepared, state.algorithm_state = algorithm.prepare(rollouts, state.algorithm_state)
-        if prepared.response_ids_PGT is not rollouts.response_ids_PGT:
-            self.ahead = None  # of other responses than those that are learned from, or in another order
         if prepared.P:
             check_batch(state.policy, prepared, state.iteration)
         learned_from = prepared.P and bool(prepared.loss_mask_PGT.any())
+        if not learned_from or prepared.response_ids_PGT is not rollouts.response_ids_PGT:
+            self.ahead = None  # of other responses than those that are learned from, or in another order
         steps = self._steps(prepared, rate) if learned_from else []
         state.idle = 0 if steps else state.idle + 1
         if state.idle == MAX_IDLE:
