@@ -26,7 +26,7 @@ from eval.process.quiet import quiet
 
 quiet()
 
-from algos import UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
+from algos import Budget, UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
 from eval.console import Console  # noqa: E402
 from eval.escape import for_terminal  # noqa: E402
 from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
@@ -171,7 +171,7 @@ def _compared(store: Store, options: Options, console: Console, command: str) ->
 
     asked = store.experiment
     console.say(
-        f"{counted(len(asked.algos), 'arm')} × {counted(asked.seeds, 'seed')}, budget {asked.budget} each, into {store.path}"
+        f"{counted(len(asked.algos), 'arm')} × {counted(asked.seeds, 'seed')}, budget {Budget.parse(asked.budget).told} each, into {store.path}"
     )
     with Workers(workers_for(asked, options.workers)) as workers:
         return compare(store, ArtefactCache(options.cache), workers, console, command)

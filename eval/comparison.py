@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from algos import RunError, UserError
+from algos import Budget, RunError, UserError
 from algos.engine.errors import one_line
 from algos.engine.storage import write_json
 from eval import sessions
@@ -201,7 +201,7 @@ def _write_facts(store: Store, materials: Materials, told: Mapping[int, Facts]) 
             **{k: v for k, v in experiment.variants.get(name, {}).items() if k != "algorithm"},
         }
         arms[name] = {"algorithm": arm.name, "source": arm.needs.source, "settings": settings}
-    facts = {**materials.facts, "budget": experiment.budget, "arms": arms}
+    facts = {**materials.facts, "budget": Budget.parse(experiment.budget).told, "arms": arms}
     seeds = dict.fromkeys(experiment.data_seed_of(seed) for seed in experiment.training_seeds)
     if len(seeds) > 1:
         own = {str(seed): {name: told[seed][name] for name in _DRAWN if name in told[seed]} for seed in seeds}

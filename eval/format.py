@@ -107,7 +107,13 @@ def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
     if unit in _COUNTED:
         return [(compact(e.mean), f"± {compact(e.half_width)}" if e.has_interval else "") for e in estimates]
     decimals = decimals_for(e.mean for e in estimates)
-    return [_in_powers(e) if abs(e.mean) >= _HUGE else _with_width(e, decimals) for e in estimates]
+    shared = [_decimals(e, decimals) for e in estimates]
+    # What has no width of its own, as the base, is what the others are compared with: to their finest digit.
+    own = [s if e.has_interval else max(shared) for e, s in zip(estimates, shared, strict=True)]
+    return [
+        _in_powers(e) if abs(e.mean) >= _HUGE else _with_width(e, d)
+        for e, d in zip(estimates, own, strict=True)
+    ]
 
 
 def label(metric: str) -> str:
@@ -165,13 +171,15 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
+def _decimals(estimate: Estimate, shared: int) -> int:
+    """As many as the column's, or as show the half width at all."""
+    half = estimate.half_width if estimate.has_interval else 0.0
+    return min(8, -math.floor(math.log10(half))) if 0 < half < 0.5 * 10.0**-shared else shared
+
+
 def _with_width(estimate: Estimate, decimals: int) -> tuple[str, str]:
-    if not estimate.has_interval:
-        return number(estimate.mean, decimals), ""
-    half = estimate.half_width
-    if 0 < half < 0.5 * 10.0**-decimals:
-        decimals = min(8, -math.floor(math.log10(half)))
-    return number(estimate.mean, decimals), f"± {number(half, decimals)}"
+    half = f"± {number(estimate.half_width, decimals)}" if estimate.has_interval else ""
+    return number(estimate.mean, decimals), half
 
 
 def _in_powers(estimate: Estimate) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from algos import ALGORITHMS
+from algos import ALGORITHMS, Budget
 from eval.console import Console
 from eval.escape import for_terminal
 from eval.experiment import Experiment
@@ -46,7 +46,7 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
     asked_for = len(experiment.algos) * experiment.seeds
     columns = ["arm", "algorithm", "runs", "iterations a run", "completions a run", "FLOPs a run"]
     console.table(
-        f"What would run (budget {experiment.budget} each)",
+        f"What would run (budget {Budget.parse(experiment.budget).told} each)",
         columns,
         plan.rows(experiment, sizes, pairs, runs),
     )

@@ -271,3 +271,14 @@ def test_the_rate_follows_the_fraction_spent_whatever_its_unit() -> None:
             budget=budget,
         ).rows
         assert [row["learning_rate"] for row in rows] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("512", "512 completions"), ("10k", "10,000 completions"), ("1updates", "1 update"), ("8updates", "8 updates"),
+        ("5e11flops", "5e11 FLOPs"), ("1.5h", "5,400 seconds"), ("2kgenerated_tokens", "2,000 generated tokens"),
+    ],
+)  # fmt: skip
+def test_a_budget_is_told_with_its_unit(text: str, told: str) -> None:
+    assert Budget.parse(text).told == told

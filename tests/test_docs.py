@@ -110,7 +110,7 @@ def test_the_defaults_to_choose_from_are_documented() -> None:
     assert f"they are {asked.prompts} and {asked.responses}, with {asked.points} points" in text
     assert f"{Frontier().prompts} prompts for the frontier" in text
     per_iteration = Sampling().group_size * Sampling().prompts_per_iteration
-    assert f"{10_000 // per_iteration}, at the default {per_iteration} responses an iteration" in text
+    assert f"{-(-10_000 // per_iteration)}, at the default {per_iteration} responses an iteration" in text
 
 
 def test_how_prompts_are_normalised_is_documented_as_the_code_says() -> None:

@@ -29,7 +29,7 @@ def test_what_seeds_alone_would_claim_is_left_open() -> None:
     worlds = [answered(0.0, seeds=10, draw=draw) for draw in range(10)]
     text = said(next(made for made in worlds if gained(made).left_open))
     assert "The one arm cannot be told apart from the untouched base" in text
-    assert "(the seeds alone would tell ppo from it, the prompts do not settle it)." in text
+    assert "By the seeds alone ppo is told from the base, with the noise of the prompts not." in text
     assert "More seeds alone would hardly tell it from the base" in text
     assert not any(word in text for word in ("above", "below", "--seeds"))
 

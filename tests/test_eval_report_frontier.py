@@ -89,6 +89,16 @@ def test_the_sentence_has_every_arms_share_and_ranks_none(best: dict[str, Reacha
     assert frontier.sentences({}) == []
 
 
+def test_one_arm_is_not_spoken_of_as_each(best: dict[str, Reachable]) -> None:
+    proxy = best[PROXY]
+    (sentence,) = frontier.sentences({PROXY: replace(proxy, arms={"ppo": proxy.arms["ppo"]})})
+    share = f"{100 * proxy.share('ppo'):.0f}%"
+    assert f"at the same KL, the sampled policy of ppo reaches {share} (one seed on" in sentence
+    below = replace(proxy.arms["ppo"], reward=proxy.base - 1e-6)
+    (sentence,) = frontier.sentences({PROXY: replace(proxy, arms={"ppo": below})})
+    assert "the sampled policy of ppo has none: it ends below the base (one seed on" in sentence
+
+
 def test_one_prompt_is_said_as_one(comparison: World, drawn: Pool) -> None:
     rewards = {name: values[:1] for name, values in drawn.rewards.items()}
     made = replace(comparison, pool=replace(drawn, logps_KPM=drawn.logps_KPM[:, :1], rewards=rewards))

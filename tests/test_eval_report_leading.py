@@ -31,7 +31,7 @@ def test_matched_kl_leads_where_the_arms_have_different_betas() -> None:
     first, second, *_ = verdict.sentences(with_betas(two_paths(), 0.01, 1.0))
     assert first.startswith("At matched KL")
     assert first.endswith(
-        "It comes first because the arms' β differ (reinforce 0.01 and dpo 1), so they do not maximise one objective."
+        "This comparison comes first because the arms' β differ (reinforce 0.01 and dpo 1), so they do not maximise one objective."
     )
     assert second.endswith("The arms end at different KL: dpo 2.0 and reinforce 3.0 nats.")
     assert "β" not in said(with_betas(two_paths(), 0.3, 0.3))

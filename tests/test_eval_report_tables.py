@@ -137,6 +137,8 @@ def test_decimals_follow_the_largest(values: list[float], decimals: int) -> None
 def test_a_width_is_not_rounded_to_nothing_for_what_another_arm_came_to() -> None:
     estimates = [Estimate(2168, -3793, 8129, 5), Estimate(13.94, 13.60, 14.28, 5), Estimate(9.4, 9.4, 9.4, 5)]
     assert fmt.column(estimates, "per token") == [("2,168", "± 5,961"), ("13.9", "± 0.3"), ("9", "± 0")]
+    base = Estimate(8.642, math.nan, math.nan, 1)  # which the others are compared with
+    assert fmt.column([base, *estimates], "per token")[0] == ("8.6", "")
 
 
 def test_numbers_that_differ_are_written_differently() -> None:

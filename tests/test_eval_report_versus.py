@@ -57,3 +57,13 @@ def test_what_has_no_interval_is_not_called_not_told_apart() -> None:
     assert says[frozenset("ab")] == "equal"
     assert says[frozenset("ac")] == says[frozenset("bc")] == "no interval"
     assert says[frozenset("ad")] == "not told apart"
+
+
+def test_what_rough_means_is_said_where_something_is() -> None:
+    """Of an arm whose first evaluation lies beyond the cost or KL where it is read."""
+    late = [(0.0, 0.0, 0.4), (8.0, 4.0, 0.9)]
+    fine = [(0.0, 0.0, 0.4), (2.0, 0.5, 0.5), (4.0, 1.0, 0.6), (6.0, 1.5, 0.7)]
+    rough = with_paths({"late": [late, late], "fine": [fine, fine]})
+    alike = with_paths({"one": [fine, fine], "two": [fine, fine]})
+    assert ["“Rough”" in found.caption for found in tables_of(rough)] == [False, True, True]
+    assert not any("“Rough”" in found.caption for found in tables_of(alike))

@@ -196,3 +196,13 @@ def test_a_reward_model_is_centred_on_prompts_that_are_cut(
 def test_a_scorer_of_no_task_is_no_gold() -> None:
     with pytest.raises(UserError, match="no built-in task 'other' with a judge"):
         Scorer("gold", "other", "").judge("cpu")
+
+
+def test_what_compares_two_responses_is_no_reward(tmp_path: Path) -> None:
+    """Refused before anything trains, with the place where it belongs; as a judge it is welcome."""
+    file = tmp_path / "own.py"
+    file.write_text("def prefers(prompts, a, b):\n    return [1.0] * len(a)\n", encoding="utf-8")
+    scorer = Scorer("function", f"{file}:prefers", "prefers")
+    with pytest.raises(UserError, match=r"the reward prefers compares two responses.*Name it with --judge"):
+        scorer.open("cpu")
+    assert scorer.judge("cpu").pairwise

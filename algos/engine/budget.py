@@ -45,6 +45,14 @@ class Budget:
             "seconds" if unit in _SECONDS else unit,
         )
 
+    @property
+    def told(self) -> str:
+        """As people say it: 512 completions, 8 updates, 5e11 FLOPs."""
+        whole = self.amount < 1e6 and self.amount == int(self.amount)
+        amount = f"{self.amount:,.0f}" if whole else f"{self.amount:g}".replace("e+", "e")
+        unit = "FLOPs" if self.unit == "flops" else self.unit.replace("_", " ")
+        return f"{amount} {unit.removesuffix('s') if self.amount == 1 else unit}"
+
     def __str__(self) -> str:
         """What `parse` reads as the same budget."""
         short = f"{self.amount:g}"

@@ -41,7 +41,13 @@ class Scorer:
 
     def open(self, device: torch.device | str, calls: RewardCalls | None = None) -> GuardedReward:
         """As a reward, called as `calls` says. Raises UserError where it cannot be loaded."""
-        return GuardedReward(self._function(device, "reward"), calls or RewardCalls())
+        function = self._function(device, "reward")
+        if is_pairwise(function):
+            raise UserError(
+                f"the reward {self.title} compares two responses, as its parameters a and b say, and a reward scores one. "
+                "Name it with --judge."
+            )
+        return GuardedReward(function, calls or RewardCalls())
 
     def judge(
         self,

@@ -107,8 +107,10 @@ def gain(comparison: ReportInput, view: Evaluations, arm: str) -> Gain:
 def of_prompts(gains: Mapping[str, Gain]) -> str:
     """The end of the sentence on the base: what the prompts left open, and where they are left out."""
     left_open = [arm for arm, gain in gains.items() if gain.left_open]
-    text = f" (the seeds alone would tell {fmt.listing(left_open)} from it, the prompts do not settle it)."
-    text = text if left_open else "."
+    text = "."
+    if left_open:
+        verb = "is" if len(left_open) == 1 else "are"
+        text += f" By the seeds alone {fmt.listing(left_open)} {verb} told from the base, with the noise of the prompts not."
     mixed = any(gain.prompts.has_interval for gain in gains.values())
     without: dict[str, list[str]] = {}
     for arm, gain in gains.items():

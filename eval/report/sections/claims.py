@@ -161,9 +161,10 @@ def seeds(counts: Sequence[int]) -> str:
 
 
 def _where(standing: Standing) -> str:
+    reached = "all that the cheapest arm cost" if standing.unprepared else "the most that all arms reached"
     return {
         "end": "At the end of training",
-        "cost": f"At equal total cost ({fmt.compact(standing.cost)} FLOPs, the most that all arms reached)",
+        "cost": f"At equal total cost ({fmt.compact(standing.cost)} FLOPs, {reached})",
         "kl": "At matched KL (the same distance from the base, wherever in training an arm passed it)",
     }[standing.kind]
 

@@ -51,9 +51,17 @@ def sentences(best: Best) -> list[str]:
     shown = fmt.listing([f"{arm} {share_text(found, arm)}" for arm in known], 6)
     prompts = found.arms[known[0]].left.n
     where = "one prompt" if prompts == 1 else f"{prompts} prompts"
+    gain = f"Of the gain in {fmt.label(PROXY)} that is possible at the same KL"
+    if len(known) == 1:
+        share = share_text(found, known[0])
+        reaches = "has none: it ends below the base" if share == BELOW else f"reaches {share}"
+        return [
+            f"{gain}, the sampled policy of {known[0]} {reaches} (one seed on {where}; another, or other prompts, would give "
+            "another share)."
+        ]
     return [
-        f"Of the gain in {fmt.label(PROXY)} that is possible at the same KL, each arm's sampled policy reaches: {shown} "
-        f"(one seed each on {where}; other seeds or prompts would give other shares, so this does not rank the arms)."
+        f"{gain}, each arm's sampled policy reaches: {shown} (one seed each on {where}; other seeds or prompts would give "
+        "other shares, so this does not rank the arms)."
     ]
 
 
@@ -114,7 +122,8 @@ def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Pic
     diamonds = ", diamonds are the best of N = 2, 4, … responses of the base chosen by the proxy"
     frontier = (
         " The black line is the best that any policy could reach at each KL (dashed where it is less sure; the band is the 95% "
-        f"interval over prompts){diamonds if any(reachable.best_of for reachable in best.values()) else ''}."
+        f"interval over prompts){diamonds if any(reachable.best_of for reachable in best.values()) else ''}. It rests on responses "
+        "of its own, star and paths on the evaluation's: near the base they differ by the noise of both."
         if best
         else ""
     )
@@ -137,13 +146,16 @@ def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Pic
     return [overview, paths]
 
 
+BELOW = "below the base"
+
+
 def share_text(best: Reachable, arm: str, digits: int = 0) -> str:
     """The share of the possible gain as a reader wants it: beyond the solid part a bound, of a loss no share."""
     share, point = best.share(arm), best.arms[arm]
     if math.isnan(share):
         return fmt.MISSING
     if point.reward < best.base:
-        return "below the base"
+        return BELOW
     return f"{'' if point.inside else 'at least '}{100 * share:.{digits}f}%"
 
 

@@ -103,7 +103,7 @@ def _arms(comparison: ReportInput, view: Evaluations, found: Standings, lead: St
         return [first + _warning(reason, ends), *rest]
     if ends and rest:
         rest[-1] += f" The {ends}."
-    return [f"{first} It comes first because {reason}.", *rest]
+    return [f"{first} This comparison comes first because {reason}.", *rest]
 
 
 def _warning(reason: str, ends: str) -> str:

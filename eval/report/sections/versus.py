@@ -126,7 +126,7 @@ def _pair_table(standing: Standing, folded: bool) -> Table | Text:
     return table(
         heads,
         rows,
-        _caption(standing.kind),
+        _caption(standing.kind, any(pair.rough for pair in ordered)),
         f"{title}: differences in {fmt.label(JUDGE)}",
         f"All {len(rows)} pairs, the clearest first" if folded else "",
     )
@@ -153,20 +153,28 @@ def _at_5(pair: Pair) -> str:
     return "not told apart" if pair.difference.has_interval else "no interval"
 
 
-def _caption(kind: Literal["end", "cost", "kl"]) -> str:
+def _caption(kind: Literal["end", "cost", "kl"], rough: bool) -> str:
     columns = (
         "The interval is Student's t for this pair alone; p is the paired t-test's, corrected for all pairs of this table by Holm's "
         "method. Probability of improvement: that a run of the higher arm beats a run of the lower, over all pairs of seeds. Effect: the mean difference "
         "divided by the standard deviation of the paired differences (Hedges' g)."
     )
-    if kind != "end":
-        columns += " Rough: read between the base and the arm's first evaluation, where a straight line is a guess, so nothing is claimed."
+    if rough:
+        columns += (
+            " “Rough” names arms whose value was read between the base and their first evaluation, where a straight line is a "
+            "guess"
+        )
+        columns += (
+            ", or would be told apart on a line in KL and not in √KL, or the other way round"
+            if kind == "kl"
+            else ""
+        )
+        columns += ": nothing is claimed of such a pair."
     if kind == "kl":
         return (
             "Each pair at the smallest KL at which one of their common runs ended, interpolated linearly in √KL between evaluations; if a "
             "path crosses that KL more than once, the last crossing counts. An arm that ends farther from the base crosses it half "
-            f"trained, so arms whose β lets them end at similar KL tell more. {columns} Also rough: interpolation linear in KL would "
-            "tell other arms apart."
+            f"trained, so arms whose β lets them end at similar KL tell more. {columns}"
         )
     return columns
 
