@@ -32,8 +32,8 @@ TIMED: list[tuple[Any, str]] = [
     *((runs.Run, name) for name in ("begin", "finish")),
     *((integrity.Integrity, name) for name in ("note", "check")),
     (comparison, "check_inputs"),
-    *((store, name) for name in ("whole", "read_shaped")),
-    *((module, "read_shaped") for module in (runs, integrity)),
+    *((store, name) for name in ("whole", "read_checked")),
+    *((module, "read_checked") for module in (runs, integrity)),
     *((storage, name) for name in ("write_json", "read_json", "read_manifest")),
     (storage.Disk, "sync"),
 ]

@@ -12,7 +12,8 @@ from eval.stats import Estimate
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _COUNTED = ("completions", "pairs", "updates", "count")
-_HUGE = 1e6  # from here on a number is written in powers of ten: its digits one by one say no more
+_LONG = 1e6  # from here on decimals say nothing
+_HUGE = 1e12  # and from here on digits one by one: such a number is written in powers of ten
 
 
 def power(exponent: int) -> str:
@@ -21,9 +22,10 @@ def power(exponent: int) -> str:
 
 
 def decimals_for(values: Iterable[float]) -> int:
-    """Decimals that give a column of numbers about three significant digits at its largest; what is written in powers of
-    ten has none of them."""
-    largest = max((abs(v) for v in values if abs(v) < _HUGE), default=0.0)
+    """Decimals that give a column of numbers about three significant digits at its largest; what has no decimals, from a
+    million on, does not take the others'."""
+    plain = [abs(v) for v in values if abs(v) < _HUGE]
+    largest = max((size for size in plain if size < _LONG), default=_LONG if plain else 0.0)
     if largest == 0:
         return 3
     magnitude = math.floor(math.log10(largest))
@@ -38,8 +40,8 @@ def number(value: float, decimals: int, signed: bool = False) -> str:
         return MISSING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    huge = abs(value) >= _HUGE
-    text = _powers(abs(value)) if huge else f"{abs(value):,.{decimals}f}"
+    size = abs(value)
+    text = _powers(size) if size >= _HUGE else f"{size:,.{decimals if size < _LONG else 0}f}"
     negative = value < 0 and any(digit in "123456789" for digit in text)
     return ("−" if negative else "+" if signed else "") + text
 
@@ -174,7 +176,7 @@ def shorten(text: str, limit: int) -> str:
 def _decimals(estimate: Estimate, shared: int) -> int:
     """As many as the column's, or as show the half width at all."""
     half = estimate.half_width if estimate.has_interval else 0.0
-    return min(8, -math.floor(math.log10(half))) if 0 < half < 0.5 * 10.0**-shared else shared
+    return -math.floor(math.log10(half)) if 1e-8 <= half < 0.5 * 10.0**-shared else shared
 
 
 def _with_width(estimate: Estimate, decimals: int) -> tuple[str, str]:
@@ -184,7 +186,7 @@ def _with_width(estimate: Estimate, decimals: int) -> tuple[str, str]:
 
 def _in_powers(estimate: Estimate) -> tuple[str, str]:
     """Mean and half width in the same power of ten, so that they compare at a glance, unless they are powers apart."""
-    if not math.isfinite(estimate.mean) or abs(estimate.mean) < _HUGE:
+    if not math.isfinite(estimate.mean) or abs(estimate.mean) < _LONG:
         return compact(estimate.mean), f"± {compact(estimate.half_width)}" if estimate.has_interval else ""
     exponent = _exponent(abs(estimate.mean))
     mean = f"{number(estimate.mean / 10.0**exponent, 2)}×{power(exponent)}"

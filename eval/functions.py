@@ -67,7 +67,10 @@ def require_function(spec: str, what: str = "reward") -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(_import_failure(error, path, what)) from error
     bound = _Bound()
-    bound.visit(tree)
+    try:
+        bound.visit(tree)
+    except RecursionError:  # an expression of a thousand terms: only running the file would tell
+        return
     if name not in bound.names and not _may_bind_more(tree):
         raise UserError(_no_such_function(list(bound.functions), spec, what))
 
@@ -84,6 +87,11 @@ class _Bound(ast.NodeVisitor):
         self.names.add(node.name)
         if not node.name.startswith("_"):
             self.functions[node.name] = None
+        # What is evaluated as it is defined may bind names, too; its body does not.
+        inside = {id(statement) for statement in node.body}
+        for part in ast.iter_child_nodes(node):
+            if id(part) not in inside:
+                self.visit(part)
 
     visit_AsyncFunctionDef = visit_FunctionDef
     visit_ClassDef = visit_FunctionDef
@@ -96,7 +104,9 @@ class _Bound(ast.NodeVisitor):
         self.names.add(node.asname or node.name.partition(".")[0])
 
 
-_BINDING = {"exec", "globals", "locals", "vars", "setattr", "modules", "__dict__", "__getattr__", "*"}
+_BINDING = {
+    "exec", "eval", "globals", "locals", "vars", "setattr", "modules", "f_globals", "f_locals", "__dict__", "__getattr__", "*",
+}  # fmt: skip
 """What a module that binds names otherwise has in it."""
 
 

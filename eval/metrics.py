@@ -252,7 +252,7 @@ def as_text(prompt: Any) -> str:
 def _perplexity(logp: float, rollouts: Rollouts) -> float:
     """Of all response tokens, from the sum of their log-probabilities; at most what a comparison's files hold."""
     cross_entropy = -logp / int(rollouts.mask_PGT.sum())
-    return math.exp(cross_entropy) if cross_entropy < math.log(LARGEST) else LARGEST
+    return LARGEST if cross_entropy >= math.log(LARGEST) else math.exp(cross_entropy)
 
 
 def _scored_mean(scores: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -100,6 +101,11 @@ def test_what_was_cut_when_it_was_sampled_gets_no_eos() -> None:
     ]
     assert counts == {}
     assert collate(policy, pairs).ended_PG.tolist() == [[False, True], [True, False], [True, True]]
+    # A column that somebody else called so is no mark.
+    others, _ = encode_pairs(
+        policy, [row | {"chosen_truncated": value} for value in ("no", math.nan, None, 0)], 8
+    )
+    assert all(kept.chosen == [2, EOS] for kept in others)
 
 
 def test_the_end_that_a_chat_template_writes_is_no_end_of_what_was_cut() -> None:

@@ -97,6 +97,9 @@ def test_names_of_other_libraries_are_pointed_home(name: str, told: str) -> None
         (["--cliprange", "0.1"], "--ppo.clip-range"),
         (["--critic_learning_rate", "1e-4"], "--reinforce.value-learning-rate or --ppo.value-learning-rate"),
         (["--num-generations", "4"], "--group-size"),
+        (["--sampling.num_generations", "4"], "--group-size"),
+        (["--dpo.cliprange", "0.2"], "--ppo.clip-range"),
+        (["--eval.response-length", "4"], "--max-new-tokens"),
     ],
 )
 def test_options_of_other_libraries_are_pointed_home(given: list[str], ours: str) -> None:

@@ -174,7 +174,9 @@ def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
 def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:
     store = Store.open(finished)
     before = (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns
+    Drawn(store.path).begin(PLAN)  # as a kill leaves it
     update_pool(store, Workers(1), quiet)
+    assert not Drawn(store.path).folder.exists()
     assert (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns == before
 
 

@@ -258,3 +258,27 @@ def test_the_sentiment_rewards_load(name: str) -> None:
     function = load_function(f"{DATA / 'sentiment_reward.py'}:{name}")
     good, bad = function(prompts=["", ""], completions=["a happy, lovely day", "a sad, horrible day"])
     assert good > 0 > bad
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "text = " + " + ".join(["'a'"] * 700) + "\ndef score(prompts, completions, **_):\n    return [0.0]\n",
+        "eval(compile('def score(prompts, completions, **_): return [0.0]', 'f', 'exec'))\n",
+        "def keep(f):\n    return lambda g: g\n\n@keep(score := print)\ndef other():\n    pass\n",
+        "def other(f=(score := print)):\n    pass\n",
+    ],
+    ids=["a long expression", "compiled", "in a decorator", "in a default"],
+)
+def test_what_only_loading_would_tell_is_not_refused(tmp_path: Path, source: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(source, encoding="utf-8")
+    load_function(f"{file}:score")
+    require_function(f"{file}:score")
+
+
+def test_what_a_function_binds_inside_is_no_name_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def other():\n    score = print\n    return score\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no function 'score'"):
+        require_function(f"{file}:score")

@@ -92,7 +92,7 @@ def test_every_data_seeds_stages_are_told() -> None:
         ["1", "reward model", "6.0 s"],
     ]
     assert table.caption.startswith(
-        "Built once for every data seed and shared by those of its runs that need"
+        "Built once, or once for every data seed, and shared by the runs that need"
     )
     assert not table.folded
     assert prepared(replicated([0.7] * (MANY_DATA_SEEDS + 1), [1833] * (MANY_DATA_SEEDS + 1))).folded

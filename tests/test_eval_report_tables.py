@@ -108,7 +108,8 @@ def test_compact_numbers(value: float, text: str) -> None:
         (12345.6, 0, "12,346"),
         (math.inf, 2, "∞"),
         (999_999.9, 1, "999,999.9"),
-        (1e6, 3, "1.00×10⁶"),
+        (1e6, 3, "1,000,000"),
+        (-2_012_750.4, 3, "−2,012,750"),
         (-9.999e12, 3, "−1.00×10¹³"),
         (2.814e250, 3, "2.81×10²⁵⁰"),
         (1.797e308, 0, "1.80×10³⁰⁸"),
@@ -128,6 +129,8 @@ def test_numbers(value: float, decimals: int, text: str) -> None:
         ([0.004], 5),
         ([8.6, 5e15, math.inf, math.nan], 3),
         ([5e15], 3),
+        ([2e6, 2.3e6], 0),
+        ([0.5, 2.3e6], 3),
     ],
 )
 def test_decimals_follow_the_largest(values: list[float], decimals: int) -> None:
@@ -139,6 +142,14 @@ def test_a_width_is_not_rounded_to_nothing_for_what_another_arm_came_to() -> Non
     assert fmt.column(estimates, "per token") == [("2,168", "± 5,961"), ("13.9", "± 0.3"), ("9", "± 0")]
     base = Estimate(8.642, math.nan, math.nan, 1)  # which the others are compared with
     assert fmt.column([base, *estimates], "per token")[0] == ("8.6", "")
+
+
+def test_rewards_of_millions_keep_the_digits_that_tell_them_apart() -> None:
+    made = [Estimate(2_300_500, 2_299_258, 2_301_742, 3), Estimate(2_304_000, math.nan, math.nan, 1)]
+    assert fmt.column(made, "reward") == [("2,300,500", "± 1,242"), ("2,304,000", "")]
+    assert fmt.interval(made[0], 3) == "[2,299,258, 2,301,742]"
+    almost = Estimate(0.1, 0.1 - 1e-10, 0.1 + 1e-10, 3)  # as good as none
+    assert fmt.column([almost], "reward") == [("0.100", "± 0.000")]
 
 
 def test_numbers_that_differ_are_written_differently() -> None:
@@ -166,8 +177,8 @@ def test_a_huge_number_is_in_powers_and_leaves_the_others_their_decimals() -> No
         ("8.60", ""),
         ("13.20", "± 5.00"),
         ("4.99×10¹⁵", "± 19.89×10¹⁵"),
-        ("2.00×10⁶", "± 9.00×10¹⁴"),
-        ("20.00", "± 3.00×10⁷"),
+        ("2,000,000", "± 9.00×10¹⁴"),
+        ("20.00", "± 30,000,000"),
     ]
     text = tables.summary_text(with_ends({"ppo": [1e250], "dpo": [0.7]}), (JUDGE,))["judge reward"]
     assert list(text) == ["0.500", "1.00×10²⁵⁰", "0.700"]

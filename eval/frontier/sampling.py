@@ -84,11 +84,11 @@ def update_pool(store: Store, workers: Workers, update: Update) -> None:
     Raises RunError or UserError where that fails, OSError where the disk does not take it, and KeyboardInterrupt where
     the user stopped it. What was sampled and scored until then is kept, and not asked for again.
     """
-    plan = Plan.of(store)
-    pool = store.pool
+    plan, pool, drawn = Plan.of(store), store.pool, Drawn(store.path)
     if plan is None or (pool is not None and pool.description == plan.description):
+        drawn.forget()  # of a session that was killed as soon as the pool was there
         return
-    folder, drawn = store.path / "frontier", Drawn(store.path)
+    folder = store.path / "frontier"
     drawn.begin(plan.about)
     parts = [folder.with_name(f"frontier.part-{i}") for i in range(min(max(workers.count, 1), plan.prompts))]
     jobs = [

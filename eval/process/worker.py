@@ -14,7 +14,7 @@ from eval.process.safe_path import ordinary_path
 from eval.process.stopping import SIGNALS
 
 STOP = "stop"
-"""Sent to a worker: the job that is going on ends at its next report."""
+"""Sent to a worker: the job that is going on ends as it next tells its progress."""
 
 
 def serve(pipe: Connection) -> None:

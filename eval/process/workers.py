@@ -1,6 +1,6 @@
 """Jobs, in this process or in worker processes. The result is the same either way.
 
-Ctrl-C (or SIGTERM) asks the jobs to stop: each saves what it has at its next report and ends. A second one stops at
+Ctrl-C (or SIGTERM) asks the jobs to stop: each saves what it has as it next tells its progress and ends. A second one stops at
 once. Workers hear of it from this process alone, so that it may be sent to all of them.
 """
 
@@ -146,7 +146,7 @@ class _Shift:
                 _end(worker.process)
 
     def _tell_to_stop(self) -> None:
-        """The jobs that are going on end at their next report; those that wait are not begun."""
+        """The jobs that are going on end as they next tell their progress; those that wait are not begun."""
         self.told, self.waiting = True, []
         for worker in self.busy:
             with suppress(OSError):  # it died just now, which its pipe is about to tell
@@ -198,7 +198,7 @@ def _signals_later() -> Iterator[None]:
     """A process that is started here hears neither Ctrl-C nor SIGTERM from its first moment, until it says what they are
     to it: terminals send the one to all processes of a command, batch systems the other. This process hears them at the
     block's end."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which sends neither
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     from multiprocessing import resource_tracker

@@ -129,8 +129,10 @@ def _refuse_foreign(args: Sequence[str]) -> None:
         if ours is None or not arg.startswith("--"):
             continue
         having = [algorithm for algorithm, kind in ALGORITHMS.items() if hasattr(kind, ours)]
-        shared = where or len(having) in (0, len(ALGORITHMS))
-        places = [".".join(where)] if shared else having
+        if len(where) == 1 and where[0] in having:
+            places = where
+        else:  # also where the part that is named has no such setting
+            places = [""] if len(having) in (0, len(ALGORITHMS)) else having
         options = [f"{place}.{ours}".strip(".").replace("_", "-") for place in places]
         raise UserError(f"there is no option --{name}; here it is --{' or --'.join(options)}.")
 

@@ -78,7 +78,7 @@ def _encoded_pairs(
     def columns() -> Iterator[tuple[Text, Text, Text, str]]:
         for row, where in rows:
             found = _columns(row, where)
-            marks.append((bool(row.get("chosen_truncated")), bool(row.get("rejected_truncated"))))
+            marks.append((row.get("chosen_truncated") is True, row.get("rejected_truncated") is True))
             yield found
 
     for texts in render_pairs(policy.tokenizer, columns()):

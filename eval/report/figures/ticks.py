@@ -58,7 +58,7 @@ def _fit(ticks: Sequence[float], furthest: float, width: float) -> bool:
 def round_steps(furthest: float, count: int) -> list[float]:
     """0 and about `count` round numbers up to `furthest`, each two of them GAP to about 1.4 even steps of √x apart.
 
-    400, 6 → 0, 10, 50, 100, 200, 300, 400.
+    400, 6 → 0, 10, 40, 100, 200, 300, 400.
     """
     found, step = [0.0], math.sqrt(furthest) / count
     while True:

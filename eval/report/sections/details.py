@@ -128,7 +128,7 @@ def _stages(facts: Mapping[str, Any]) -> list[Block]:
     if not rows:
         return []
     once = (
-        "Built once for every data seed and shared by those of its runs"
+        "Built once, or once for every data seed, and shared by the runs"
         if several
         else "Built once and shared by all arms"
     )
