@@ -122,7 +122,7 @@ def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Pic
     diamonds = ", diamonds are the best of N = 2, 4, … responses of the base chosen by the proxy"
     frontier = (
         " The black line is the best that any policy could reach at each KL (dashed where it is less sure; the band is the 95% "
-        f"interval over prompts){diamonds if any(reachable.best_of for reachable in best.values()) else ''}. It rests on responses "
+        f"interval over prompts){diamonds if any(reachable.best_of for reachable in best.values()) else ''}. The line rests on responses "
         "of its own, star and paths on the evaluation's: near the base they differ by the noise of both."
         if best
         else ""
