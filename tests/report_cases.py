@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from report_world import ARMS, World, with_ends, with_paths
+from report_world import ARMS, World, with_ends, with_paths, world
+
+from eval.report.caveats.collected import Caveat
+from eval.report.numbers.frames import evaluations
 
 OWN = {"beta_is_objective": False, "labels": "were written by people"}
 """The facts of pairs that people wrote: the β of DPO is not the objective's."""
@@ -69,3 +73,22 @@ def two_paths() -> World:
             for i, (arm, (level, last)) in enumerate(levels.items())
         }
     )
+
+
+def told_by(caveat: Caveat, made: World) -> str:
+    """What one caveat says of a comparison; empty where nothing."""
+    return " ".join(caveat(made, evaluations(made)))
+
+
+def with_settings(made: World, arm: str, **settings: Any) -> World:
+    arms = {**made.facts["arms"]}
+    arms[arm] = {**arms[arm], "settings": {**arms[arm]["settings"], **settings}}
+    return with_facts(made, arms=arms)
+
+
+def nothing_amiss() -> World:
+    """Five seeds of each algorithm, of which no caveat has anything to say."""
+    made = with_facts(world(Path("x"), seeds=5), notes=[])
+    # 8 prompts are few, 16 are not.
+    again = made.samples.assign(prompt_id=made.samples["prompt_id"] + " again")
+    return dataclasses.replace(made, samples=pd.concat([made.samples, again], ignore_index=True))

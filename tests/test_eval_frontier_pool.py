@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 from small_world import SmallWorld, compared
-from tiny import rollouts_of
 
 from algos import Policy, RunError, UserError
 from algos.engine.storage import DamagedFile
 from algos.engine.text.tokens import encode
 from eval.comparison import _draw_pool
 from eval.console import Console
-from eval.frontier.answers import Answers, Drawn
+from eval.frontier.answers import Drawn
 from eval.frontier.pool import Pool
 from eval.frontier.sampling import Plan, forget_pool, sample, update_pool
 from eval.process.jobs import Job
@@ -174,7 +173,9 @@ def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
 def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:
     store = Store.open(finished)
     before = (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns
-    Drawn(store.path).begin(PLAN)  # as a kill leaves it
+    Drawn(store.path).begin(
+        {"samplers": ["base"], "seeds": [0], "counts": [3], "prompts": 2, "data_seed": 0}
+    )  # as a kill leaves it
     update_pool(store, Workers(1), quiet)
     assert not Drawn(store.path).folder.exists()
     assert (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns == before
@@ -379,34 +380,6 @@ def test_what_was_sampled_is_not_asked_for_again(
     for name in ("proxy", "judge"):
         np.testing.assert_array_equal(whole.rewards[name], there.rewards[name])
     assert not (undrawn.path / "frontier.drawn").exists()
-
-
-PLAN = {"samplers": ["base", "ppo"], "seeds": [0, 3], "counts": [3, 2], "prompts": 2, "data_seed": 0}
-
-
-def test_what_was_sampled_for_another_plan_is_sampled_anew(tmp_path: Path) -> None:
-    drawn, answers = Drawn(tmp_path), Answers.of([rollouts_of([[1]], [[[1, 0], [2, 2]]])], np.ones((2, 2)))
-    drawn.begin(PLAN)
-    drawn.write(1, 0, answers)
-    drawn.begin(dict(PLAN))
-    found = drawn.read(1, 0, 2, longest=2, rows=3)
-    assert found is not None
-    assert found.ids_MT.tolist() == [[1, 0], [2, 2]]
-    drawn.begin(PLAN | {"counts": [3, 4]})
-    assert drawn.read(1, 0, 2, longest=2, rows=3) is None
-
-
-@pytest.mark.parametrize(
-    ("count", "longest", "rows"), [(3, 2, 3), (2, 1, 3), (2, 2, 2)], ids=["count", "length", "vocabulary"]
-)
-def test_answers_that_cannot_be_meant_are_sampled_anew(
-    tmp_path: Path, count: int, longest: int, rows: int
-) -> None:
-    drawn = Drawn(tmp_path)
-    drawn.begin(PLAN)
-    drawn.write(0, 0, Answers.of([rollouts_of([[1]], [[[1, 0], [2, 2]]])], np.ones((2, 2))))
-    assert drawn.read(0, 0, 2, longest=2, rows=3) is not None
-    assert drawn.read(0, 0, count, longest=longest, rows=rows) is None
 
 
 @pytest.mark.parametrize("moment", ["sampling reinforce", "scoring ppo"])

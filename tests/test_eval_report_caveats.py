@@ -1,45 +1,25 @@
+"""Caveats on runs, seeds and budgets, and all of them together."""
+
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from report_cases import with_facts
-from report_world import ARMS, POINTS, World, with_ends, with_paths, world
-from small_world import small_world
+from report_cases import nothing_amiss, told_by, with_facts, with_settings
+from report_world import ARMS, World, with_ends, with_paths, world
 
-from algos import Sampling
-from eval.experiment import Experiment
-from eval.report.caveats import collected, validity
+from eval.report.caveats import collected
 from eval.report.caveats import runs as caveats
-from eval.report.caveats.collected import Caveat
-from eval.report.numbers import objectives
 from eval.report.numbers.frames import evaluations
 from eval.report.numbers.standings import standings
-from eval.stages.cache import ArtefactCache
-from eval.tasks import materials_of
-
-
-def said(caveat: Caveat, made: World) -> str:
-    return " ".join(caveat(made, evaluations(made)))
-
-
-def with_settings(made: World, arm: str, **settings: Any) -> World:
-    arms = {**made.facts["arms"]}
-    arms[arm] = {**arms[arm], "settings": {**arms[arm]["settings"], **settings}}
-    return with_facts(made, arms=arms)
 
 
 @pytest.fixture
 def clean() -> World:
-    made = with_facts(world(Path("x"), seeds=5), notes=[])
-    # 8 prompts are few, 16 are not.
-    again = made.samples.assign(prompt_id=made.samples["prompt_id"] + " again")
-    return dataclasses.replace(made, samples=pd.concat([made.samples, again], ignore_index=True))
+    return nothing_amiss()
 
 
 def test_nothing_is_said_where_nothing_is_amiss(clean: World) -> None:
@@ -63,7 +43,7 @@ def test_runs_that_were_made_in_several_places(clean: World) -> None:
 
     def told(*before: dict[str, Any], **last: Any) -> str:
         environment = {**now, **last, "earlier": list(before)}
-        return said(caveats.unlike_places, dataclasses.replace(clean, environment=environment))
+        return told_by(caveats.unlike_places, dataclasses.replace(clean, environment=environment))
 
     assert "(processor another → a processor, gpus none → one and torch 2.12.0 → 2.13.0)" in told(there)
     assert told(there) == told(there, there), "twice the same is told once"
@@ -80,40 +60,40 @@ def test_failed_and_missing_runs(clean: World) -> None:
     made = world(Path("x"), failed=[("ppo", 1)])
     runs = made.runs.copy()
     runs.loc[(runs["arm"] == "dpo") & (runs["seed"] == 2), "status"] = "missing"
-    text = said(caveats.unfinished, dataclasses.replace(made, runs=runs))
+    text = told_by(caveats.unfinished, dataclasses.replace(made, runs=runs))
     assert "1 of 9 runs failed (ppo seed 1). Means describe the runs that finished" in text
     assert "1 of 9 runs is still missing" in text
-    assert said(caveats.unfinished, clean) == ""
+    assert told_by(caveats.unfinished, clean) == ""
 
 
 def test_a_diverged_run_is_told_with_its_reason(clean: World) -> None:
     reason = "iteration 12 (update 40): its KL to the base is 7.1 nats a token (above 5)"
     runs = clean.runs.assign(diverged=["", reason, *[""] * (len(clean.runs) - 2)])
-    text = said(caveats.diverged, dataclasses.replace(clean, runs=runs))
+    text = told_by(caveats.diverged, dataclasses.replace(clean, runs=runs))
     assert text == f"reinforce seed 1 diverged at {reason}."
     all_ = caveats.diverged(
         clean, evaluations(dataclasses.replace(clean, runs=clean.runs.assign(diverged=reason)))
     )
     assert len(all_) == caveats.SHOWN + 1
     assert all_[-1] == "So did 12 more."
-    assert said(caveats.diverged, dataclasses.replace(clean, runs=clean.runs.assign(diverged=""))) == ""
+    assert told_by(caveats.diverged, dataclasses.replace(clean, runs=clean.runs.assign(diverged=""))) == ""
 
 
 def test_a_seed_far_from_the_others() -> None:
     near = [0.70, 0.71, 0.69, 0.705, 0.695]
-    assert said(caveats.outlying, with_ends({"ppo": near})) == ""
-    text = said(caveats.outlying, with_ends({"ppo": [*near[:4], 0.2], "dpo": near}))
+    assert told_by(caveats.outlying, with_ends({"ppo": near})) == ""
+    text = told_by(caveats.outlying, with_ends({"ppo": [*near[:4], 0.2], "dpo": near}))
     assert "ppo seed 4 (0.200, the others 0.690 to 0.710)" in text
     assert "dpo" not in text
 
 
 def test_identical_seeds() -> None:
-    text = said(caveats.identical, with_ends({"reinforce": [0.7, 0.7, 0.7], "ppo": [0.6, 0.62, 0.61]}))
+    text = told_by(caveats.identical, with_ends({"reinforce": [0.7, 0.7, 0.7], "ppo": [0.6, 0.62, 0.61]}))
     assert "All seeds of reinforce gave the same judge reward" in text
     assert "ppo" not in text
     assert "A bounded score may have reached its end" in text
     assert "independent" not in text, "runs on different seeds are"
-    assert said(caveats.identical, with_ends({"reinforce": [0.7], "ppo": [0.7]})) == ""
+    assert told_by(caveats.identical, with_ends({"reinforce": [0.7], "ppo": [0.7]})) == ""
 
 
 def alike(made: World, *arms: str, but: tuple[int, str] | None = None) -> World:
@@ -128,26 +108,26 @@ def alike(made: World, *arms: str, but: tuple[int, str] | None = None) -> World:
 
 def test_arms_that_did_the_same_in_every_seed() -> None:
     made = world(Path("x"))
-    told = said(caveats.same_arms, alike(made, "ppo", "dpo"))
+    told = told_by(caveats.same_arms, alike(made, "ppo", "dpo"))
     assert told == (
         "ppo and dpo did the same in every seed: what differs in their settings had no effect in these runs."
     )
-    assert said(caveats.same_arms, alike(made, *ARMS)).startswith("reinforce, ppo and dpo did the same")
-    assert said(caveats.same_arms, made) == ""
+    assert told_by(caveats.same_arms, alike(made, *ARMS)).startswith("reinforce, ppo and dpo did the same")
+    assert told_by(caveats.same_arms, made) == ""
     for metric in ("reward/judge", "kl/sequence"):
-        assert said(caveats.same_arms, alike(made, "ppo", "dpo", but=(1, metric))) == ""
-    assert said(caveats.same_arms, alike(world(Path("x"), seeds=1), "ppo", "dpo")) == "", (
+        assert told_by(caveats.same_arms, alike(made, "ppo", "dpo", but=(1, metric))) == ""
+    assert told_by(caveats.same_arms, alike(world(Path("x"), seeds=1), "ppo", "dpo")) == "", (
         "one seed is no evidence"
     )
     runs = made.runs.copy()
     runs.loc[(runs["arm"] == "dpo") & (runs["seed"] == 1), "status"] = "failed"
     one_failed = dataclasses.replace(alike(made, "ppo", "dpo"), runs=runs)
-    assert "ppo and dpo did the same" in said(caveats.same_arms, one_failed)
+    assert "ppo and dpo did the same" in told_by(caveats.same_arms, one_failed)
 
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, ""), (2, "With 2 seeds"), (4, "With 4 seeds"), (5, "")])
 def test_few_seeds(seeds: int, words: str) -> None:
-    text = said(caveats.few_seeds, world(Path("x"), seeds=seeds))
+    text = told_by(caveats.few_seeds, world(Path("x"), seeds=seeds))
     assert words in text
     assert bool(words) == bool(text)
 
@@ -155,315 +135,12 @@ def test_few_seeds(seeds: int, words: str) -> None:
 def test_the_middle_half_may_name_another_leader() -> None:
     steady = [0.60, 0.60, 0.62, 0.62, 0.62, 0.62, 0.64, 0.64]
     lucky = [0.55] * 6 + [0.99] * 2
-    text = said(caveats.middle_half, with_ends({"lucky": lucky, "steady": steady}))
+    text = told_by(caveats.middle_half, with_ends({"lucky": lucky, "steady": steady}))
     assert "steady leads at the end of training with 0.620, before lucky with 0.550" in text
-    assert said(caveats.middle_half, with_ends({"lucky": [0.9] * 7 + [0.8], "steady": steady})) == ""
+    assert told_by(caveats.middle_half, with_ends({"lucky": [0.9] * 7 + [0.8], "steady": steady})) == ""
     assert (
-        said(caveats.middle_half, with_ends({"lucky": lucky[1:], "steady": steady[1:]})) == ""
+        told_by(caveats.middle_half, with_ends({"lucky": lucky[1:], "steady": steady[1:]})) == ""
     )  # seven seeds
-
-
-# Judge, reward and labels ------------------------------------------------------------------------------
-
-
-def by_length(slope: float, quality: float, longer: float, prompts: int = 64) -> World:
-    """Responses scored 0.4 + slope·(length − 12) + noise; the arm's are `longer` by so many tokens and better besides."""
-    generator = np.random.default_rng(1)
-    topics = 0.1 * generator.normal(size=prompts)
-    rows = []
-    for arm, seeds in (("base", 1), ("ppo", 3)):
-        for seed in range(seeds):
-            moved, gained = (longer, quality) if arm == "ppo" else (0.0, 0.0)
-            lengths = generator.normal(12 + moved, 3, prompts).round()
-            noise = 0.1 * generator.normal(size=prompts)
-            judged = 0.4 + slope * (lengths - 12) + gained + topics + noise
-            rows += [
-                {"arm": arm, "seed": seed, "prompt_id": i, "length": lengths[i], "judge": judged[i]}
-                for i in range(prompts)
-            ]
-    return dataclasses.replace(world(Path("x"), {"ppo": "ppo"}), samples=pd.DataFrame(rows))
-
-
-def test_a_gain_that_length_explains() -> None:
-    text = said(validity.length, by_length(slope=0.03, quality=0.0, longer=5))
-    assert "ppo's responses grew from 11.9 to 17.0 tokens" in text
-    assert "a token, which alone would account for" in text
-    shorter = said(validity.length, by_length(slope=-0.03, quality=0.02, longer=-5))
-    assert "ppo's responses shrank from" in shorter
-    assert "gives −0.0" in shorter
-
-
-@pytest.mark.parametrize(
-    ("slope", "quality", "longer"),
-    [
-        (0.0, 0.2, 5),  # the judge is blind to length
-        (0.03, 0.5, 5),  # the gain is far larger
-        (0.03, 0.2, 0.5),  # the length hardly changed
-        (0.03, 0.0, -5),  # shorter and worse: no gain to explain
-        (-0.03, 0.4, 5),  # longer and better although the judge prefers short ones
-    ],
-)
-def test_a_gain_that_length_does_not_explain(slope: float, quality: float, longer: float) -> None:
-    assert said(validity.length, by_length(slope, quality, longer)) == ""
-
-
-def test_a_small_slope_is_shown_with_its_digits() -> None:
-    """A judge in [0, 1] over responses of 300 tokens: less than a thousandth a token."""
-    made = by_length(slope=0.01, quality=0.0, longer=5, prompts=512)
-    samples = made.samples.assign(length=25 * made.samples["length"])
-    base = samples[samples["arm"] == "base"]
-    slope = float(np.polyfit(base["length"], base["judge"], 1)[0])
-    assert round(slope, 3) == 0
-    text = said(validity.length, dataclasses.replace(made, samples=samples))
-    assert f"gives +{slope:.6f} a token, which alone would account for" in text
-
-
-def test_responses_to_one_prompt_are_not_independent() -> None:
-    """Length and judge are unrelated, four fifths of the variance of each between prompts: a slope is called real in one
-    draw of twenty, half of them upwards."""
-    generator = np.random.default_rng(0)
-    draws, prompts, responses = 60, 32, 8
-    made = world(Path("x"), {"ppo": "ppo"})
-    view = evaluations(made)
-    prompt_ids = np.repeat(np.arange(prompts), responses)
-    fired = 0
-    for _ in range(draws):
-        lengths, judged = (
-            np.sqrt(0.8) * np.repeat(generator.normal(size=prompts), responses)
-            + np.sqrt(0.2) * generator.normal(size=prompts * responses)
-            for _ in range(2)
-        )
-        base = pd.DataFrame(
-            {"arm": "base", "prompt_id": prompt_ids, "length": 20 + 3 * lengths, "judge": judged}
-        )
-        better = base.assign(arm="ppo", length=base["length"] + 10, judge=judged + 1e-3)
-        found = dataclasses.replace(made, samples=pd.concat([base, better], ignore_index=True))
-        fired += bool(validity.length(found, view))
-    assert fired <= 5
-
-
-def test_a_slope_that_stands_on_one_prompt_is_none() -> None:
-    made = by_length(slope=0.03, quality=0.0, longer=5)
-    samples = made.samples.copy()
-    base = samples["arm"] == "base"
-    samples.loc[base, "length"] = 12.0
-    samples.loc[base & (samples["prompt_id"] == 0), ["length", "judge"]] = 9.0, 0.0
-    assert said(validity.length, dataclasses.replace(made, samples=samples)) == ""
-
-
-def test_too_few_prompts_say_nothing_of_length() -> None:
-    assert said(validity.length, by_length(0.03, 0.0, 5, prompts=15)) == ""
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "pairs", "fires"),
-    [
-        (0.75, 200, False),
-        (0.53, 2000, True),
-        (0.62, 60, True),
-        (0.62, 400, False),
-        (1.0, 2, True),
-        (1.0, 10, False),
-    ],
-)
-def test_a_reward_model_near_chance(clean: World, accuracy: float, pairs: int, fires: bool) -> None:
-    about = {"accuracy": accuracy, "heldout_pairs": pairs}
-    text = said(validity.learned_models, with_facts(clean, reward_model=about))
-    assert bool(text) == fires
-    judged = said(validity.learned_models, with_facts(clean, reward_model={}, judge_model=about))
-    assert judged.startswith("The judge, a model learned from pairs, orders") == fires
-
-
-def test_the_interval_of_the_accuracy_is_wilsons(clean: World) -> None:
-    made = with_facts(clean, reward_model={"accuracy": 0.5, "heldout_pairs": 100})
-    assert "0.50 of 100 held-out pairs right (95% interval 0.40 to 0.60;" in said(
-        validity.learned_models, made
-    )
-
-
-def test_what_helps_a_reward_model_names_its_learning_rate(clean: World) -> None:
-    """A small one learns nothing at the default, however many epochs it makes."""
-    made = with_facts(clean, reward_model={"accuracy": 0.5, "heldout_pairs": 100})
-    rate = {**made.settings, "reward_model": {"learning_rate": 1e-5}}
-    told = said(validity.learned_models, dataclasses.replace(made, settings=rate))
-    assert "a larger --reward-model.learning-rate (now 1×10⁻⁵), would help." in told
-
-
-def test_every_data_seeds_reward_model_is_looked_at(clean: World) -> None:
-    def told(*accuracies: float) -> str:
-        models = [{"accuracy": accuracy, "heldout_pairs": 205, "pairs": 1843} for accuracy in accuracies]
-        seeds = {str(seed): {"reward_model": about} for seed, about in enumerate(models)}
-        return said(validity.learned_models, with_facts(clean, reward_model=models[0], data_seeds=seeds))
-
-    assert told(0.75, 0.74) == ""
-    assert told(0.75, 0.53).startswith(
-        "The reward model of data seed 1 orders 0.53 of 205 held-out pairs right ("
-    )
-    assert "coin 0.50): what follows" in told(0.75, 0.53)
-    assert "; so does 1 more of the 3 reward models: what follows" in told(0.53, 0.75, 0.51)
-    assert "; so do 2 more of the 3 reward models: what follows" in told(0.53, 0.54, 0.51)
-
-
-def test_judge_and_reward_are_the_same(clean: World) -> None:
-    assert "Name another judge with --judge" in said(
-        validity.same_scorer, with_facts(clean, judge_is_reward=True)
-    )
-    assert said(validity.same_scorer, clean) == ""
-
-
-def left_unscored(made: World, shares: dict[str, float]) -> World:
-    """These shares of the responses at the arms' ends, those of the base's at its start."""
-    ends = made.results[(made.results["metric"] == "reward/proxy") & made.results["point"].isin([0, POINTS])]
-    ends = ends[(ends["point"] == POINTS) | (ends["arm"] == "base")]
-    rows = ends.assign(metric="unscored", value=ends["arm"].map(shares))
-    return dataclasses.replace(made, results=pd.concat([made.results, rows], ignore_index=True))
-
-
-def test_responses_without_a_training_score(clean: World) -> None:
-    text = said(
-        validity.unscored, left_unscored(clean, {"base": 0.01, "reinforce": 0.0, "ppo": 0.25, "dpo": 0.004})
-    )
-    assert text.startswith(
-        "25% of ppo's, 1% of the base's and less than 1% of dpo's responses had no training score and are not in their proxy reward:"
-    )
-    assert "reinforce" not in text
-    one = said(
-        validity.unscored,
-        left_unscored(clean, dict.fromkeys(["base", "reinforce", "dpo"], 0.0) | {"ppo": 0.5}),
-    )
-    assert one.startswith("50% of ppo's responses had no training score and are not in its proxy reward:")
-    none = left_unscored(clean, dict.fromkeys(["base", *ARMS], 0.0))
-    assert said(validity.unscored, none) == said(validity.unscored, clean) == ""
-
-
-def test_labels_under_which_beta_is_not_the_objectives(clean: World) -> None:
-    made = with_facts(clean, beta_is_objective=False, labels="were written by people")
-    assert said(validity.labels, made).startswith("dpo: the labels of its pairs were written by people, so β")
-    assert said(validity.labels, clean) == ""
-    only = with_facts(world(Path("x"), {"reinforce": "reinforce", "ppo": "ppo"}), beta_is_objective=False)
-    assert said(validity.labels, only) == ""
-
-
-@pytest.mark.parametrize(
-    ("arms", "beginning", "remedy"),
-    [
-        (["dpo", "ppo"], "dpo: the labels of its pairs", " Compare with the other arm at matched KL."),
-        (
-            ["dpo", "ppo", "reinforce"],
-            "dpo: the labels of its pairs",
-            " Compare with the other arms at matched KL.",
-        ),
-        (
-            ["dpo-a", "dpo-b", "ppo"],
-            "dpo-a and dpo-b: the labels of their pairs",
-            " Compare with the other arm at",
-        ),
-        (["dpo-a", "dpo-b"], "dpo-a and dpo-b: the labels of their pairs", " Compare them at matched KL."),
-        (["dpo"], "dpo: the labels of its pairs", "objective there."),
-    ],
-)
-def test_one_arm_and_several_are_spoken_of_as_such(arms: list[str], beginning: str, remedy: str) -> None:
-    made = with_facts(world(Path("x"), {arm: arm.partition("-")[0] for arm in arms}), beta_is_objective=False)
-    text = said(validity.labels, made)
-    assert text.startswith(beginning)
-    assert remedy in text
-    assert text.count("Compare") == (len(arms) > 1)
-
-
-def test_the_other_arm_maximises_and_the_others_maximise() -> None:
-    two, three = (
-        with_facts(world(Path("x"), dict(itertools.islice(arms, count))), beta_is_objective=False)
-        for count, arms in ((2, reversed(ARMS.items())), (3, ARMS.items()))
-    )
-    assert objectives.unlike_beta(two, ["ppo", "dpo"]).endswith("objective that the other arm maximises")
-    assert objectives.unlike_beta(three, ARMS).endswith("objective that the other arms maximise")
-
-
-@pytest.mark.parametrize(
-    ("settings", "reasons"),
-    [
-        ({"on_policy": True}, ("it learns from", "they learn from")),
-        ({"loss_type": "ipo"}, ("its loss", "their loss")),
-        ({"gamma": 0.9}, ("it discounts", "they discount")),
-        ({"whiten_rewards": True}, ("it divides", "they divide")),
-    ],
-)
-def test_why_a_beta_is_an_arms_own_is_said_of_one_and_of_several(
-    settings: dict[str, Any], reasons: tuple[str, str]
-) -> None:
-    made = world(Path("x"), {"dpo-a": "dpo", "dpo-b": "dpo", "ppo": "ppo"})
-    one = with_settings(made, "dpo-a", **settings)
-    both = with_settings(one, "dpo-b", **settings)
-    assert said(validity.labels, one).startswith(f"dpo-a: {reasons[0]}")
-    assert said(validity.labels, both).startswith(f"dpo-a and dpo-b: {reasons[1]}")
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"on_policy": True}, "the best and the worst of each group"),
-        ({"loss_type": "ipo"}, "an optimum of its own"),
-        ({"reference_free": True}, "an optimum of its own"),
-        ({"label_smoothing": 0.1}, "smoothed"),
-        ({"loss_type": "sigmoid", "label_smoothing": 0.0, "on_policy": False}, ""),
-    ],
-)
-def test_losses_whose_beta_is_their_own(clean: World, settings: dict[str, Any], reason: str) -> None:
-    text = said(validity.labels, with_settings(clean, "dpo", **settings))
-    assert reason in text
-    assert bool(reason) == bool(text)
-
-
-@pytest.mark.parametrize(
-    ("arm", "settings", "reason"),
-    [
-        ("ppo", {"kl_control": "adaptive"}, "steered to a KL"),
-        ("ppo", {"gamma": 0.99}, "discounts"),
-        ("ppo", {"whiten_rewards": True}, "by their spread"),
-        ("ppo", {"aggregation": "token_mean", "gamma": 1.0, "kl_control": "fixed"}, ""),
-        ("reinforce", {"scale_by_group_std": True}, "by their spread"),
-        ("reinforce", {"aggregation": "sequence_mean"}, "by their length"),
-        ("reinforce", {"aggregation": "token_mean"}, "by their length"),
-        ("reinforce", {"aggregation": "constant"}, ""),
-        ("ppo", {"aggregation": "sequence_mean"}, "by their length"),
-        ("ppo", {"aggregation": "constant"}, ""),
-    ],
-)
-def test_options_that_change_the_objective(
-    clean: World, arm: str, settings: dict[str, Any], reason: str
-) -> None:
-    made = with_settings(clean, arm, **settings)
-    text = said(validity.labels, made)
-    assert text.startswith(f"{arm}: it") == bool(reason)
-    assert reason in text
-    assert set(objectives.own_beta(made)) == ({arm} if reason else set())
-
-
-@pytest.mark.parametrize(
-    ("settings", "same", "objective", "labels"),
-    [
-        ({"reward": "score"}, True, True, "were drawn from the training reward at scale 1"),
-        ({"reward": "score", "judge": "score"}, True, True, "were drawn from the training reward at scale 1"),
-        ({"reward": "score", "judge": "strict", "label_scale": 2.0}, False, False, "were drawn from the training reward at scale 2"),
-        ({"reward": "score", "judge": "strict", "pairs": True}, False, False, "were not drawn from the training reward"),
-    ],
-)  # fmt: skip
-def test_a_users_task_knows_what_its_labels_and_judge_are(
-    tmp_path: Path, settings: dict[str, Any], same: bool, objective: bool, labels: str
-) -> None:
-    small = small_world(tmp_path / "small")
-    paths = {name: small.reward(settings[name]) for name in ("reward", "judge") if name in settings}
-    experiment = Experiment(
-        task="custom", model=small.model, prompts=small.prompts, sampled_pairs=8, **paths,
-        pairs=small.pairs if settings.get("pairs") else None, label_scale=settings.get("label_scale", 1.0),
-        sampling=Sampling(max_new_tokens=6),
-    )  # fmt: skip
-    facts = materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0).facts
-    assert (facts["judge_is_reward"], facts["beta_is_objective"], facts["labels"]) == (
-        same,
-        objective,
-        labels,
-    )
 
 
 # How it was run ----------------------------------------------------------------------------------------
@@ -494,7 +171,7 @@ def with_events(made: World, ends: list[float], updates: int = 1) -> World:
 )
 def test_a_budget_that_ended_in_warm_up(warmup: float, ends: list[float], fires: bool) -> None:
     made = with_settings(with_events(world(Path("x")), ends, updates=4), "ppo", warmup=warmup)
-    text = said(caveats.warm_up, made)
+    text = told_by(caveats.warm_up, made)
     assert bool(text) == fires
     assert not fires or text.startswith("ppo spent half or more")
 
@@ -504,9 +181,10 @@ def test_an_arm_that_stopped_by_itself(clean: World) -> None:
     runs.loc[runs["arm"] == "dpo", "fraction"] = 0.68
     made = with_settings(dataclasses.replace(clean, runs=runs), "dpo", epochs=3)
     assert (
-        said(caveats.unused_budget, made) == "dpo used only 68% of the budget (training ends after 3 epochs)."
+        told_by(caveats.unused_budget, made)
+        == "dpo used only 68% of the budget (training ends after 3 epochs)."
     )
-    assert said(caveats.unused_budget, clean) == ""
+    assert told_by(caveats.unused_budget, clean) == ""
 
 
 def test_readings_before_the_first_evaluation(clean: World) -> None:
@@ -525,7 +203,7 @@ def test_arms_that_used_more_of_the_budget(clean: World) -> None:
     def told(*shares: float) -> str:
         for arm, share in zip(arms, shares, strict=True):
             runs.loc[runs["arm"] == arm, "fraction"] = share
-        return said(caveats.overspent, dataclasses.replace(clean, runs=runs))
+        return told_by(caveats.overspent, dataclasses.replace(clean, runs=runs))
 
     assert f"{arms[0]} 120%, {arms[1]} 133% and {arms[2]} 105% of the budget were used" in told(
         1.2, 1.33, 1.05

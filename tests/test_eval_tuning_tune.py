@@ -13,7 +13,7 @@ import pytest
 from small_world import SmallWorld, compared
 
 import eval.tuning.tune
-from algos import PPO, UserError
+from algos import PPO, Budget, UserError
 from eval.console import Console
 from eval.experiment import TUNING_SEED, Experiment
 from eval.process.jobs import Job, Update
@@ -164,6 +164,8 @@ def prepared(small: SmallWorld, out: Path, *more: str, reward: str = "score") ->
 def choice(store: Store) -> dict[str, Any]:
     """What was tried and chosen, without what is measured."""
     found = store.tuning
+    assert found["budget"] == Budget.parse(store.experiment.budget).told
+    assert found["budget"] != store.experiment.budget
     for about in found["arms"].values():
         for each in about["tries"]:
             del each["seconds"]

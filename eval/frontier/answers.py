@@ -21,13 +21,16 @@ BLOCK = 256  # responses decoded at once; fixed, so that no rounding depends on 
 
 @dataclass(frozen=True)
 class Answers:
-    """M responses of one sampler to one prompt."""
+    """M responses of one sampler to one prompt, of at most T tokens."""
 
     ids_MT: Tensor
+    """Token ids, int64, padded on the right."""
     lengths_M: Tensor
+    """Tokens of each response, int64, EOS included."""
     ended_M: Tensor
+    """True where it ended by EOS."""
     scores_2M: np.ndarray
-    """Proxy and judge; NaN in the proxy where the reward left a response unscored."""
+    """Proxy and judge, float64, in units of each; NaN in the proxy where the reward left a response unscored."""
 
     @classmethod
     def of(cls, blocks: Sequence[Rollouts], scores_2M: np.ndarray) -> Answers:

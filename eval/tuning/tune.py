@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from algos import ALGORITHMS, Algorithm, UserError
+from algos import ALGORITHMS, Algorithm, Budget, UserError
 from algos.engine.batches.prompts import encode_prompts
 from algos.engine.storage import write_json
 from eval.console import Console
@@ -189,7 +189,7 @@ def _write_choice(store: Store, tuning: Store, arms: Sequence[_Arm], found: Mapp
         "objective": OBJECTIVE,
         "prompts": len({record["prompt_id"] for record in tuning.base_samples}),
         "seeds": list(tuning.experiment.training_seeds),
-        "budget": tuning.experiment.budget,
+        "budget": Budget.parse(tuning.experiment.budget).told,
         "tries": store.experiment.tune,
     }
     write_json(tuning.path / "choice.json", about | {"arms": told})

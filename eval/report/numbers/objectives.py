@@ -30,9 +30,10 @@ def trained_otherwise(comparison: ReportInput) -> list[str]:
             "frontier, are of the policies at temperature 1"
         )
     if prefix := int(asked.get("greedy_prefix", 0)):
+        tokens, were = ("first token", "was") if prefix == 1 else (f"first {prefix} tokens", "were")
         found.append(
-            f"In training the first {'token' if prefix == 1 else f'{prefix} tokens'} of every response {'was' if prefix == 1 else 'were'} "
-            "greedy and carried neither loss nor KL; rewards and KL here, and the frontier, are of responses that are sampled whole"
+            f"In training the {tokens} of every response {were} greedy and carried neither loss nor KL; rewards and KL here, "
+            "and the frontier, are of responses that are sampled whole"
         )
     return found
 
