@@ -24,6 +24,7 @@ from eval.process.jobs import Job, Update
 from eval.process.measure import environment
 from eval.process.workers import Workers
 from eval.run import evaluate_base, run_jobs
+from eval.settings.layers import plain
 from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of
@@ -193,14 +194,10 @@ def _write_facts(store: Store, materials: Materials, told: Mapping[int, Facts]) 
     """What the report says beside numbers: what the first data seed's materials tell, of the others what they have of their
     own, and every arm's settings."""
     experiment = store.experiment
-    plain = experiment.to_dict()["hyperparameters"]
-    arms: dict[str, dict[str, Any]] = {}
-    for name, arm in experiment.arms.items():
-        settings = {
-            **plain[arm.name],
-            **{k: v for k, v in experiment.variants.get(name, {}).items() if k != "algorithm"},
-        }
-        arms[name] = {"algorithm": arm.name, "source": arm.needs.source, "settings": settings}
+    arms = {
+        name: {"algorithm": arm.name, "source": arm.needs.source, "settings": plain(arm)}
+        for name, arm in experiment.arms.items()
+    }
     facts = {**materials.facts, "budget": Budget.parse(experiment.budget).told, "arms": arms}
     seeds = dict.fromkeys(experiment.data_seed_of(seed) for seed in experiment.training_seeds)
     if len(seeds) > 1:
