@@ -1,4 +1,5 @@
-"""Times ours beside TRL's trainers, and our step by phases, and writes both tables of docs/benchmarks.md.
+"""Times ours beside TRL's trainers, and our step by phases, and writes what came out into the docs: the ratios into
+docs/benchmarks.md, every row into docs/benchmarks_rows.md.
 
     python -m benchmarks.trainers                                   every size that the machine is meant for
     python -m benchmarks.trainers --sizes tiny --algorithms dpo     one of them
@@ -11,22 +12,33 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.page import filled
 from benchmarks.trainers.contest import WARM_UP, contest
+from benchmarks.trainers.ratios import ratio_tables
 from benchmarks.trainers.records import Contestant, Phase
 from benchmarks.trainers.tables import TITLES, contest_table, faster, phase_table
 from benchmarks.trainers.worlds import SIZES, Case
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def pages(rows: Sequence[Contestant], phases: Sequence[Phase]) -> dict[Path, str]:
+    """Each page of the docs that shows them, filled."""
+    front, every = DOCS / "benchmarks.md", DOCS / "benchmarks_rows.md"
+    text = filled(every.read_text(encoding="utf-8"), "trainers", contest_table(rows, phases))
+    return {
+        front: filled(front.read_text(encoding="utf-8"), "ratios", ratio_tables(rows, phases)),
+        every: filled(text, "phases", phase_table(phases)),
+    }
 
 
 def draw() -> None:
-    """Fills the page from the files."""
-    text = PAGE.read_text(encoding="utf-8")
-    text = filled(text, "trainers", contest_table(Contestant.read(), Phase.read()))
-    PAGE.write_text(filled(text, "phases", phase_table(Phase.read())), encoding="utf-8")
+    """Fills the pages from the files."""
+    for page, text in pages(Contestant.read(), Phase.read()).items():
+        page.write_text(text, encoding="utf-8")
 
 
 def sizes() -> list[str]:

@@ -1,4 +1,4 @@
-"""The two tables of docs/benchmarks.md from the rows that were measured."""
+"""The tables of docs/benchmarks_rows.md: every row that was measured, and our step by phases."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ TITLES = {
     "ppo-separate": "PPO, separate value model",
 }  # fmt: skip
 REST = "all else"
+NOTHING = "Nothing was measured yet."
 
 
 def contest_table(rows: Sequence[Contestant], phases: Sequence[Phase]) -> str:
@@ -56,7 +57,7 @@ def _by_conditions(
             for line in lines(size, TITLES[algorithm], found)
         ]
         parts.append(f"{title(same, _conditions(*same[0].conditions))}\n\n{markdown(head, cells)}")
-    return "\n\n".join(parts) or "Nothing was measured yet."
+    return "\n\n".join(parts) or NOTHING
 
 
 def _conditions(device: str, threads: int, dtype: str) -> str:
