@@ -50,7 +50,7 @@ def leave_one_out(returns: Tensor, scored: Tensor | None = None) -> Tensor:
             f"leave_one_out needs at least 2 responses a prompt; got {group}. Set group_size to 2 or more."
         )
     if scored is None:
-        return (returns.sum(-1, keepdim=True) - returns) / (group - 1)
+        scored = torch.ones_like(returns, dtype=torch.bool)
     counted = torch.where(scored, returns, 0.0)
     others = (scored.sum(-1, keepdim=True) - 1).clamp(min=1)
     return (counted.sum(-1, keepdim=True) - counted) / others
@@ -62,7 +62,7 @@ def group_mean_std(x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Te
     Only `counted` entries count; of fewer than two the deviation is 0, of none both are.
     """
     if counted is None:
-        return x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+        counted = torch.ones_like(x, dtype=torch.bool)
     count = counted.sum(-1, keepdim=True)
     mean = torch.where(counted, x, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
     squares = torch.where(counted, (x - mean).square(), 0.0).sum(-1, keepdim=True)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require
 from algos.engine.rollouts import Rollouts
-from algos.losses import DPOLoss, aggregate, dpo_loss, sequence_logps
+from algos.losses import SMOOTHED, DPOFormula, aggregate, dpo_loss, sequence_logps
+
+DPOLoss = Literal["sigmoid", "sigmoid_normalised", "robust", "hinge", "ipo", "ipo_average"]
+_LOSSES: dict[DPOLoss, tuple[DPOFormula, bool]] = {
+    "sigmoid": ("sigmoid", False),
+    "sigmoid_normalised": ("sigmoid", True),
+    "robust": ("robust", False),
+    "hinge": ("hinge", False),
+    "ipo": ("ipo", False),
+    "ipo_average": ("ipo", True),
+}
+"""The formula of each, and whether it is of log-probabilities averaged over tokens rather than summed."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,8 @@ class DPO(Algorithm):
         super().__post_init__()
         require(self.beta > 0, "beta", "above 0 for DPO: at 0 its loss is constant", self.beta)
         require(0 <= self.label_smoothing < 0.5, "label_smoothing", "in [0, 0.5)", self.label_smoothing)
-        smoothed = self.label_smoothing == 0 or self.loss_type in ("sigmoid", "sigmoid_normalised", "robust")
         require(
-            smoothed,
+            self.label_smoothing == 0 or _LOSSES[self.loss_type][0] in SMOOTHED,
             "label_smoothing",
             f"0 for loss_type {self.loss_type}, which has no smoothed form",
             self.label_smoothing,
@@ -64,28 +74,21 @@ class DPO(Algorithm):
             pair_epochs=self.epochs,
         )
 
-    @property
-    def averages(self) -> bool:
-        """Whether log-probabilities are averaged over tokens rather than summed."""
-        return self.loss_type in ("sigmoid_normalised", "ipo_average")
-
     def prepare(self, rollouts: Rollouts, state: State) -> tuple[Rollouts, State]:
         """Best against worst of each group, as groups of two; groups without an order are left out."""
         (order_PG,) = rollouts.filled("scores_PG")
-        left_out_PG = (
-            torch.zeros_like(order_PG, dtype=torch.bool)
-            if rollouts.learnable_PG is None
-            else ~rollouts.learnable_PG
+        best_PG, worst_PG = (
+            order_PG.masked_fill(~rollouts.learnable_PG, far) for far in (-torch.inf, torch.inf)
         )
-        best_PG, worst_PG = (order_PG.masked_fill(left_out_PG, far) for far in (-torch.inf, torch.inf))
         pairs = rollouts.pick(torch.stack([best_PG.argmax(-1), worst_PG.argmin(-1)], dim=-1))
         return pairs.select(best_PG.amax(-1) > worst_PG.amin(-1)), state
 
     def loss(self, outputs: Outputs, prepared: Rollouts) -> tuple[Tensor, dict[str, Tensor]]:
         (ref_logps_PGT,) = prepared.filled("ref_logps_PGT")
         mask_PGT, pairs = prepared.loss_mask_PGT, prepared.totals.sequences / 2
-        chosen_P, rejected_P = sequence_logps(outputs.logps_PGT, mask_PGT, self.averages).unbind(-1)
-        ref_P2 = sequence_logps(ref_logps_PGT, mask_PGT, self.averages)
+        formula, average = _LOSSES[self.loss_type]
+        chosen_P, rejected_P = sequence_logps(outputs.logps_PGT, mask_PGT, average).unbind(-1)
+        ref_P2 = sequence_logps(ref_logps_PGT, mask_PGT, average)
         anchor_P2 = torch.zeros_like(ref_P2) if self.reference_free else ref_P2
         losses_P = dpo_loss(
             chosen_P,
@@ -93,7 +96,7 @@ class DPO(Algorithm):
             anchor_P2[:, 0],
             anchor_P2[:, 1],
             self.beta,
-            self.loss_type,
+            formula,
             self.label_smoothing,
         )
         with torch.no_grad():

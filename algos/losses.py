@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Aggregation = Literal["sequence_sum", "token_mean", "sequence_mean", "constant"]
-DPOLoss = Literal["sigmoid", "sigmoid_normalised", "robust", "hinge", "ipo", "ipo_average"]
+DPOFormula = Literal["sigmoid", "robust", "hinge", "ipo"]
+SMOOTHED: tuple[DPOFormula, ...] = ("sigmoid", "robust")
+"""Those that label smoothing has a meaning in."""
 KLEstimator = Literal["k1", "k2", "k3"]
 
 MAX_LOG_RATIO = 20.0  # e^20 is finite in fp32; beyond it one token would decide the whole update
@@ -53,26 +55,28 @@ def aggregate(x_PGT: Tensor, mask_PGT: Tensor, how: Aggregation, totals: Totals 
 
 def log_ratio(logps: Tensor, other_logps: Tensor) -> Tensor:
     """log π − log π' in fp32, clamped to ±20 so that one token cannot overflow the ratio."""
-    return (
-        (logps.float() if logps.dtype in (torch.bfloat16, torch.float16) else logps)
-        .sub(other_logps)
-        .clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    )
+    return _difference(logps, other_logps).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _difference(logps: Tensor, other_logps: Tensor) -> Tensor:
+    """log π − log π' in fp32, as it is."""
+    return (logps.float() if logps.dtype in (torch.bfloat16, torch.float16) else logps) - other_logps
 
 
 def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: KLEstimator = "k1") -> Tensor:
     """Per-token estimates of KL(π‖π_ref) for tokens sampled from π (Schulman 2020), in nats.
 
     With Δ = log π − log π_ref: k1 = Δ (unbiased), k2 = Δ²/2 (biased, small variance),
-    k3 = e^{−Δ} − 1 + Δ (unbiased in value, never negative). Which gradient each one has as a reward
+    k3 = e^{−Δ} − 1 + Δ (unbiased in value, never negative). k3's Δ is clamped to ±20 (`log_ratio`), as it has an
+    exponential; k1's and k2's is not, which would only bias them. Which gradient each one has as a reward
     or as a loss is another matter: see docs/algorithms.md.
     """
-    delta = log_ratio(logps, ref_logps)
     if estimator == "k1":
-        return delta
+        return _difference(logps, ref_logps)
     if estimator == "k2":
-        return 0.5 * delta.square()
+        return 0.5 * _difference(logps, ref_logps).square()
     if estimator == "k3":
+        delta = log_ratio(logps, ref_logps)
         return torch.expm1(-delta) + delta
     raise ValueError(f"estimator must be k1, k2 or k3; got {estimator!r}.")
 
@@ -160,7 +164,7 @@ def dpo_loss(
     ref_chosen_logps: Tensor,
     ref_rejected_logps: Tensor,
     beta: float,
-    loss_type: DPOLoss = "sigmoid",
+    loss_type: DPOFormula = "sigmoid",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """The DPO family on [N] sequence log-probabilities (nats) → [N] losses, not reduced.
@@ -170,17 +174,21 @@ def dpo_loss(
     `robust`   ((1−e)(−log σ(z)) − e(−log σ(−z)))/(1−2e) (Chowdhury et al. 2024, eq. 12);
     `hinge`    relu(1 − z) (Zhao et al. 2023, SLiC with a reference);
     `ipo`      (h − 1/(2β))² (Azar et al. 2023, eq. 17), where β is the paper's τ.
-    `sigmoid_normalised` and `ipo_average` are the same formulas for log-probabilities that the caller
-    has averaged over tokens. For reference-free variants pass zeros as the reference.
+    Whether log-probabilities are sums over tokens or means is the caller's business (`sequence_logps`); for
+    reference-free variants pass zeros as the reference. Raises ValueError for label smoothing where it has no meaning.
     """
+    if loss_type not in get_args(DPOFormula):
+        raise ValueError(f"loss_type must be one of {', '.join(get_args(DPOFormula))}; got {loss_type!r}.")
+    if label_smoothing and loss_type not in SMOOTHED:
+        raise ValueError(
+            f"label_smoothing must be 0 for loss_type {loss_type!r}, which has no smoothed form; got {label_smoothing}."
+        )
     h = (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
     z, e = beta * h, label_smoothing
-    if loss_type in ("sigmoid", "sigmoid_normalised"):
+    if loss_type == "sigmoid":
         return -(1 - e) * F.logsigmoid(z) - e * F.logsigmoid(-z)
     if loss_type == "robust":
         return (-(1 - e) * F.logsigmoid(z) + e * F.logsigmoid(-z)) / (1 - 2 * e)
     if loss_type == "hinge":
         return torch.relu(1 - z)
-    if loss_type in ("ipo", "ipo_average"):
-        return (h - 1 / (2 * beta)).square()
-    raise ValueError(f"loss_type must be one of {', '.join(DPOLoss.__args__)}; got {loss_type!r}.")  # type: ignore[attr-defined]
+    return (h - 1 / (2 * beta)).square()

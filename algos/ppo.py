@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -80,20 +81,17 @@ class PPO(Algorithm):
         require(self.ppo_epochs >= 1, "ppo_epochs", "at least 1", self.ppo_epochs)
         require(self.minibatches >= 1, "minibatches", "at least 1", self.minibatches)
         require_value_settings(self.value_coefficient, self.value_learning_rate)
-        require(self.kl_target > 0, "kl_target", "above 0", self.kl_target)
-        require(self.kl_horizon > 0, "kl_horizon", "above 0", self.kl_horizon)
+        require(0 < self.kl_target < math.inf, "kl_target", "above 0 and finite", self.kl_target)
+        require(0 < self.kl_horizon < math.inf, "kl_horizon", "above 0 and finite", self.kl_horizon)
 
     @property
     def needs(self) -> Needs:
-        return Needs(values=self.value_model, value_learning_rate=self.value_learning_rate)
-
-    @property
-    def passes(self) -> int:
-        return self.ppo_epochs
-
-    @property
-    def steps_per_pass(self) -> int:
-        return self.minibatches
+        return Needs(
+            values=self.value_model,
+            value_learning_rate=self.value_learning_rate,
+            passes=self.ppo_epochs,
+            steps_per_pass=self.minibatches,
+        )
 
     def init_state(self) -> State:
         return {"beta": torch.tensor(float(self.beta))} if self.kl_control == "adaptive" else {}

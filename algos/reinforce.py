@@ -88,15 +88,14 @@ class REINFORCE(Algorithm):
     def _baseline(self, rollouts: Rollouts, returns_PG: Tensor, state: State) -> tuple[Tensor, State]:
         """What is subtracted from the credit, broadcastable to [P, G, T], and the state afterwards."""
         learnable_PG = rollouts.learnable_PG
-        counted = returns_PG if learnable_PG is None else returns_PG[learnable_PG]
         if self.baseline == "ema":
             # Divided by its weight, the average is unbiased from the second iteration on (as in Adam).
             ema, weight, decay = state["ema"], state["ema_weight"], self.ema_decay
-            mean = counted.mean().cpu()
+            mean = returns_PG[learnable_PG].mean().cpu()
             state = {"ema": decay * ema + (1 - decay) * mean, "ema_weight": decay * weight + (1 - decay)}
             return (ema / weight if weight > 0 else ema).to(returns_PG.device), state
         if self.baseline == "batch_mean":
-            return counted.mean(), state
+            return returns_PG[learnable_PG].mean(), state
         if self.baseline == "leave_one_out":
             return leave_one_out(returns_PG, learnable_PG)[..., None], state
         if self.baseline == "greedy":

@@ -42,7 +42,7 @@ def gradients(layer: nn.Module, x: Tensor, call: Call | None = None) -> tuple[li
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_the_same_gradients_from_less(kind: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activated, "KEPT", 1)
+    monkeypatch.setattr(activated, "RECOMPUTED_FROM", 1)
     layer, x = feed_forward(kind), torch.randn(3, 5, 16)
     expected, before = gradients(layer, x)
     if fast:
@@ -71,7 +71,7 @@ def test_norms_are_made_again_too(
     kind: str, frozen: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before attention's projections and before the feed-forward part."""
-    monkeypatch.setattr(activated, "KEPT", 1)
+    monkeypatch.setattr(activated, "RECOMPUTED_FROM", 1)
     x = torch.randn(7, 16)
 
     def found(less: bool) -> list[tuple[list[Tensor], int]]:
@@ -108,7 +108,7 @@ def test_frozen_weights_and_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> No
     found, kept = gradients(layer, x)
     assert kept == before  # too narrow
     torch.testing.assert_close(found, expected)
-    monkeypatch.setattr(activated, "KEPT", 1)
+    monkeypatch.setattr(activated, "RECOMPUTED_FROM", 1)
     found, kept = gradients(layer, x)
     assert kept < before
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -124,12 +124,12 @@ def test_whole_models(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: p.grad for name, p in model.named_parameters()}
 
     plain = found()
-    monkeypatch.setattr(activated, "KEPT", 1)
+    monkeypatch.setattr(activated, "RECOMPUTED_FROM", 1)
     torch.testing.assert_close(found(), plain, atol=1e-6, rtol=1e-4)
 
 
 def test_other_precisions_and_adapters_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activated, "KEPT", 1)
+    monkeypatch.setattr(activated, "RECOMPUTED_FROM", 1)
     monkeypatch.setattr(activated._Activated, "apply", None)
     layer, x = feed_forward("gpt2"), torch.randn(3, 16)
     keep_less(layer)
@@ -140,7 +140,7 @@ def test_other_precisions_and_adapters_are_left_alone(monkeypatch: pytest.Monkey
 
 
 def test_who_waits_for_the_layer_to_be_called_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activated, "KEPT", 1)
+    monkeypatch.setattr(activated, "RECOMPUTED_FROM", 1)
     layer, x = feed_forward("llama"), torch.randn(3, 16, requires_grad=True)
     keep_less(layer)
     layer.down_proj.register_forward_hook(lambda _, inputs, out: out + 1)

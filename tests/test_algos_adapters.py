@@ -18,7 +18,7 @@ from algos import DPO, PPO, REINFORCE, Algorithm, LoRA, Policy, Sampling, train
 from algos.engine.models.policy import with_adapter
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.state import TrainState
-from algos.engine.storage import read_tensors, versions
+from algos.engine.storage import read_tensors, saved_states
 from eval.memory.footprint import Load, need_of, standing_of
 
 STORIES: dict[str, tuple[Algorithm, str]] = {
@@ -176,7 +176,7 @@ def test_its_checkpoint_holds_its_adapters_alone(tmp_path: Path) -> None:
 
     with pytest.raises(Stopped):
         learn(adapted(), SEPARATE, hook=stop, checkpoint=tmp_path, checkpoint_every=1)
-    (saved,) = versions(tmp_path)
+    (saved,) = saved_states(tmp_path)
     names = [name for name in read_tensors(saved / "state.safetensors") if name.startswith("critic/")]
     assert {"lora_" in name or name.startswith("critic/head.") for name in names} == {True}
     learn(again, SEPARATE, checkpoint=tmp_path)

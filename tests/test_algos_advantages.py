@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from algos import PPO, REINFORCE
 from algos.advantages import gae, group_mean_std, leave_one_out, reward_to_go, token_rewards, whiten
+from algos.engine.monitor import describe
 
 
 def f64(numbers: list[float]) -> Tensor:
@@ -41,6 +43,12 @@ def test_statistics_of_groups_by_hand() -> None:
     mean, std = group_mean_std(x)
     assert mean.squeeze(-1).tolist() == [4.0, 3.0]
     assert std.squeeze(-1).tolist() == pytest.approx([13**0.5, 3**0.5])
+
+
+def test_a_group_of_one_has_no_deviation_and_is_not_nan() -> None:
+    mean, std = group_mean_std(torch.tensor([[3.0], [5.0]]))
+    assert mean.tolist() == [[3.0], [5.0]]
+    assert std.tolist() == [[0.0], [0.0]]
 
 
 def test_statistics_of_groups_leave_out_what_is_not_counted() -> None:
@@ -216,6 +224,32 @@ def test_adaptive_kl_follows_its_formula_and_stays_within_its_clip() -> None:
         assert float(state["beta"]) == pytest.approx(0.2 * (1 + error * 4 / 50))
         fixed, _ = PPO(beta=0.2).prepare(rollouts, {})
         torch.testing.assert_close(prepared.returns_PGT, fixed.returns_PGT)  # used as it was, then adapted
+
+
+def test_the_kl_of_far_tokens_is_whole_wherever_it_is_read() -> None:
+    """In the reward, in adaptive control and in the log: 50 nats a token beyond those that there are."""
+    table = Table()
+    near = table.rollouts([[0, 5], [14, 2]])
+    assert near.ref_logps_PGT is not None
+    far = replace(near, ref_logps_PGT=near.ref_logps_PGT - 50)
+    kl = float(torch.where(far.mask_PGT, far.logps_PGT - far.ref_logps_PGT, 0.0).sum(-1).mean())
+    rewards = [
+        token_rewards(x.scores_PG, x.logps_PGT, x.ref_logps_PGT, x.mask_PGT, x.mask_PGT, 0.2)
+        for x in (near, far)
+    ]
+    torch.testing.assert_close(rewards[1], torch.where(near.mask_PGT, rewards[0] - 0.2 * 50, 0.0))
+    algorithm = PPO(beta=0.2, kl_control="adaptive", kl_target=kl, kl_horizon=50)
+    prepared, state = algorithm.prepare(far, algorithm.init_state())
+    assert float(state["beta"]) == pytest.approx(0.2)
+    assert describe(far, prepared, state)["kl/train"] == pytest.approx(kl)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.2])
+def test_what_is_not_finite_off_the_mask_is_in_no_reward(beta: float) -> None:
+    logps = f64([-1, -math.inf, -2, -math.inf]).reshape(1, 1, 4)
+    ref = f64([-1, -1, -math.inf, -math.inf]).reshape(1, 1, 4)
+    mask = torch.tensor([[[True, False, False, False]]])
+    assert token_rewards(f64([3]).reshape(1, 1), logps, ref, mask, mask, beta).tolist() == [[[3, 0, 0, 0]]]
 
 
 def test_ema_is_updated_after_use() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from algos.engine.fast import attention
-from algos.engine.fast.attention import Texts, attend_from_one, is_short, padding_bias
+from algos.engine.fast.attention import attend, attend_from_one, is_short
+from algos.engine.fast.masks import Texts, padding_bias
 from algos.engine.fast.places import Places
 from algos.engine.rollouts import Rollouts
 
@@ -24,8 +25,8 @@ BATCHES = {
 def texts_of(rollouts: Rollouts, whole: bool, dtype: torch.dtype = torch.float64) -> Texts:
     if whole:
         mask_BS = rollouts.attention_mask_BS()[:, :-1]
-        return Texts.whole(mask_BS, Places.whole(mask_BS), 1, dtype)
-    return Texts.in_groups(rollouts, Places.in_groups(rollouts), 1, dtype)
+        return Texts.whole(mask_BS, Places.whole(mask_BS), dtype)
+    return Texts.in_groups(rollouts, Places.in_groups(rollouts), dtype)
 
 
 def drawn(texts: Texts, heads: tuple[int, int], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -38,9 +39,9 @@ def drawn(texts: Texts, heads: tuple[int, int], dtype: torch.dtype = torch.float
 
 def by_hand(texts: Texts, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """One query after another, of the padding, which is made of zeros, too: what it may read is said by the biases alone."""
-    K, (P, G, L, N), taken = query.shape[1] // key.shape[1], texts.places.shape, texts.places.taken_M
+    K, (P, G, L, R), taken = query.shape[1] // key.shape[1], texts.places.shape, texts.places.taken_M
     query, key, value = (
-        x.new_zeros(P * (L + G * N), *x.shape[1:]).index_copy(0, taken, x) for x in (query, key, value)
+        x.new_zeros(P * (L + G * R), *x.shape[1:]).index_copy(0, taken, x) for x in (query, key, value)
     )
     key, value = key.repeat_interleave(K, dim=1), value.repeat_interleave(K, dim=1)
     found = []
@@ -57,10 +58,10 @@ def by_hand(texts: Texts, query: Tensor, key: Tensor, value: Tensor, scale: floa
                 )
             )
     for b in range(P * G):
-        own = P * L + b * N + torch.arange(N)
+        own = P * L + b * R + torch.arange(R)
         read = torch.cat([prompts[b // G], own])
-        for i in range(N):
-            bias = texts.responses_B1NS[b, 0, i]
+        for i in range(R):
+            bias = texts.responses_B1RS[b, 0, i]
             found.append(_one(query[own[i]], key[read], value[read], bias, scale))
     return torch.stack(found).flatten(1)[taken]
 
@@ -81,10 +82,9 @@ def test_products_and_kernel_read_the_same(
     expected = by_hand(texts, *given, scale=0.3)
     d_out = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(1))
     gradients = torch.autograd.grad(expected, given, d_out)
-    for kept, most in ((attention.KEPT, attention.MOST_KEPT), (1, attention.MOST_KEPT), (1, 0)):
-        monkeypatch.setattr(attention, "KEPT", kept)
+    for most in (attention.MOST_KEPT, 0):
         monkeypatch.setattr(attention, "MOST_KEPT", most)
-        found = texts.attend(*given, 0.3)
+        found = attend(texts, *given, 0.3)
         assert ("Products" in type(found.grad_fn).__name__) == bool(most)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(torch.autograd.grad(found, given, d_out), gradients)
@@ -97,7 +97,7 @@ def test_what_may_be_read() -> None:
     assert first.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
     # Padding reads itself, lest its softmax be of nothing.
     assert second.tolist() == [[True, False, False], [False, True, False], [False, False, True]]
-    response = texts.responses_B1NS[2, 0] == 0
+    response = texts.responses_B1RS[2, 0] == 0
     assert response.tolist() == [
         [False, False, True, True, False, False],
         [False, False, True, True, True, False],
@@ -112,10 +112,10 @@ def test_long_texts_and_narrow_heads_are_the_kernels(monkeypatch: pytest.MonkeyP
     given = [x.detach().float().requires_grad_() for x in drawn(texts, (4, 2))]
 
     def by_products() -> bool:
-        return "Products" in type(texts.attend(*given, 0.3).grad_fn).__name__
+        return "Products" in type(attend(texts, *given, 0.3).grad_fn).__name__
 
     assert by_products()
-    monkeypatch.setattr(attention, "MOST_KEPT", (texts.places.L + texts.places.N - 1) / 8)
+    monkeypatch.setattr(attention, "MOST_KEPT", (texts.places.L + texts.places.R - 1) / 8)
     assert not by_products()
 
 
@@ -136,7 +136,7 @@ def test_half_precision_is_multiplied_in_fp32(
     exact = [x.detach().double().requires_grad_() for x in given]
     expected = by_hand(texts, *exact, scale=0.3)
     with torch.autocast("cpu", torch.bfloat16):
-        found = texts.attend(*given, 0.3)
+        found = attend(texts, *given, 0.3)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), expected, atol=8e-3, rtol=8e-3)
     d_out = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
@@ -178,9 +178,7 @@ def test_one_token_behind_those_in_the_cache(heads: str, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("whole", [False, True], ids=["groups", "whole"])
-def test_nothing_wider_is_kept_for_the_backward_pass(
-    name: str, whole: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_wider_is_kept_for_the_backward_pass(name: str, whole: bool) -> None:
     """As a part of a tensor is kept with all of it, even an empty part."""
     texts, kept = texts_of(BATCHES[name], whole), list[Tensor]()
 
@@ -191,11 +189,7 @@ def test_nothing_wider_is_kept_for_the_backward_pass(
     wide = torch.randn(len(texts.places.taken_M), 12, 8, dtype=torch.float64, requires_grad=True)
     query, key, value = wide.mul(1).unflatten(1, (3, 4)).unbind(1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        texts.attend(query, key, value, 0.3)
+        attend(texts, query, key, value, 0.3)
     assert len(kept) == 8  # probabilities among them
-    monkeypatch.setattr(attention, "KEPT", 1)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        texts.attend(query, key, value, 0.3)
-    assert len(kept) == 8 + 6
     for x in kept:
         assert x.untyped_storage().nbytes() == x.numel() * x.itemsize

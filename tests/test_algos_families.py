@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM
 
 from algos import LoRA, Policy, Sampling, UserError, sample, train
 from algos.engine import forward as forward_module
-from algos.engine.checkpointing import recomputable
 from algos.engine.fast import hidden
 from algos.engine.forward import forward
 from algos.engine.inputs import lengthened
+from algos.engine.recompute import recomputable
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy
 

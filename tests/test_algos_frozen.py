@@ -42,8 +42,8 @@ def test_a_copy_that_rested_computes_the_same_to_the_last_bit(name: str) -> None
     with torch.no_grad():
         expected = model(IDS).logits
         for _ in range(2):
-            with copy.awake() as awake:
-                assert torch.equal(awake(IDS).logits, expected)
+            with copy.loaded() as reference:
+                assert torch.equal(reference(IDS).logits, expected)
                 assert held(copy) == sum(p.nbytes for p in model.parameters())
             assert held(copy) == 0
 
@@ -56,15 +56,15 @@ def test_it_stays_as_it_was_and_is_nobodys() -> None:
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-        with copy.awake() as awake:
-            for p in awake.parameters():
+        with copy.loaded() as reference:
+            for p in reference.parameters():
                 p.add_(1.0)  # what is written to it does not last
-    with copy.awake() as awake:
-        found = dict(awake.named_parameters())
+    with copy.loaded() as reference:
+        found = dict(reference.named_parameters())
         assert found.keys() == before.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
         assert (
-            awake.get_output_embeddings().weight is awake.get_input_embeddings().weight
+            reference.get_output_embeddings().weight is reference.get_input_embeddings().weight
         )  # tied, as they were
         assert all(p.requires_grad for p in found.values())
 
@@ -72,11 +72,11 @@ def test_it_stays_as_it_was_and_is_nobodys() -> None:
 @pytest.mark.usefixtures("resting")
 def test_it_rests_when_its_last_reader_is_done_whatever_ended_it() -> None:
     copy = Frozen(FAMILIES["GPT-2"].model())
-    with copy.awake(), pytest.raises(KeyError), copy.awake():
+    with copy.loaded(), pytest.raises(KeyError), copy.loaded():
         raise KeyError
     assert held(copy) == 0
-    with copy.awake():
-        with copy.awake():
+    with copy.loaded():
+        with copy.loaded():
             pass
         assert held(copy) > 0
 
@@ -98,14 +98,14 @@ def test_what_a_file_would_not_give_back_as_it_was_stays() -> None:
     model = Odd()
     copy = Frozen(model)
     assert held(copy) == model.turned.nbytes
-    with copy.awake() as awake:
+    with copy.loaded() as reference:
         for name, p in model.named_parameters():
-            found = awake.get_parameter(name)
+            found = reference.get_parameter(name)
             assert torch.equal(found, p)
             about: Any = ("dtype", "shape", "requires_grad")
             assert [getattr(found, a) for a in about] == [getattr(p, a) for a in about]
             assert found.stride() == p.stride()
-        assert torch.equal(awake.get_buffer("told"), model.get_buffer("told"))
+        assert torch.equal(reference.get_buffer("told"), model.get_buffer("told"))
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, large: int) -> tuple[Policy, list[float]]:
@@ -195,8 +195,8 @@ def test_weights_stay_where_their_file_cannot_be_written(monkeypatch: pytest.Mon
     monkeypatch.setattr(frozen._Shelf, "_put", full)
     copy = Frozen(FAMILIES["GPT-2"].model())
     assert held(copy) > 0
-    with copy.awake() as awake:
-        assert awake(IDS).logits.isfinite().all()
+    with copy.loaded() as reference:
+        assert reference(IDS).logits.isfinite().all()
 
 
 @pytest.mark.usefixtures("resting")
@@ -206,7 +206,7 @@ def test_a_file_that_was_cut_ends_the_run_in_words() -> None:
     os.truncate(copy._shelf._file.fileno(), 100)
     with (
         pytest.raises(RunError, match=r"cannot read the reference's weights .*ends too early.*TMPDIR"),
-        copy.awake(),
+        copy.loaded(),
     ):
         pass
     assert held(copy) == 0
@@ -220,7 +220,7 @@ def test_no_room_to_come_back_ends_the_run_with_what_would_help(monkeypatch: pyt
         raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(frozen._Shelf, "_read_into", full)
-    with pytest.raises(RunError, match=r"out of memory in reading the reference.*--lora"), copy.awake():
+    with pytest.raises(RunError, match=r"out of memory in reading the reference.*--lora"), copy.loaded():
         pass
     assert held(copy) == 0
 
@@ -232,8 +232,8 @@ def test_a_copy_of_a_copy_is_its_own() -> None:
     second = deepcopy(first)
     del first
     assert held(second) == 0
-    with second.awake() as awake:
-        assert all(torch.equal(p, q) for p, q in zip(awake.parameters(), model.parameters(), strict=True))
+    with second.loaded() as reference:
+        assert all(torch.equal(p, q) for p, q in zip(reference.parameters(), model.parameters(), strict=True))
 
 
 @pytest.mark.usefixtures("resting")
@@ -263,5 +263,5 @@ def test_weights_of_more_than_one_write(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(frozen.tempfile, "TemporaryFile", lambda **how: Halting(make(**how)))
     model: Any = nn.Linear(5, 3)
     expected: Tensor = model.weight.detach().clone()
-    with Frozen(model).awake() as awake:
-        assert torch.equal(awake.weight, expected)
+    with Frozen(model).loaded() as reference:
+        assert torch.equal(reference.weight, expected)

@@ -131,7 +131,7 @@ def test_gradient_checkpointing_reads_it_for_every_response(
     wide: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layer that computed its keys again would add them to the cache again."""
-    monkeypatch.setattr(activated, "KEPT", wide)
+    monkeypatch.setattr(activated, "RECOMPUTED_FROM", wide)
     policy = tiny_policy("llama", double=True)
     plain = gradients(policy, groups())
     policy.gradient_checkpointing = True

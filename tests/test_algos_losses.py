@@ -85,6 +85,16 @@ def test_one_token_cannot_overflow_the_ratio() -> None:
     assert float(kl_estimate(f64(-500.0), f64(0.0), "k3")) == pytest.approx(math.exp(20) - 21)
 
 
+def test_a_clamp_would_bias_k1_and_k2() -> None:
+    """They have no exponential. k3 has one: e^50 would be one token's word against all others."""
+    logps, ref = f64(0.0, -50.0), f64(-50.0, 0.0)
+    assert kl_estimate(logps, ref, "k1").tolist() == [50.0, -50.0]
+    assert kl_estimate(logps, ref, "k2").tolist() == [1250.0, 1250.0]
+    assert kl_estimate(logps, ref, "k3").tolist() == pytest.approx(
+        [math.exp(-20) + 19, math.exp(20) - 21], rel=1e-12
+    )
+
+
 def test_half_precision_is_raised_before_it_is_subtracted() -> None:
     """bf16 has 8 bits: 10.0 and 10.03 are the same number in it, but what is given is not rounded again."""
     logps = torch.tensor([-10.0625], dtype=torch.bfloat16)
@@ -198,18 +208,28 @@ LN = math.log
         # h = (−1 − −2) − (−4 − −3) = 2; β = 0.5: z = 1.
         ("sigmoid", 0.0, LN(1 + math.exp(-1))),
         ("sigmoid", 0.1, 0.9 * LN(1 + math.exp(-1)) + 0.1 * LN(1 + math.e)),
-        ("sigmoid_normalised", 0.1, 0.9 * LN(1 + math.exp(-1)) + 0.1 * LN(1 + math.e)),
         ("robust", 0.1, (0.9 * LN(1 + math.exp(-1)) - 0.1 * LN(1 + math.e)) / 0.8),
         ("robust", 0.0, LN(1 + math.exp(-1))),
         ("hinge", 0.0, 0.0),
         ("ipo", 0.0, (2 - 1) ** 2),
-        ("ipo_average", 0.0, (2 - 1) ** 2),
     ],
 )
 def test_each_dpo_loss_by_hand(loss: str, e: float, expected: float) -> None:
     one = dpo_loss(f64(-1), f64(-4), f64(-2), f64(-3), 0.5, loss, e)
     assert one.shape == (1,)
     assert float(one) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid_normalised", "ipo_average"])
+def test_averages_are_the_callers_business(loss: str) -> None:
+    with pytest.raises(ValueError, match="loss_type must be one of sigmoid, robust, hinge, ipo; got"):
+        dpo_loss(f64(-1), f64(-4), f64(-2), f64(-3), 0.5, loss)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "ipo"])
+def test_label_smoothing_is_refused_where_it_would_be_ignored(loss: str) -> None:
+    with pytest.raises(ValueError, match=f"label_smoothing must be 0 for loss_type '{loss}'.*got 0.1"):
+        dpo_loss(f64(-1), f64(-4), f64(-2), f64(-3), 0.5, loss, 0.1)
 
 
 def test_hinge_is_one_minus_the_margin_below_one() -> None:

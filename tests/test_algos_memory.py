@@ -14,14 +14,14 @@ from tiny import gpt2, llama, rollouts_of, same_weights, tiny_policy, word_token
 from tiny_runs import ALGORITHMS, run
 
 from algos import PPO, Policy, RunError, Sampling, UserError, sample
-from algos.engine import checkpointing, loop, sampling, scoring
+from algos.engine import loop, recompute, sampling, scoring
 from algos.engine.algorithm import Outputs
-from algos.engine.checkpointing import recomputable
 from algos.engine.fast.direct import direct
 from algos.engine.fast.stepping import LayerStepper
 from algos.engine.forward import forward
 from algos.engine.memory import Portions, out_of_memory
 from algos.engine.models.loading import compute_dtype
+from algos.engine.recompute import recomputable
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
 
@@ -297,7 +297,7 @@ def test_gradient_checkpointing_costs_another_forward() -> None:
 
 
 def test_a_model_without_layers_to_recompute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpointing, "recomputable", lambda _: [])
+    monkeypatch.setattr(recompute, "recomputable", lambda _: [])
     with pytest.raises(
         UserError, match="GPT2Model has no layers that gradient checkpointing could recompute"
     ):

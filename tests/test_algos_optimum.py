@@ -28,7 +28,7 @@ class Space:
 
     def __init__(self, policy: Policy, length: int = 2) -> None:
         self.policy, self.length = policy, length
-        self.responses = every_response(policy.vocabulary, length)
+        self.responses = every_response(len(policy.tokenizer), length)
         self.rollouts = rollouts_of(PROMPTS, [self.responses, self.responses])
         random = torch.Generator().manual_seed(5)
         self.scores_PG = 0.5 * torch.randn(self.rollouts.P, self.rollouts.G, generator=random)

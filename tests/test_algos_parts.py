@@ -19,7 +19,7 @@ from algos import Sampling, sample
 from algos.engine import memory
 from algos.engine.fast import parts, products
 from algos.engine.fast.direct import direct
-from algos.engine.fast.kernels import quicken
+from algos.engine.fast.kernels import patch_kernels
 from algos.engine.fast.parts import function_of
 from algos.engine.fast.products import packed
 
@@ -44,7 +44,7 @@ def modules() -> dict[str, nn.Module]:
         for weight in module.parameters():
             nn.init.normal_(weight)
     whole = nn.ModuleDict(found).eval()
-    quicken(whole)
+    patch_kernels(whole)
     return dict(whole.items())
 
 

@@ -16,6 +16,7 @@ from algos.advantages import leave_one_out
 from algos.engine.algorithm import Outputs
 from algos.engine.batches.sampled import learnable
 from algos.engine.calls import GuardedReward, RewardCalls, RewardError
+from algos.engine.monitor import describe
 from algos.engine.rollouts import Rollouts
 
 ALLOWED = RewardCalls(reward_retries=0, allow_unscored=True)
@@ -87,13 +88,12 @@ def test_leave_one_out_by_hand() -> None:
 
 def left(*scores: list[float], greedy: list[float] | None = None, min_group_size: int = 1) -> Any:
     greedy_P = None if greedy is None else torch.tensor(greedy)
-    found = learnable(torch.tensor(scores), greedy_P, min_group_size)
-    return None if found is None else found.tolist()
+    return learnable(torch.tensor(scores), greedy_P, min_group_size).tolist()
 
 
 def test_what_can_be_learned_from() -> None:
     nan = math.nan
-    assert left([1, 2], [3, 4]) is None
+    assert left([1, 2], [3, 4]) == [[True, True], [True, True]]
     assert left([1, nan], [3, 4]) == [[True, False], [True, True]]
     # Alone in its group it has no other to be compared with.
     assert left([1, nan], [3, 4], min_group_size=2) == [[False, False], [True, True]]
@@ -155,6 +155,16 @@ def test_training_goes_on_without_all_responses_to_a_prompt(name: str) -> None:
     assert [row["unscored/train"] for row in rows] == [0.5] * 3
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert not same_weights(policy, tiny_policy())
+
+
+def test_their_share_is_told_only_where_there_are_any() -> None:
+    rollouts = Table().rollouts([[0, 5], [7, 3]])
+    rollouts = replace(rollouts, sampler_logps_PGT=rollouts.logps_PGT)
+    some = unscored(rollouts, 1)
+    assert describe(some, some, {})["unscored/train"] == 0.5
+    # An unscored greedy response leaves out a prompt all of whose sampled ones have a score.
+    left_out = replace(rollouts, learnable_PG=torch.tensor([[False, False], [True, True]]))
+    assert "unscored/train" not in describe(left_out, left_out, {})
 
 
 def test_where_all_are_scored_nothing_differs() -> None:

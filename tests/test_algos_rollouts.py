@@ -28,6 +28,15 @@ def batches(draw: st.DrawFn) -> Rollouts:
     )
 
 
+def test_all_responses_can_be_learned_from_unless_told_otherwise() -> None:
+    rollouts = rollouts_of([[1], [2, 1]], [[[1, 0], [2, 2, 0]], [[2, 0], [1, 1, 1]]])
+    assert rollouts.learnable_PG.tolist() == [[True, True], [True, True]]
+    assert torch.equal(rollouts.learnable_PGT, rollouts.mask_PGT)
+    fewer = dataclasses.replace(rollouts, learnable_PG=torch.tensor([[True, False], [True, True]]))
+    assert fewer.select(torch.tensor([0])).learnable_PG.tolist() == [[True, False]]
+    assert (rollouts.totals.sequences, fewer.totals.sequences) == (4, 3)
+
+
 @settings(max_examples=50, deadline=None)
 @given(batches(), st.integers(1, 6))
 def test_micro_batches_partition_the_batch_and_share_its_totals(rollouts: Rollouts, groups: int) -> None:

@@ -81,7 +81,7 @@ def test_the_sampler_draws_from_no_global_stream(policy: Policy) -> None:
 def test_sampled_frequencies_are_the_models_probabilities(policy: Policy) -> None:
     """Chi-square of 4,000 responses over the enumerable space, at a temperature that is not 1."""
     prompt, n, temperature = [2, 1], 4000, 1.5
-    space = every_response(policy.vocabulary, 2)
+    space = every_response(len(policy.tokenizer), 2)
     exact = rollouts_of([prompt], [space])
     p = (
         torch.where(exact.mask_PGT, score_policy(policy, exact, temperature)[0], 0.0)
@@ -237,8 +237,8 @@ def test_named_seeds_are_stable_and_distinct() -> None:
 def test_filters_by_hand() -> None:
     logits = logs(0.5, 0.3, 0.15, 0.05)
 
-    def kept(**options: Any) -> list[int]:
-        out = filtered(logits.clone(), Sampling(**options))
+    def kept(top_p: float = 1.0, top_k: int = 0) -> list[int]:
+        out = filtered(logits.clone(), top_p, top_k)
         return torch.isfinite(out[0]).nonzero().flatten().tolist()
 
     assert kept() == [0, 1, 2, 3]
@@ -248,23 +248,28 @@ def test_filters_by_hand() -> None:
     assert kept(top_p=0.01) == [0]
     assert kept(top_p=0.83) == [0, 1, 2]
     assert kept(top_k=3, top_p=0.83) == [0, 1]  # of the three kept these two hold .842
-    torch.testing.assert_close(
-        filtered(logits, Sampling(top_k=2)).softmax(-1), torch.tensor([[0.625, 0.375, 0, 0]])
-    )
+    torch.testing.assert_close(filtered(logits, 1.0, 2).softmax(-1), torch.tensor([[0.625, 0.375, 0, 0]]))
 
 
 def test_filters_are_allowed_in_evaluation(policy: Policy) -> None:
     greedy = sample(policy, PROMPTS, Sampling(max_new_tokens=4), 0, greedy=True)
-    narrow = sample(policy, PROMPTS, Sampling(max_new_tokens=4, top_k=1, group_size=1), 0)
-    assert responses(narrow) == responses(greedy)
+    one = Sampling(max_new_tokens=4, group_size=1)
+    for narrow in (sample(policy, PROMPTS, one, 0, top_k=1), sample(policy, PROMPTS, one, 0, top_p=1e-6)):
+        assert responses(narrow) == responses(greedy)
+
+
+@pytest.mark.parametrize("wrong", [{"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}])
+def test_ranges_of_filters(policy: Policy, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        sample(policy, PROMPTS, Sampling(max_new_tokens=4), 0, **wrong)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"max_new_tokens": 0}, {"temperature": 0.0}, {"group_size": 0}, {"prompts_per_iteration": 0},
-        {"greedy_prefix": 64}, {"greedy_prefix": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1},
-        {"missing_eos_penalty": -1.0},
+        {"greedy_prefix": 64}, {"greedy_prefix": -1}, {"missing_eos_penalty": -1.0}, {"missing_eos_penalty": torch.inf},
+        {"temperature": torch.inf}, {"temperature": torch.nan},
     ],
 )  # fmt: skip
 def test_ranges_of_sampling(wrong: dict[str, Any]) -> None:
@@ -280,16 +285,18 @@ def test_the_longest_possible_response_is_the_limit_not_the_longest_drawn(policy
     assert {sample(policy, PROMPTS, sampling, seed).totals.max_tokens for seed in range(4)} == {20}
 
 
-@pytest.mark.parametrize("words", [12, 500])
-def test_a_large_vocabulary_is_drawn_from_as_a_small_one(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("vocabulary", [12, 500])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(
+    vocabulary: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In blocks: the same tokens, at every token's own bounds too, and none that is impossible."""
     monkeypatch.setattr(decoding, "BLOCK", 8)
     random = torch.Generator().manual_seed(0)
-    odds = torch.randn(64, words, generator=random) * 4
-    odds[:, torch.randperm(words, generator=random)[: words // 3]] = -torch.inf
-    odds[:8, : words - 2], odds[8:16, 2:] = -torch.inf, -torch.inf
-    odds[:8, words - 1], odds[8:16, 0] = 0.0, 0.0
-    logps_BV = odds.log_softmax(-1)
+    logits_BV = torch.randn(64, vocabulary, generator=random) * 4
+    logits_BV[:, torch.randperm(vocabulary, generator=random)[: vocabulary // 3]] = -torch.inf
+    logits_BV[:8, : vocabulary - 2], logits_BV[8:16, 2:] = -torch.inf, -torch.inf
+    logits_BV[:8, vocabulary - 1], logits_BV[8:16, 0] = 0.0, 0.0
+    logps_BV = logits_BV.log_softmax(-1)
     cdf_BV = logps_BV.exp().cumsum(-1, dtype=torch.float64)
     bounds_VB = (cdf_BV / cdf_BV[:, -1:]).T
     for U_B in [

@@ -22,7 +22,7 @@ PACKAGE = Path(algos.__file__).parent
     [
         {"beta": -0.1}, {"learning_rate": 0.0}, {"learning_rate": -1.0}, {"warmup": 1.0}, {"warmup": -0.1},
         {"max_grad_norm": 0.0}, {"weight_decay": -1.0}, {"beta": float("nan")}, {"learning_rate": float("nan")},
-        {"learning_rate": float("inf")}, {"beta": float("inf")},
+        {"learning_rate": float("inf")}, {"beta": float("inf")}, {"weight_decay": float("inf")},
         {"adam_betas": (0.9, 1.0)}, {"adam_betas": (-0.1, 0.9)}, {"adam_betas": (0.9,)}, {"adam_betas": (0.9, float("nan"))},
         {"adam_eps": 0.0}, {"adam_eps": -1e-8}, {"adam_eps": float("nan")}, {"adam_eps": float("inf")},
     ],
@@ -34,7 +34,7 @@ def test_shared_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        *((REINFORCE, wrong) for wrong in ({"ema_decay": 1.0}, {"ema_decay": -0.1}, {"baseline": "none", "scale_by_group_std": True}, {"value_coefficient": -1.0}, {"value_learning_rate": 0.0})),
+        *((REINFORCE, wrong) for wrong in ({"ema_decay": 1.0}, {"ema_decay": -0.1}, {"baseline": "none", "scale_by_group_std": True}, {"value_coefficient": -1.0}, {"value_coefficient": float("inf")}, {"value_learning_rate": 0.0})),
         *(
             (PPO, wrong)
             for wrong in (
@@ -42,7 +42,7 @@ def test_shared_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
                 {"value_clip_range": 0.0}, {"gamma": 1.1}, {"gamma": -0.1}, {"gae_lambda": 1.1}, {"gae_lambda": -0.1},
                 {"ppo_epochs": 0}, {"minibatches": 0}, {"value_coefficient": -1.0}, {"kl_target": 0.0},
                 {"value_learning_rate": 0.0}, {"value_learning_rate": float("inf")},
-                {"kl_horizon": 0.0},
+                {"kl_horizon": 0.0}, {"kl_horizon": float("inf")}, {"kl_target": float("inf")},
             )
         ),
         *(
@@ -99,8 +99,6 @@ def constant(completions: list[str], **_: Any) -> list[float]:
     [
         (REINFORCE(), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
         (DPO(), {"sampling": Sampling(group_size=1)}, "at least 2 responses"),
-        (PPO(), {"sampling": Sampling(top_p=0.9)}, "top_p"),
-        (REINFORCE(), {"sampling": Sampling(top_k=5)}, "top_k"),
         (PPO(), {"budget": None}, "no budget"),
         (PPO(), {"prompts": None}, "no prompts"),
         (DPO(), {"prompts": None}, "pairs"),

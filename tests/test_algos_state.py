@@ -18,7 +18,7 @@ from algos.engine.storage import (
     atomic_directory,
     read_json,
     read_tensors,
-    versions,
+    saved_states,
     write_json,
     write_tensors,
 )
@@ -60,7 +60,7 @@ def test_a_run_stopped_between_checkpoints_repeats_what_was_lost(tmp_path: Path)
     rows = run("ppo", straight).rows
     with pytest.raises(Stopped):
         run("ppo", tiny_policy(), stop_after=3, checkpoint=tmp_path / "state", checkpoint_every=2)
-    (saved,) = versions(tmp_path / "state")
+    (saved,) = saved_states(tmp_path / "state")
     assert read_json(saved / "state.json")["meter"]["iterations"] == 2
     continued = run("ppo", again, checkpoint=tmp_path / "state").rows
     assert same_weights(straight, again)
@@ -70,7 +70,7 @@ def test_a_run_stopped_between_checkpoints_repeats_what_was_lost(tmp_path: Path)
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     first, second = tiny_policy(), tiny_policy()
     rows = run("reinforce", first, checkpoint=tmp_path / "state", checkpoint_every=1).rows
-    assert [saved.name for saved in versions(tmp_path / "state")] == ["00000005", "00000006"]
+    assert [saved.name for saved in saved_states(tmp_path / "state")] == ["00000005", "00000006"]
     assert run("reinforce", second, checkpoint=tmp_path / "state").rows == rows
     assert same_weights(first, second)
 
@@ -79,11 +79,11 @@ def test_a_finished_run_is_saved_whatever_its_interval(tmp_path: Path) -> None:
     """Else what came behind the last interval would be done again."""
     first, second = tiny_policy(), tiny_policy()
     rows = run("reinforce", first, checkpoint=tmp_path / "state", checkpoint_every=4).rows
-    assert [saved.name for saved in versions(tmp_path / "state")] == ["00000004", "00000006"]
+    assert [saved.name for saved in saved_states(tmp_path / "state")] == ["00000004", "00000006"]
     assert run("reinforce", second, checkpoint=tmp_path / "state", checkpoint_every=4).rows == rows
     assert same_weights(first, second)
     run("reinforce", tiny_policy(), checkpoint=tmp_path / "hook's")  # only what the hook saves
-    assert versions(tmp_path / "hook's") == []
+    assert saved_states(tmp_path / "hook's") == []
 
 
 def test_what_a_hook_saves_can_be_gone_on_with(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_another_runs_checkpoint_is_refused_with_the_difference(
 
 def rewritten(folder: Path, change: Any) -> None:
     """The newest version, made anew with other contents and all its checksums right."""
-    newest = versions(folder)[-1]
+    newest = saved_states(folder)[-1]
     record, tensors = read_json(newest / "state.json"), read_tensors(newest / "state.safetensors")
     change(record, tensors)
     with atomic_directory(newest) as temporary:
@@ -239,13 +239,15 @@ def rewritten(folder: Path, change: Any) -> None:
     [
         (lambda record, tensors: record.update(extra=1), "differ in extra"),
         (lambda record, tensors: record.pop("idle"), "differ in idle"),
+        (lambda record, tensors: record["meter"].pop("preparation"), "differ in preparation"),
+        (lambda record, tensors: tensors.pop("optimizer/0/exp_avg"), "differ in optimizer/0/exp_avg"),
         (lambda record, tensors: tensors.update({"policy/more": torch.zeros(1)}), "differ in policy/more"),
         (lambda record, tensors: tensors.pop("policy/transformer.ln_f.bias"), "differ in policy/transformer.ln_f.bias"),
         (lambda record, tensors: tensors.update({"policy/transformer.ln_f.bias": torch.zeros(1)}), "in another shape"),
         (lambda record, tensors: tensors.update({"own/ema": torch.zeros(())}), "differ in own/ema"),
         (lambda record, tensors: record["identity"].update(extra=1), "its extra is 1, this run's not there"),
     ],
-    ids=["record", "record-gone", "tensor", "tensor-gone", "shape", "own", "identity"],
+    ids=["record", "record-gone", "meter-gone", "moment-gone", "tensor", "tensor-gone", "shape", "own", "identity"],
 )  # fmt: skip
 def test_an_unknown_or_missing_key_is_refused(folder: Path, change: Any, message: str) -> None:
     rewritten(folder, change)
@@ -281,7 +283,7 @@ def test_of_a_damaged_newest_version_the_one_before_is_used(
 ) -> None:
     straight, again = tiny_policy(), tiny_policy()
     rows = run("reinforce", straight).rows
-    broken = versions(folder)[-1] / name
+    broken = saved_states(folder)[-1] / name
     damage(broken, how)
     with caplog.at_level(logging.WARNING):
         continued = run("reinforce", again, checkpoint=folder).rows
@@ -291,7 +293,7 @@ def test_of_a_damaged_newest_version_the_one_before_is_used(
 
 
 def test_where_no_version_is_whole_nothing_is_loaded(folder: Path) -> None:
-    for saved in versions(folder):
+    for saved in saved_states(folder):
         damage(saved / "state.safetensors", "bit")
     policy = tiny_policy()
     with pytest.raises(RunError, match=f"no checkpoint in {folder} is as it was written"):
@@ -300,8 +302,8 @@ def test_where_no_version_is_whole_nothing_is_loaded(folder: Path) -> None:
 
 
 def test_the_state_is_json_and_safetensors_alone(folder: Path) -> None:
-    assert [saved.name for saved in versions(folder)] == ["00000002", "00000003"]
-    for saved in versions(folder):
+    assert [saved.name for saved in saved_states(folder)] == ["00000002", "00000003"]
+    for saved in saved_states(folder):
         assert sorted(file.name for file in saved.iterdir()) == sorted(FILES)
 
 

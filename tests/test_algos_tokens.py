@@ -121,7 +121,7 @@ def test_padding_is_never_filled_with_what_the_model_cannot_read() -> None:
     for eos, expected in (("<eos>", EOS), (None, 0)):
         tokenizer.eos_token = eos
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-        assert tokenizer.pad_token_id >= policy.vocabulary
+        assert tokenizer.pad_token_id >= policy.inner.config.vocab_size
         assert policy.pad_id == expected
     drawn = sample(policy, [[1], [1, 2, 1]], Sampling(max_new_tokens=3, group_size=2), 0)
     assert bool(score_policy(policy, drawn, 1.0)[0].isfinite().all())

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from algos import PPO, REINFORCE, GuardedReward, Policy, RewardCalls, RunError
 from algos.engine.algorithm import Outputs, State
+from algos.engine.checks import check_start
 from algos.engine.loop import Loop
 from algos.engine.monitor import explained_variance
 from algos.engine.rewards import RewardError
 from algos.engine.rollouts import Rollouts
-from algos.engine.scoring import check_start, score_policy, score_reference
+from algos.engine.scoring import score_policy, score_reference
 from algos.engine.state import TrainState
 
 

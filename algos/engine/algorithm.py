@@ -36,6 +36,10 @@ class Needs:
     """Of recorded pairs: how many an iteration learns from."""
     pair_epochs: int = 0
     """Of recorded pairs: passes over all of them."""
+    passes: int = 1
+    """Passes over each batch."""
+    steps_per_pass: int = 1
+    """Optimizer steps each pass is split into."""
 
     @property
     def old_policy(self) -> bool:
@@ -85,7 +89,8 @@ class Algorithm(ABC):
         require(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite", self.learning_rate)
         require(0 <= self.warmup < 1, "warmup", "a fraction in [0, 1)", self.warmup)
         require(self.max_grad_norm > 0, "max_grad_norm", "above 0", self.max_grad_norm)
-        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        decays = 0 <= self.weight_decay < math.inf
+        require(decays, "weight_decay", "at least 0 and finite", self.weight_decay)
         betas = self.adam_betas
         within = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         require(within, "adam_betas", "two numbers in [0, 1)", betas)
@@ -95,16 +100,6 @@ class Algorithm(ABC):
     @property
     @abstractmethod
     def needs(self) -> Needs: ...
-
-    @property
-    def passes(self) -> int:
-        """Passes over each batch of rollouts."""
-        return 1
-
-    @property
-    def steps_per_pass(self) -> int:
-        """Optimizer steps each pass is split into."""
-        return 1
 
     def init_state(self) -> State:
         return {}
@@ -141,7 +136,7 @@ def require_algorithm(algorithm: Any) -> None:
 
 def require_value_settings(coefficient: float, learning_rate: float | None) -> None:
     """What every algorithm with a value function asks of its settings. Raises `UserError`."""
-    require(coefficient >= 0, "value_coefficient", "at least 0", coefficient)
+    require(0 <= coefficient < math.inf, "value_coefficient", "at least 0 and finite", coefficient)
     usable = learning_rate is None or 0 < learning_rate < math.inf
     require(usable, "value_learning_rate", "above 0 and finite", learning_rate)
 

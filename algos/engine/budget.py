@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from algos.engine.errors import UserError
 
@@ -109,8 +109,3 @@ class Meter:
     def logged(self) -> dict[str, float]:
         """What each iteration's row says: all but the preparation, of which every row would say the same."""
         return {name: value for name, value in self.as_dict().items() if name != "preparation"}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, float]) -> Meter:
-        values = {"preparation": 0.0, **values}  # which older checkpoints did not tell apart
-        return cls(**{f.name: values[f.name] for f in fields(cls)})  # type: ignore[arg-type]

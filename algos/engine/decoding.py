@@ -1,9 +1,9 @@
-"""One token a step: through a model's layers or the model, the filters of nucleus and top-k, the draw by inverse CDF."""
+"""One token a step: a forward pass, the filters of nucleus and top-k, and the draw by inverse CDF."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,25 +17,21 @@ from algos.engine.inputs import accepts, aligned, positions
 from algos.engine.models.policy import Policy
 from algos.engine.rollouts import pad_left
 
-if TYPE_CHECKING:
-    from algos.engine.settings import Sampling
-
-
-FEW_WORDS = 2**12
-"""Of a vocabulary that a GPU draws from at once."""
+SMALL_VOCABULARY = 2**12
+"""Tokens in the largest vocabulary from which a GPU draws without blocks."""
 BLOCK = 2**9
-"""Words of a larger one that it adds up together."""
+"""Tokens in a block of a larger one."""
 
 
 class Stepper(Protocol):
-    """A running batch. Rows are responses, prompt by prompt."""
+    """A running batch, of which a row is a response; in the beginning they are ordered by prompt."""
 
     def prefill(self) -> Tensor:
-        """Next-token logits [B, V] behind the prompts, every prompt repeated for its group."""
+        """Next-token logits [B, V] at the prompts' ends, every prompt repeated for its group."""
         ...
 
     def step(self, token_B: Tensor) -> Tensor:
-        """Next-token logits [B, V] behind one more token in every row."""
+        """Next-token logits [B, V] after one more token in every row."""
         ...
 
     def keep(self, rows: Tensor) -> None:
@@ -44,8 +40,9 @@ class Stepper(Protocol):
 
 
 def stepper(policy: Policy, prompts: Sequence[list[int]], group_size: int, tokens: int) -> Stepper:
-    """For at most so many tokens: through the model's layers where they are known, else through the model; without
-    gradient, in the precision that is on, while no weight changes."""
+    """A batch of prompts, each with so many responses of at most so many tokens: through the model's layers where they
+    are known, else through its own forward. For a block without gradient in which neither weights nor autocast
+    change."""
     layers = direct(policy.model)
     ids_PL, mask_PL = (x.to(policy.device) for x in pad_left(list(prompts), policy.pad_id))
     group_B = torch.arange(len(ids_PL), device=ids_PL.device).repeat_interleave(group_size)
@@ -106,46 +103,47 @@ def _cache_name(model: Any) -> str | None:
     return next((name for name in ("past_key_values", "cache_params") if accepts(model, name)), None)
 
 
-def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+def filtered(logits_BV: Tensor, top_p: float, top_k: int) -> Tensor:
     """Logits with everything outside top-k and the nucleus (Holtzman et al. 2020) at −inf."""
-    if sampling.top_k and sampling.top_k < logits_BV.shape[-1]:
-        smallest_kept = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+    if top_k and top_k < logits_BV.shape[-1]:
+        smallest_kept = logits_BV.topk(top_k, dim=-1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < smallest_kept, -torch.inf)
-    if sampling.top_p < 1:
+    if top_p < 1:
         ordered, index = logits_BV.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
-        outside = torch.zeros_like(ordered, dtype=torch.bool).scatter(-1, index, before >= sampling.top_p)
+        outside = torch.zeros_like(ordered, dtype=torch.bool).scatter(-1, index, before >= top_p)
         logits_BV = logits_BV.masked_fill(outside, -torch.inf)
     return logits_BV
 
 
 def inverse_cdf(logps_BV: Tensor, U_B: Tensor) -> Tensor:
     """The token at which the cumulative distribution first exceeds U. [B, V], [B] in (0, 1) → [B]."""
-    odds_BV = logps_BV.exp()
-    if odds_BV.is_cuda and odds_BV.shape[-1] > FEW_WORDS:
-        return search_in_blocks(odds_BV, U_B)
-    return _search(odds_BV, U_B)[0].squeeze(-1)
+    probs_BV = logps_BV.exp()
+    if probs_BV.is_cuda and probs_BV.shape[-1] > SMALL_VOCABULARY:
+        return search_in_blocks(probs_BV, U_B)
+    return _search(probs_BV, U_B)[0].squeeze(-1)
 
 
-def search_in_blocks(odds_BV: Tensor, U_B: Tensor) -> Tensor:
-    """The same from odds that are e^logps, [B, V] and [B] → [B]: which block of words, then which of its words. To add up
-    152 thousand words one by one takes a GPU, which does that a row at a time, as long as a tenth of a half-billion
+def search_in_blocks(probs_BV: Tensor, U_B: Tensor) -> Tensor:
+    """The same from probabilities, [B, V], [B] → [B]: first the block of the vocabulary, then the token in it. A GPU
+    takes a cumulative sum a row at a time: over a whole vocabulary of 152 thousand that is a tenth of a half-billion
     model's step (docs/benchmarks.md)."""
-    odds_BCW = F.pad(odds_BV, (0, -odds_BV.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    sums_BC = odds_BCW.sum(-1, dtype=torch.float64)
-    block_B1, cdf_BC, target_B1 = _search(sums_BC, U_B)
-    left_B1 = (cdf_BC.gather(-1, block_B1) - target_B1) / sums_BC.gather(-1, block_B1)
+    probs_BWC = F.pad(probs_BV, (0, -probs_BV.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums_BW = probs_BWC.sum(-1, dtype=torch.float64)
+    block_B1, cdf_BW, target_B1 = _search(sums_BW, U_B)
+    left_B1 = (cdf_BW.gather(-1, block_B1) - target_B1) / sums_BW.gather(-1, block_B1)
     block_B = block_B1.squeeze(-1)
-    inside_BW = odds_BCW[torch.arange(len(block_B), device=block_B.device), block_B]
-    word_B1, *_ = _search(inside_BW, (1 - left_B1.squeeze(-1)).clamp(0, 1 - 2**-53))
-    return block_B * BLOCK + word_B1.squeeze(-1)
+    probs_BC = probs_BWC[torch.arange(len(block_B), device=block_B.device), block_B]
+    token_B1, *_ = _search(probs_BC, (1 - left_B1.squeeze(-1)).clamp(0, 1 - 2**-53))
+    return block_B * BLOCK + token_B1.squeeze(-1)
 
 
-def _search(odds_BN: Tensor, U_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the sums of the odds first exceed U's share of all of them [B, 1], the sums [B, N], and that share [B, 1]."""
-    cdf_BN = odds_BN.cumsum(-1, dtype=torch.float64)
+def _search(probs_BC: Tensor, U_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the cumulative sum first exceeds U's share of the total, [B, 1]; the cumulative sums, [B, C]; and that
+    share, [B, 1]."""
+    cdf_BC = probs_BC.cumsum(-1, dtype=torch.float64)
     # Scaled by its own end, as rounding leaves it a little off 1; right=True skips tokens of probability 0.
-    target_B1 = (U_B * cdf_BN[:, -1])[:, None]
-    found_B1 = torch.searchsorted(cdf_BN, target_B1, right=True).clamp(max=odds_BN.shape[-1] - 1)
-    return found_B1, cdf_BN, target_B1
+    target_B1 = (U_B * cdf_BC[:, -1])[:, None]
+    found_B1 = torch.searchsorted(cdf_BC, target_B1, right=True).clamp(max=probs_BC.shape[-1] - 1)
+    return found_B1, cdf_BC, target_B1

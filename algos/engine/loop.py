@@ -11,13 +11,20 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from algos.engine.algorithm import Algorithm, Outputs
 from algos.engine.batches.sources import Source
 from algos.engine.budget import Budget
-from algos.engine.checks import check_batch, check_gradient, check_loss, check_responses
+from algos.engine.checks import (
+    check_batch,
+    check_gradient,
+    check_loss,
+    check_ratio,
+    check_responses,
+    check_start,
+)
 from algos.engine.errors import RunError
 from algos.engine.forward import forward, groups_per_forward
-from algos.engine.memory import ADAPTERS, LIGHTER, in_one_piece
+from algos.engine.memory import ADAPTERS, LIGHTER, out_of_memory_as
 from algos.engine.monitor import add_metrics, describe, mean_of_steps
 from algos.engine.rollouts import Rollouts
-from algos.engine.scoring import check_ratio, check_start, score_policy, with_policy, with_reference
+from algos.engine.scoring import score_policy, with_policy, with_reference
 from algos.engine.seeding import generator
 from algos.engine.state import TrainState
 
@@ -95,7 +102,7 @@ class Loop:
         """The first update's forward, made before `prepare` reads from it what the policy was before: the batch
         goes through the model once less. None where the first update takes the batch in parts."""
         policy = self.state.policy
-        if self.state.algorithm.steps_per_pass > 1:
+        if self.state.algorithm.needs.steps_per_pass > 1:
             return None
 
         def attempt(groups: int) -> Outputs | None:
@@ -109,14 +116,14 @@ class Loop:
         return forward(policy.model, part, self.temperature, policy.dtype, self.state.critic)
 
     def _steps(self, prepared: Rollouts, rate: float) -> list[dict[str, float]]:
-        state, algorithm = self.state, self.state.algorithm
+        state, needs = self.state, self.state.algorithm.needs
         steps = []
-        for number in range(algorithm.passes):
+        for number in range(needs.passes):
             if self.ahead is not None:
                 steps.append(self._step(prepared, rate))
                 continue
             order = generator(state.seed, "minibatches", state.iteration, number)
-            for minibatch in prepared.minibatches(algorithm.steps_per_pass, order):
+            for minibatch in prepared.minibatches(needs.steps_per_pass, order):
                 if bool(minibatch.loss_mask_PGT.any()):  # else there is nothing to step along
                     steps.append(self._step(minibatch, rate))
         return steps
@@ -139,7 +146,7 @@ class Loop:
             clip_grads_with_norm_(state.parameters, longest, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group["times"]
-        with in_one_piece("the optimizer's step", ADAPTERS):
+        with out_of_memory_as(RunError, f"out of memory in the optimizer's step. {ADAPTERS}"):
             state.optimizer.step()
         # Gradients are as large as the weights, and sampling and the next forward can do without them.
         state.optimizer.zero_grad(set_to_none=True)

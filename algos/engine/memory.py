@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from algos.engine.errors import RunError
+from algos.engine.errors import RunError, UserError
 
 T = TypeVar("T")
 
@@ -60,14 +60,15 @@ class Portions:
 
 
 @contextmanager
-def in_one_piece(purpose: str, remedy: str) -> Iterator[None]:
-    """The block whose memory is there whole or not at all. Raises RunError with the remedy where it runs out."""
+def out_of_memory_as(kind: type[UserError | RunError], message: str) -> Iterator[None]:
+    """The block whose memory is there whole or not at all. Raises `kind(message)` where it runs out."""
     try:
         yield
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise RunError(f"out of memory in {purpose}. {remedy}") from None
+        # Made here, not passed in: a frame of its own traceback would hold it, and so all that the block did.
+        raise kind(message) from None
 
 
 def out_of_memory(error: BaseException) -> bool:

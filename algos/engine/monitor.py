@@ -23,7 +23,7 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
         unscored_PG = rollouts.scores_PG.isnan()
         scores = rollouts.scores_PG[~unscored_PG]
         row |= {"reward/train": scores.mean(), "reward_std/train": scores.std(correction=0)}
-        if rollouts.learnable_PG is not None:
+        if bool(unscored_PG.any()):
             row["unscored/train"] = unscored_PG.float().mean()
     if rollouts.logps_PGT is not None and rollouts.ref_logps_PGT is not None:
         kl_PGT = torch.where(sampled_PGT, kl_estimate(rollouts.logps_PGT, rollouts.ref_logps_PGT), 0.0)

@@ -8,7 +8,8 @@ import torch
 
 from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
-from algos.engine.memory import ADAPTERS, in_one_piece
+from algos.engine.errors import RunError
+from algos.engine.memory import ADAPTERS, out_of_memory_as
 from algos.engine.models.policy import Policy
 
 
@@ -22,7 +23,7 @@ def adamw(algorithm: Algorithm, policy: Policy, critic: Critic | None) -> torch.
         weight_decay=algorithm.weight_decay,
         fused=policy.device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
     )
-    with in_one_piece("the optimizer's state", ADAPTERS):
+    with out_of_memory_as(RunError, f"out of memory in the optimizer's state. {ADAPTERS}"):
         _make_moments(optimizer)
     return optimizer
 

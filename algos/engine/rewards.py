@@ -14,7 +14,7 @@ from torch import Tensor
 
 from algos.engine.calls import GuardedReward, RewardError, guarded
 from algos.engine.errors import UserError, one_line
-from algos.engine.fast.kernels import quicken
+from algos.engine.fast.kernels import patch_kernels
 from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.models.hub import cached_where_unreachable, pinned
@@ -164,7 +164,7 @@ class RewardModel:
             )
         where = device if isinstance(device, torch.device) else pick_device(device)
         self.model = self.model.to(where).eval().requires_grad_(False)
-        quicken(self.model)
+        patch_kernels(self.model)
         config = self.model.config
         self.pooling = getattr(config, "reward_pooling", "model") if pooling == "auto" else pooling
         self.head = None if self.pooling == "model" else getattr(self.model, "score", None)

@@ -4,6 +4,11 @@ Shapes in names: P prompts, G responses a prompt, T response tokens, L prompt to
 B = P·G rows as the model sees them. `logps_PGT` has shape [P, G, T]. Prompts are padded on the left,
 responses on the right, so a row reads `pad … pad prompt | response pad … pad` and response token t is
 predicted at column L − 1 + t.
+
+In the engine also: S tokens of a text, H hidden width, N response tokens without padding (`places_N`) or items of
+another list, K responses picked of a group. In the layers (fast/places.py): F places of a batch's tokens, M tokens that
+go through a layer, R response tokens that are read, T − 1 of them; A key-value heads, K query heads to each, h heads of
+either kind, D head width. Of the vocabulary: W chunks, C tokens of a chunk. fast/products.py has BLAS's M, N and K.
 """
 
 from __future__ import annotations
@@ -32,9 +37,9 @@ class Rollouts:
     scores_PG: Tensor | None = None
     """The reward of each response, before any KL; for recorded pairs the order: 1 preferred, 0 not. NaN where
     the reward left a response unscored."""
-    learnable_PG: Tensor | None = None
-    """True on responses that can be learned from: scored, as are enough others of their group. None: all. The others carry
-    no loss."""
+    learnable_PG: Tensor = None  # type: ignore[assignment]
+    """True on responses that can be learned from: scored, as are enough others of their group; all where it is not given.
+    The others carry no loss."""
     fixed_PGT: Tensor | None = None
     """True on tokens that were not sampled from the policy (a greedy prefix): they carry no loss."""
     greedy_scores_P: Tensor | None = None
@@ -59,6 +64,8 @@ class Rollouts:
             raise ValueError(
                 f"prompt_ids_PL and prompt_mask_PL must both be [{P}, L]; got {tuple(self.prompt_ids_PL.shape)} and {tuple(self.prompt_mask_PL.shape)}."
             )
+        if self.learnable_PG is None:
+            object.__setattr__(self, "learnable_PG", torch.ones_like(self.ended_PG, dtype=torch.bool))
 
     @property
     def P(self) -> int:
@@ -80,14 +87,12 @@ class Rollouts:
     @property
     def learnable_PGT(self) -> Tensor:
         """Tokens of the responses that can be learned from."""
-        return self.mask_PGT if self.learnable_PG is None else self.mask_PGT & self.learnable_PG[..., None]
+        return self.mask_PGT & self.learnable_PG[..., None]
 
     @property
     def loss_mask_PGT(self) -> Tensor:
         """Tokens that carry loss and return."""
-        return (
-            self.sampled_PGT if self.learnable_PG is None else self.sampled_PGT & self.learnable_PG[..., None]
-        )
+        return self.sampled_PGT & self.learnable_PG[..., None]
 
     @property
     def lengths_PG(self) -> Tensor:
@@ -97,7 +102,7 @@ class Rollouts:
     def totals(self) -> Totals:
         if self.step_totals is not None:
             return self.step_totals
-        sequences = self.P * self.G if self.learnable_PG is None else max(int(self.learnable_PG.sum()), 1)
+        sequences = max(int(self.learnable_PG.sum()), 1)
         return Totals(sequences, int(self.loss_mask_PGT.sum()), self.max_tokens or self.T)
 
     @property

@@ -6,23 +6,24 @@ the number of workers, so all arms are evaluated with the same random numbers an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from algos.engine.decoding import filtered, inverse_cdf, stepper
-from algos.engine.errors import UserError
+from algos.engine.errors import RunError, UserError
 from algos.engine.fast.direct import direct
 from algos.engine.fast.products import packed
 from algos.engine.forward import upcast
 from algos.engine.inputs import precision
-from algos.engine.memory import SHORTER, in_one_piece
+from algos.engine.memory import SHORTER, out_of_memory_as
 from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts, pad_left
 from algos.engine.seeding import uniforms
-from algos.engine.settings import Sampling
+from algos.engine.settings import Sampling, require_filters
 
 MAX_ROWS = 256  # responses decoded at once
 
@@ -36,12 +37,18 @@ def sample(
     *,
     group_size: int | None = None,
     greedy: bool = False,
+    top_p: float = 1.0,
+    top_k: int = 0,
 ) -> Rollouts:
     """`group_size` responses to each prompt (token ids), without scores; `sampler_logps_PGT` is filled.
 
-    The log-probabilities are those of the distribution drawn from, at `sampling.temperature`. Raises
-    UserError for prompts that are texts, and RunError where memory does not take even one response.
+    The log-probabilities are those of the distribution drawn from, at `sampling.temperature`. `top_p` (nucleus; 1: off)
+    and `top_k` (the likeliest tokens; 0: off) filter it, as is done for what is read and not for what is learned from.
+    Raises UserError for prompts that are texts and for filters out of range, and RunError where memory does not take
+    even one response.
     """
+    require_filters(top_p, top_k)
+    keep = partial(filtered, top_p=top_p, top_k=top_k)
     text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
     if text is not None:
         raise UserError(
@@ -54,12 +61,12 @@ def sample(
     def attempt(rows: int) -> _Responses:
         drawn = _Responses.blank(policy, tuple(U_PGT.shape))
         for part in _portions(len(prompts), G, rows):
-            drawn.put(part, _decode(policy, prompts[part[0]], U_PGT[part], sampling, greedy))
+            drawn.put(part, _decode(policy, prompts[part[0]], U_PGT[part], sampling, greedy, keep))
         return drawn
 
     rows = min(MAX_ROWS, len(prompts) * G)
     # Tried out before weights are laid out in half precision, in which nothing would be alike.
-    with in_one_piece("sampling", SHORTER):
+    with out_of_memory_as(RunError, f"out of memory in sampling. {SHORTER}"):
         direct(policy.model)
     with precision(policy.device, policy.dtype), packed(policy.model, rows):
         drawn = policy.portions.run("sampling", rows, attempt, SHORTER).trimmed()
@@ -137,9 +144,15 @@ def _portions(P: int, G: int, rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _decode(
-    policy: Policy, prompts: Sequence[list[int]], U_PGT: Tensor, sampling: Sampling, greedy: bool
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    U_PGT: Tensor,
+    sampling: Sampling,
+    greedy: bool,
+    keep: Callable[[Tensor], Tensor],
 ) -> _Responses:
-    """The responses of one batch. Each prompt is encoded once for its group; rows that have ended leave it."""
+    """The responses of one batch, drawn from the logits that `keep` leaves. Each prompt is encoded once for its group; rows
+    that have ended leave it."""
     device, (P, G, T) = policy.device, U_PGT.shape
     U_BT, eos = U_PGT.flatten(0, 1).to(device), torch.tensor(policy.eos_ids, device=device)
     batch = stepper(policy, prompts, G, T)
@@ -150,7 +163,7 @@ def _decode(
         logits_BV = upcast(logits_BV)
         if sampling.temperature != 1:
             logits_BV = logits_BV / sampling.temperature
-        logps_BV = filtered(logits_BV, sampling).log_softmax(-1)
+        logps_BV = keep(logits_BV).log_softmax(-1)
         sampled = not greedy and t >= sampling.greedy_prefix
         token_B = inverse_cdf(logps_BV, U_BT[:, t]) if sampled else logps_BV.argmax(-1)
         steps.append((rows_B, token_B, logps_BV.gather(-1, token_B[:, None]).squeeze(-1).float()))

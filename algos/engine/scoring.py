@@ -1,4 +1,4 @@
-"""Log-probabilities and values of a batch without gradient, in parts that fit memory; and the invariants."""
+"""Log-probabilities and values of a batch without gradient, in parts that fit memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from algos.engine.algorithm import Outputs
 from algos.engine.critic import Critic
-from algos.engine.errors import RunError
 from algos.engine.forward import forward, groups_per_forward, responses_per_forward
 from algos.engine.memory import SHORTER
 from algos.engine.models.policy import Policy
@@ -92,46 +91,3 @@ def with_policy(
         logps_PGT = outputs.logps_PGT.detach()
         values_PGT = None if outputs.values_PGT is None else outputs.values_PGT.detach()
     return replace(rollouts, logps_PGT=logps_PGT, values_PGT=values_PGT)
-
-
-def tolerance(rollouts: Rollouts, dtype: torch.dtype, *, alike: bool = False) -> Tensor:
-    """How far two log-probabilities of a whole response under the same weights may differ, [P, G] in nats.
-
-    Scored `alike`, in the same parts of the same batch, they are equal but for kernels that add in no fixed order.
-    Otherwise other lengths of padding change the order of sums: 1e-4·√T in fp32 (padding alone moved a real model's
-    log-probabilities by 1.5e-5). In bf16 (three significant digits) such a difference becomes one of a whole digit
-    here and there: 0.02·√T in the root mean square over a real model's responses, 0.11·√T in the worst of a thousand.
-    """
-    each = 1e-4 if dtype != torch.bfloat16 else 5e-2 if alike else 2e-1
-    return each * rollouts.lengths_PG.clamp(min=1).sqrt()
-
-
-def check_start(policy: Policy, rollouts: Rollouts, logps_PGT: Tensor, *, alike: bool = False) -> None:
-    """Raises RunError where policy and reference, scored `alike` or not, differ before the first update (KL ≠ 0)."""
-    assert rollouts.ref_logps_PGT is not None
-    gap_PG = torch.where(rollouts.mask_PGT, logps_PGT - rollouts.ref_logps_PGT, 0.0).sum(-1).abs()
-    allowed_PG = tolerance(rollouts, policy.dtype, alike=alike)
-    _within(gap_PG, allowed_PG, "policy and reference differ before the first update")
-
-
-def check_ratio(policy: Policy, rollouts: Rollouts, logps_PGT: Tensor) -> None:
-    """Raises RunError where the first step's ratio to the sampling policy is not 1."""
-    if rollouts.logps_PGT is None:
-        return
-    gap_PG = torch.where(rollouts.mask_PGT, logps_PGT.detach() - rollouts.logps_PGT, 0.0).sum(-1).abs()
-    _within(
-        gap_PG,
-        tolerance(rollouts, policy.dtype),
-        "the ratio to the sampling policy is not 1 at the first update",
-    )
-
-
-def _within(gap_PG: Tensor, bound_PG: Tensor, what: str) -> None:
-    if not bool((gap_PG <= bound_PG).all()):
-        worst = int((gap_PG - bound_PG).argmax())
-        raise RunError(
-            f"{what}: |Σ log-ratio| = {gap_PG.flatten()[worst]:.2e} nats in response {worst}, allowed "
-            f"{bound_PG.flatten()[worst]:.2e}. Either this policy was trained before (save it and load it "
-            "again to make it the reference), or the model's forward is not deterministic (dropout, or an "
-            "attention that depends on padding)."
-        )

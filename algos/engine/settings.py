@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from algos.engine.algorithm import require
-from algos.engine.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16"]
+Truncation = Literal["drop", "left"]
+"""What becomes of a prompt that is too long for the model: it is dropped, or loses its beginning."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,12 @@ class Sampling:
     """Prompts per iteration of the arms that learn from samples."""
     greedy_prefix: int = 0
     """Decode this many first tokens greedily and sample the rest; greedy tokens carry no loss."""
-    top_p: float = 1.0
-    """Nucleus sampling; 1.0 (off) in training, where it would make ratios meaningless: see --eval.top-p."""
-    top_k: int = 0
-    """The k likeliest tokens alone; 0 (off) in training, likewise: see --eval.top-k."""
     missing_eos_penalty: float = 0.0
     """Subtracted, once, from the training reward of a response that hits the length limit."""
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "max_new_tokens", "at least 1", self.max_new_tokens)
-        require(self.temperature > 0, "temperature", "above 0", self.temperature)
+        require(0 < self.temperature < math.inf, "temperature", "above 0 and finite", self.temperature)
         require(self.group_size >= 1, "group_size", "at least 1", self.group_size)
         require(
             self.prompts_per_iteration >= 1, "prompts_per_iteration", "at least 1", self.prompts_per_iteration
@@ -45,17 +43,19 @@ class Sampling:
             f"in [0, max_new_tokens = {self.max_new_tokens})",
             self.greedy_prefix,
         )
-        require(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        require(self.top_k >= 0, "top_k", "at least 0", self.top_k)
-        require(self.missing_eos_penalty >= 0, "missing_eos_penalty", "at least 0", self.missing_eos_penalty)
+        require(
+            0 <= self.missing_eos_penalty < math.inf,
+            "missing_eos_penalty",
+            "at least 0 and finite",
+            self.missing_eos_penalty,
+        )
 
-    def require_unfiltered(self) -> None:
-        """Raises UserError for settings that are allowed in evaluation, but not for what is learned from."""
-        if self.top_p < 1 or self.top_k > 0:
-            raise UserError(
-                "top_p and top_k filter the distribution that ratios and KL are made of; got "
-                f"top_p={self.top_p}, top_k={self.top_k}. Train with 1.0 and 0."
-            )
+
+def require_filters(top_p: float, top_k: int) -> None:
+    """Raises `UserError` for filters of the sampler that are out of range. `Sampling` has none: ratios and KL are made of
+    the whole distribution, so what is learned from is drawn from it."""
+    require(0 < top_p <= 1, "top_p", "in (0, 1]", top_p)
+    require(top_k >= 0, "top_k", "at least 0", top_k)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from algos.engine.storage import (
     existing,
     read_json,
     read_tensors,
-    versions,
+    saved_states,
     write_json,
     write_tensors,
 )
@@ -101,9 +101,9 @@ class TrainState:
         with atomic_directory(folder / f"{self.iteration:08}") as temporary:
             write_tensors(temporary / "state.safetensors", self._tensors())
             write_json(temporary / "state.json", self._record())
-        for old in versions(folder)[:-KEPT]:
+        for old in saved_states(folder)[:-KEPT]:
             disk.remove(old)
-        return versions(folder)[-1]
+        return saved_states(folder)[-1]
 
     def load(self, folder: Path) -> bool:
         """Restores the newest whole version that `save` wrote; False where there is none at all.
@@ -111,7 +111,7 @@ class TrainState:
         A damaged version is named in a warning and the one before it is used. Raises RunError where none
         is whole, and where the newest whole one belongs to another run, with the difference.
         """
-        found = versions(folder)
+        found = saved_states(folder)
         for saved in reversed(found):
             try:
                 record, tensors = read_state(saved), read_tensors(saved / "state.safetensors")
@@ -129,7 +129,8 @@ class TrainState:
     def _restore(self, saved: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         _refuse_another_run(saved, record["identity"], self._identity())
         _refuse_other_keys(saved, record, self._record())
-        _refuse_other_keys(saved, _without_moments(tensors), _without_moments(self._tensors()))
+        _refuse_other_keys(saved, record["meter"], self.meter.as_dict())
+        _refuse_other_keys(saved, tensors, self._tensors())
         for name, p in self.policy.trainable().items():
             if tensors[f"policy/{name}"].shape != p.shape:  # copying would repeat what is smaller
                 raise RunError(
@@ -143,7 +144,7 @@ class TrainState:
             self.critic.load_state_dict(_below(tensors, "critic/"), strict=False)
         self._load_optimizer(_below(tensors, "optimizer/"))
         self.algorithm_state = _below(tensors, "own/")
-        self.meter = Meter.from_dict(record["meter"])
+        self.meter = Meter(**record["meter"])
         self.history = [{name: _number(value) for name, value in row.items()} for row in record["history"]]
         self.idle, self.notes = record["idle"], record["notes"]
         self.policy.portions.limits.update(record["portions"])
@@ -223,11 +224,6 @@ def _refuse_other_keys(saved: Path, theirs: Iterable[str], mine: Iterable[str]) 
         raise RunError(
             f"the checkpoint {saved} and this run differ in {', '.join(wrong[:3])}, which only one of them has. Remove it to start again."
         )
-
-
-def _without_moments(tensors: Iterable[str]) -> set[str]:
-    """Older checkpoints have those of parameters that had had a gradient."""
-    return {name for name in tensors if not name.startswith("optimizer/")}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -255,6 +255,6 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}{MAKING}{secrets.token_hex(8)}")
 
 
-def versions(folder: Path) -> list[Path]:
-    """The saved states of a folder, oldest first."""
+def saved_states(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, one an iteration, oldest first."""
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir()) if folder.is_dir() else []

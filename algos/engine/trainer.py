@@ -7,17 +7,16 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from algos.engine.algorithm import Algorithm, require
-from algos.engine.batches.sources import Source, from_pairs, from_prompts, refuse_unread
+from algos.engine.batches.sources import source_of
 from algos.engine.budget import Budget
 from algos.engine.checks import check_reference
-from algos.engine.errors import UserError
 from algos.engine.loop import Loop, idle
 from algos.engine.models.policy import Policy
 from algos.engine.rewards import Reward
-from algos.engine.settings import Sampling
+from algos.engine.settings import Sampling, Truncation
 from algos.engine.state import TrainState
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def train(
     sampling: Sampling | None = None,
     budget: str | Budget | None = None,
     seed: int = 0,
-    truncate_prompts: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 0,
     reference_cache: str | Path | None = None,
@@ -86,27 +85,14 @@ def train(
     seed = _integer("seed", seed)
     checkpoint_every = _integer("checkpoint_every", checkpoint_every, 0)
     micro_batch = None if micro_batch is None else _integer("micro_batch", micro_batch, 1)
-    known = truncate_prompts in ("drop", "left")
+    known = truncate_prompts in get_args(Truncation)
     require(known, "truncate_prompts", "'drop' or 'left'", repr(truncate_prompts))
     state = TrainState.start(algorithm, policy, seed)
     _without_dropout(state)  # whatever was done to the model since it became a policy
-    source: Source
-    if algorithm.needs.source == "pairs" and pairs is not None:
-        refuse_unread(algorithm, "pairs", prompts=prompts, reward=reward)
-        source, counts = from_pairs(state, pairs, sampling, truncate_prompts, _path(reference_cache))
-    elif prompts is not None and reward is not None:
-        if budget is None:
-            raise UserError(
-                "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
-            )
-        refuse_unread(algorithm, "prompts", pairs=pairs, reference_cache=reference_cache)
-        source, counts = from_prompts(state, prompts, reward, sampling or Sampling(), truncate_prompts)
-    else:
-        wanted = (
-            "pairs, or prompts and a reward" if algorithm.needs.source == "pairs" else "prompts and a reward"
-        )
-        given = "no prompts" if prompts is None else "no reward"
-        raise UserError(f"{algorithm.name} learns from {wanted}; got {given}. Pass them to train().")
+    source, counts = source_of(
+        state, prompts=prompts, pairs=pairs, reward=reward, sampling=sampling, budget=budget,
+        truncate_prompts=truncate_prompts, reference_cache=_path(reference_cache),
+    )  # fmt: skip
     folder = _path(checkpoint)
     sampling = sampling or Sampling()
     # Without a folder, too: a hook may save to one from which training goes on later.

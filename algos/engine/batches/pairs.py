@@ -6,12 +6,13 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from algos.engine.batches.prompts import SPECIAL_TEXT, room_for_prompts
 from algos.engine.batches.responses import closed, has_words, split_tokens, unended
 from algos.engine.errors import UserError
 from algos.engine.models.policy import Policy
+from algos.engine.settings import Truncation
 from algos.engine.text.control import holds_special_text
 from algos.engine.text.template import Text, render_pairs
 from algos.engine.text.tokens import end_of
@@ -30,7 +31,7 @@ def encode_pairs(
     policy: Policy,
     rows: Iterable[Mapping[str, Any]],
     max_new_tokens: int | None,
-    too_long: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
     where: str = "",
 ) -> tuple[list[EncodedPair], dict[str, int]]:
     """Rows with `prompt, chosen, rejected` → pairs, and counts of what was dropped, cut or merged.
@@ -39,7 +40,7 @@ def encode_pairs(
     `where[i]` if `where` says in what.
     """
     named = ((row, where and f"{where}[{i}]") for i, row in enumerate(rows))
-    found = list(_encoded_pairs(policy, named, max_new_tokens, too_long))
+    found = list(_encoded_pairs(policy, named, max_new_tokens, truncate_prompts))
     counts = Counter(reason for _, reasons in found for reason in reasons)
     return [pair for pair, _ in found if pair is not None], dict(counts)
 
@@ -48,7 +49,7 @@ def encode_pair(
     policy: Policy,
     row: Mapping[str, Any],
     max_new_tokens: int | None,
-    too_long: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
     where: str = "",
 ) -> tuple[EncodedPair | None, list[str]]:
     """One row's pair and notes on it. A row that nothing can be learned from has no pair (None), and its first note is why.
@@ -58,19 +59,19 @@ def encode_pair(
     first EOS ("response cut at its first EOS", where words follow it: later turns). Every other ends in EOS, unless the
     row says in `chosen_truncated` or `rejected_truncated` that it was cut when it was sampled. A pair is dropped whose prompt has no
     tokens or leaves no room for a response, of which one has no tokens, or whose two responses are the same, before or
-    after cutting. `too_long="left"` cuts a long prompt as `encode_prompts` does ("prompt truncated"), so that pairs are
-    learned behind what they were sampled behind; without `max_new_tokens`, for the longer response and at most to half of
-    the model's positions. Raises UserError for a token that the model has no embedding of; and, naming `where`, for a row
+    after cutting. `truncate_prompts="left"` cuts a long prompt as `encode_prompts` does ("prompt truncated"), so that pairs
+    are learned behind what they were sampled behind; without `max_new_tokens`, for the longer response and at most to half
+    of the model's positions. Raises UserError for a token that the model has no embedding of; and, naming `where`, for a row
     without one of the columns, for one that is no text, and where a chat template refuses its messages.
     """
-    return next(_encoded_pairs(policy, [(row, where)], max_new_tokens, too_long))
+    return next(_encoded_pairs(policy, [(row, where)], max_new_tokens, truncate_prompts))
 
 
 def _encoded_pairs(
     policy: Policy,
     rows: Iterable[tuple[Mapping[str, Any], str]],
     max_new_tokens: int | None,
-    too_long: Literal["drop", "left"],
+    truncate_prompts: Truncation,
 ) -> Iterator[tuple[EncodedPair | None, list[str]]]:
     """`encode_pair` of each (row, where); their conversations go through the template together."""
     marks: deque[tuple[bool, bool]] = deque()
@@ -82,7 +83,7 @@ def _encoded_pairs(
             yield found
 
     for texts in render_pairs(policy.tokenizer, columns()):
-        yield _encoded(policy, texts, marks.popleft(), max_new_tokens, too_long)
+        yield _encoded(policy, texts, marks.popleft(), max_new_tokens, truncate_prompts)
 
 
 def _columns(row: Mapping[str, Any], where: str) -> tuple[Text, Text, Text, str]:
@@ -104,7 +105,7 @@ def _encoded(
     texts: Mapping[str, str],
     truncated: tuple[bool, bool],
     max_new_tokens: int | None,
-    too_long: Literal["drop", "left"],
+    truncate_prompts: Truncation,
 ) -> tuple[EncodedPair | None, list[str]]:
     prompt, chosen, rejected = texts["prompt"], texts["chosen"], texts["rejected"]
     if chosen == rejected:
@@ -120,7 +121,9 @@ def _encoded(
     if not all(whole):
         return None, ["empty response"]
     longest = max(map(len, whole))
-    ids = _shortened(policy, prompt_ids, longest, max_new_tokens) if too_long == "left" else prompt_ids
+    ids = prompt_ids
+    if truncate_prompts == "left":
+        ids = _shortened(policy, prompt_ids, longest, max_new_tokens)
     limit = policy.max_positions
     room = math.inf if limit is None else limit - len(ids)
     if not ids:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from algos.engine.errors import UserError
 from algos.engine.models.policy import Policy
 from algos.engine.rollouts import Rollouts
+from algos.engine.settings import Truncation
 from algos.engine.text.control import holds_special_text
 from algos.engine.text.template import Text, render_prompts
 from algos.engine.text.tokens import decode_completion, encode, end_of
@@ -30,13 +31,13 @@ def encode_prompts(
     policy: Policy,
     prompts: Iterable[Any],
     max_new_tokens: int,
-    too_long: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
     where: str = "",
 ) -> tuple[list[EncodedPrompt], dict[str, int]]:
     """Rows or texts → prompts that fit the model with their responses, and counts of those that don't.
 
-    `too_long="left"` cuts a long prompt's beginning, but for its BOS, instead of dropping it; both are counted, and so is
-    the text of special tokens in those that are kept (`holds_special_text`).
+    `truncate_prompts="left"` cuts a long prompt's beginning, but for its BOS, instead of dropping it; both are counted, and
+    so is the text of special tokens in those that are kept (`holds_special_text`).
     Raises UserError where responses of `max_new_tokens` leave no room for any prompt and for a token that the model has
     no embedding of; and, naming the row as `where[i]` if `where` says in what, for one without a prompt, for a prompt
     that is no text, and where a chat template refuses its messages.
@@ -46,7 +47,9 @@ def encode_prompts(
     names = [where and f"{where}[{i}]" for i in range(len(rows))]
     named = ((_prompt_of(row, name), name) for row, name in zip(rows, names, strict=True))
     rendered = render_prompts(policy.tokenizer, named)
-    found = [_encode(policy, row, text, room, too_long) for row, text in zip(rows, rendered, strict=True)]
+    found = [
+        _encode(policy, row, text, room, truncate_prompts) for row, text in zip(rows, rendered, strict=True)
+    ]
     counts = Counter(reason for _, reasons in found for reason in reasons)
     return [prompt for prompt, _ in found if prompt is not None], dict(counts)
 
@@ -74,7 +77,7 @@ def _prompt_of(row: Mapping[str, Any], where: str) -> Text:
 
 
 def _encode(
-    policy: Policy, row: Mapping[str, Any], text: str, room: int | None, too_long: Literal["drop", "left"]
+    policy: Policy, row: Mapping[str, Any], text: str, room: int | None, truncate_prompts: Truncation
 ) -> tuple[EncodedPrompt | None, list[str]]:
     """A row's prompt, rendered, in at most `room` tokens, None where it is dropped, and what is to be said of it."""
     ids = encode(policy.tokenizer, text)
@@ -84,7 +87,7 @@ def _encode(
     said = [SPECIAL_TEXT] if holds_special_text(policy.tokenizer, text) else []
     if room is None or len(ids) <= room:
         return EncodedPrompt(row, ids), said
-    if too_long == "left":
+    if truncate_prompts == "left":
         return EncodedPrompt(row, end_of(policy.tokenizer, ids, room)), ["prompt truncated", *said]
     return None, ["prompt too long"]
 

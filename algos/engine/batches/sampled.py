@@ -31,11 +31,9 @@ def score(
     return torch.tensor(scores, device=policy.device).unflatten(0, (rollouts.P, rollouts.G))
 
 
-def learnable(
-    scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, min_group_size: int
-) -> torch.Tensor | None:
+def learnable(scores_PG: torch.Tensor, greedy_P: torch.Tensor | None, min_group_size: int) -> torch.Tensor:
     """[P, G] True where there is enough to learn from: a score, `min_group_size` of them in the group, one of the
-    greedy response where there is one. None where that holds of every response.
+    greedy response where there is one.
 
     Raises RewardError where nothing is left to learn from.
     """
@@ -53,7 +51,7 @@ def learnable(
             f"the reward left too many responses unscored: no prompt has {min_group_size} to learn from. "
             "Give a reward that scores more of them, or a larger --group-size."
         )
-    return None if bool(scored_PG.all()) else scored_PG
+    return scored_PG
 
 
 def _plain(row: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -13,11 +13,11 @@ from algos.engine.batches.pairs import encode_pairs
 from algos.engine.batches.prompts import SPECIAL_TEXT, encode_prompts
 from algos.engine.batches.recorded import PairSource, reference_logps
 from algos.engine.batches.sampled import PromptSource
-from algos.engine.budget import Meter
+from algos.engine.budget import Budget, Meter
 from algos.engine.errors import UserError
 from algos.engine.rewards import Reward
 from algos.engine.rollouts import Rollouts
-from algos.engine.settings import Sampling
+from algos.engine.settings import Sampling, Truncation
 from algos.engine.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -36,19 +36,52 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
 
 
-def from_pairs(
+def source_of(
+    state: TrainState,
+    *,
+    prompts: Iterable[Any] | None,
+    pairs: Iterable[Mapping[str, Any]] | None,
+    reward: Reward | None,
+    sampling: Sampling | None,
+    budget: Budget | None,
+    truncate_prompts: Truncation,
+    reference_cache: Path | None,
+) -> tuple[Source, dict[str, int]]:
+    """Where the batches of `train` come from, which was given these, and counts of rows that were dropped, cut or merged.
+
+    Raises UserError where something is missing, where nothing would read something that is there, and for data that
+    nothing can be learned from.
+    """
+    algorithm = state.algorithm
+    learns_from_pairs = algorithm.needs.source == "pairs"
+    if learns_from_pairs and pairs is not None:
+        _refuse_unread(algorithm, "pairs", prompts=prompts, reward=reward)
+        return _from_pairs(state, pairs, sampling, truncate_prompts, reference_cache)
+    if prompts is not None and reward is not None:
+        if budget is None:
+            raise UserError(
+                "training from prompts has no end of its own; got no budget. Pass budget='20k' or another amount."
+            )
+        _refuse_unread(algorithm, "prompts", pairs=pairs, reference_cache=reference_cache)
+        return _from_prompts(state, prompts, reward, sampling or Sampling(), truncate_prompts)
+    wanted = "pairs, or prompts and a reward" if learns_from_pairs else "prompts and a reward"
+    given = "no prompts" if prompts is None else "no reward"
+    raise UserError(f"{algorithm.name} learns from {wanted}; got {given}. Pass them to train().")
+
+
+def _from_pairs(
     state: TrainState,
     pairs: Iterable[Mapping[str, Any]],
     sampling: Sampling | None,
-    too_long: Literal["drop", "left"],
+    truncate_prompts: Truncation,
     cache: Path | None,
 ) -> tuple[PairSource, dict[str, int]]:
     """Recorded pairs with the reference's log-probabilities, and counts of what was dropped or cut; without `sampling`
     responses are cut at the model's last position alone."""
     needs = state.algorithm.needs
-    rows = rows_of(pairs, "pairs")
+    rows = _rows_of(pairs, "pairs")
     limit, temperature = (sampling.max_new_tokens, sampling.temperature) if sampling else (None, 1.0)
-    encoded, counts = encode_pairs(state.policy, rows, limit, too_long, "pairs")
+    encoded, counts = encode_pairs(state.policy, rows, limit, truncate_prompts, "pairs")
     _require_some("preference pairs", encoded, counts, "Give more or shorter pairs.")
     _tell("pairs", encoded, counts, limit)
     with state.meter.preparing():
@@ -57,12 +90,12 @@ def from_pairs(
     return source, counts
 
 
-def from_prompts(
+def _from_prompts(
     state: TrainState,
     prompts: Iterable[Any],
     reward: Reward,
     sampling: Sampling,
-    too_long: Literal["drop", "left"],
+    truncate_prompts: Truncation,
 ) -> tuple[PromptSource, dict[str, int]]:
     """Prompts to sample from, and counts of those that do not fit. Raises UserError for settings under
     which what is learned would not be what was asked."""
@@ -72,9 +105,8 @@ def from_prompts(
             f"{name} needs at least {needs.min_group_size} responses a prompt; got {sampling.group_size}. "
             f"Set --group-size {needs.min_group_size}."
         )
-    sampling.require_unfiltered()
-    rows = rows_of(prompts, "prompts")
-    encoded, counts = encode_prompts(state.policy, rows, sampling.max_new_tokens, too_long, "prompts")
+    rows = _rows_of(prompts, "prompts")
+    encoded, counts = encode_prompts(state.policy, rows, sampling.max_new_tokens, truncate_prompts, "prompts")
     remedy = "Give shorter ones, or pass truncate_prompts='left' (--truncate-prompts left)."
     _require_some("prompts", encoded, counts, remedy)
     _tell("prompts", encoded, counts)
@@ -84,7 +116,7 @@ def from_prompts(
     return source, counts
 
 
-def rows_of(data: Any, name: str) -> Iterable[Any]:
+def _rows_of(data: Any, name: str) -> Iterable[Any]:
     """What `train` was given as prompts or pairs, row by row: a DataFrame's rows, else its items.
 
     Raises UserError for what has columns, splits or characters for items, and for what has none.
@@ -105,7 +137,7 @@ def rows_of(data: Any, name: str) -> Iterable[Any]:
     return data
 
 
-def refuse_unread(algorithm: Algorithm, source: Literal["prompts", "pairs"], **given: Any) -> None:
+def _refuse_unread(algorithm: Algorithm, source: Literal["prompts", "pairs"], **given: Any) -> None:
     """Raises UserError for what nothing would read: data that `train` was given beside the source of its batches, and settings
     about recorded pairs of an algorithm that is for them and has prompts instead."""
     unread = " and ".join(name for name, value in given.items() if value is not None)

@@ -1,1 +1,1 @@
-"""The same numbers sooner, and in less memory: models whose parts are known, taken apart."""
+"""The same numbers in less time and memory, for models whose layers are known."""

@@ -1,8 +1,8 @@
-"""Norms and activations and the linear layers behind them, of which the backward pass keeps what the norm or the
-activation read, and not what it gave.
+"""Norms and activations with the linear layers behind them, which keep for the backward pass the input of the norm or
+the activation and not its output.
 
-What they give is a third of all that a layer would keep, and takes a fiftieth of the layer's time to make again (the
-idea is Chen et al.'s, 2016, for whole layers).
+The outputs are a third of all that a layer would keep, and to compute them again takes a fiftieth of the layer's time
+(the idea is Chen et al.'s, 2016, for whole layers).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from algos.engine.fast.products import FastConv1D, FastLinear, linear_gradients,
 
 Activation = Callable[..., Tensor]
 
-KEPT = 2**24
-"""Numbers, 64 MiB of them in fp32, that the activations of all a model's layers may give together before they, and what
-norms give, are made again. Layers with adapters on them do not count: they keep what they read."""
+RECOMPUTED_FROM = 2**24
+"""Numbers (64 MiB in fp32) in the outputs of all a model's activations, from which on these outputs, and those of its
+norms, are computed again and not kept. Layers with adapters on them do not count: they keep their input."""
 
 _TRANSPOSED: dict[type[nn.Module], bool] = {
     nn.Linear: False, FastLinear: False, Conv1D: True, FastConv1D: True,
@@ -41,16 +41,16 @@ class _Light(nn.Module):
     last: ClassVar[str]
     """The name of the linear layer behind the activation."""
     together: int
-    """Numbers that the activations of all the model's layers give a token."""
+    """Numbers a token in the outputs of all the model's activations."""
 
     def remakes(self, x: Tensor) -> bool:
-        """Whether what norms and activations give for tokens [..., H] is to be made again in the backward pass."""
+        """Whether the outputs of norms and activations for tokens [..., H] are computed again in the backward pass."""
         if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return False
-        return x.numel() // x.shape[-1] * self.together >= KEPT
+        return x.numel() // x.shape[-1] * self.together >= RECOMPUTED_FROM
 
     def behind(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """This layer of norm(x), which is made again."""
+        """This layer of norm(x), [..., H] → [..., H]; the norm's output is computed again."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ def _inputs(linear: Any) -> int:
 
 
 def fed(mlp: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """mlp(norm(x))"""
+    """mlp(norm(x)), [..., H] → [..., H]."""
     if isinstance(mlp, _Light) and mlp.remakes(x) and not is_watched(norm, mlp):
         return mlp.behind(norm, x)
     given: Tensor = mlp(norm(x))
@@ -78,7 +78,7 @@ def fed(mlp: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def projected(mlp: nn.Module, norm: nn.Module, x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:
-    """Each linear layer of norm(x), [..., H] → [..., N]; in a layer with this feed-forward part."""
+    """Each linear layer of norm(x), [..., H] → [..., its outputs]; `mlp` is the same layer's feed-forward part."""
     return _behind(norm, x, *linears, again=isinstance(mlp, _Light) and mlp.remakes(x))
 
 
@@ -94,7 +94,8 @@ def _behind(norm: nn.Module, x: Tensor, *linears: nn.Module, again: bool) -> tup
 
 
 def activated(linear: nn.Module, activation: Activation, *read: Tensor, again: bool) -> Tensor:
-    """linear(activation(*read)), of tensors [..., K] → [..., N]; made `again`, the activation's output is not kept."""
+    """linear(activation(*read)), of tensors [..., K] → [..., N]; if `again`, the activation's output is not kept but
+    computed again."""
     transposed = _TRANSPOSED.get(type(linear))
     if again and transposed is not None and not is_watched(linear):
         found: Tensor = _Activated.apply(activation, transposed, linear.weight, linear.bias, *read)
@@ -104,7 +105,7 @@ def activated(linear: nn.Module, activation: Activation, *read: Tensor, again: b
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether somebody waits for one of the modules to be called."""
+    """Whether a hook waits for a call of one of the modules."""
     return any(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -189,7 +190,8 @@ class _Activated(torch.autograd.Function):
 
 
 class _Projected(torch.autograd.Function):
-    """A norm's parameters are as good as read: they get their gradients when it is made again."""
+    """Linear layers behind a norm. The norm's parameters count as inputs: they get their gradients when the norm is
+    computed again."""
 
     @staticmethod
     def forward(
@@ -225,14 +227,14 @@ class _Projected(torch.autograd.Function):
 def _made_again(
     function: Activation, read: Sequence[Tensor], needed: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor]]:
-    """function(*read), and what it read, cut off from all before."""
+    """function(*read) with its graph, and what it read, detached from what came before."""
     with torch.enable_grad():
         read = [x.detach().requires_grad_(need) for x, need in zip(read, needed, strict=True)]
         return function(*read), read
 
 
 def _gradients(given: Tensor, read: Sequence[Tensor], d_given: Tensor | None) -> list[Tensor | None]:
-    """Of what was read, where it asks for one."""
+    """The gradients of what was read, where it requires one."""
     wanted = [x for x in read if x.requires_grad]
     # A wrapped norm may have parameters that it does not read.
     found = iter(torch.autograd.grad(given, wanted, d_given, allow_unused=True) if wanted else ())

@@ -1,4 +1,4 @@
-"""A key-value cache with room to grow: a token more is written beside the others, which are not copied for it."""
+"""A key-value cache with room to grow: a new token is written behind the others, without copying them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 16  # tokens that are made room for at once, at least
+ROOM = 16  # tokens: the least room that is made at once
 
 
 class GrowingLayer(DynamicLayer):
-    """transformers' layer that grows, less a copy of all it holds with every token: keys and values are views of
-    tensors with room behind them, [rows, heads, tokens, width]. Rows are selected by `reorder_cache` alone."""
+    """transformers' `DynamicLayer` without its copy of the whole cache at every token: keys and values [rows, A,
+    tokens, D] are views of tensors with room behind. Only `reorder_cache` may select rows."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         if self.get_seq_length() > 0:
-            # Without room: rows may leave with every token, and what is made room for would be copied each time.
+            # Without room: rows may leave at every token, and the room would be copied each time.
             tokens = self.get_seq_length()
             rows = beam_idx.to(self._whole[0].device)
             self._whole = [whole[..., :tokens, :].index_select(0, rows) for whole in self._whole]
@@ -45,7 +45,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def with_room(states: Tensor, kept: int, tokens: int) -> Tensor:
-    """The first `kept` tokens' states in a tensor for `tokens` and more."""
+    """The states [..., tokens, D] of the first `kept` tokens, copied into a tensor with room for more than `tokens`."""
     *outer, _, width = states.shape
     whole = states.new_empty((*outer, tokens + max(ROOM, tokens // 2), width))
     whole[..., :kept, :] = states[..., :kept, :]
@@ -53,7 +53,8 @@ def with_room(states: Tensor, kept: int, tokens: int) -> Tensor:
 
 
 def growing_cache(config: Any) -> DynamicCache:
-    """The model's own kinds of layers (sliding windows, convolutions, recurrent states), the plain ones with room."""
+    """A cache with the model's own kinds of layers (sliding windows, convolutions, recurrent states); plain ones have
+    room to grow."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

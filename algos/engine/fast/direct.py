@@ -1,8 +1,8 @@
-"""Models whose layers are known, taken apart.
+"""Models whose layers are known, called layer by layer.
 
-What transformers does around the layers (masks made anew, caches looked up, outputs wrapped) takes longer for one token
+What transformers does around the layers (masks rebuilt, caches looked up, outputs wrapped) takes longer for one token
 of a small model than its layers do. Here the same modules are called in the same order, adapters in them included.
-Whether that is what a model computes is tried out on a short text in fp32, not assumed.
+Whether this gives what the model gives is tried on a short text in fp32, not assumed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from algos.engine.rollouts import Rollouts
 
 
 def _gpt2(trunk: Any, parts: Parts) -> Direct:
-    words, places = parts.part(trunk, "wte"), parts.part(trunk, "wpe")
+    of_tokens, of_positions = parts.part(trunk, "wte"), parts.part(trunk, "wpe")
 
-    def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
-        return words(ids_N) + places(positions_N), None
+    def embed(ids_M: Tensor, positions_M: Tensor) -> tuple[Tensor, Rotation]:
+        return of_tokens(ids_M) + of_positions(positions_M), None
 
     def heads_of(block: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
         width, project = block.attn.head_dim, parts.projected(block, "ln_1", block.attn, "c_attn")
 
-        def heads(x_NH: Tensor, _: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-            (wide,) = project(x_NH)
-            query, key, value = wide.view(x_NH.shape[0], 3, -1, width).unbind(1)
+        def heads(x_MH: Tensor, _: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+            (wide,) = project(x_MH)
+            query, key, value = wide.view(x_MH.shape[0], 3, -1, width).unbind(1)
             return query, key, value
 
         return heads
@@ -57,21 +57,21 @@ def _gpt2(trunk: Any, parts: Parts) -> Direct:
 
 
 def _llama(trunk: Any, parts: Parts) -> Direct:
-    words = parts.part(trunk, "embed_tokens")
+    of_tokens = parts.part(trunk, "embed_tokens")
 
-    def embed(ids_N: Tensor, positions_N: Tensor) -> tuple[Tensor, Rotation]:
-        x_NH = words(ids_N)
-        cos_1ND, sin_1ND = trunk.rotary_emb(x_NH[None], position_ids=positions_N[None])
-        return x_NH, (cos_1ND[0], sin_1ND[0])
+    def embed(ids_M: Tensor, positions_M: Tensor) -> tuple[Tensor, Rotation]:
+        x_MH = of_tokens(ids_M)
+        cos_1MD, sin_1MD = trunk.rotary_emb(x_MH[None], position_ids=positions_M[None])
+        return x_MH, (cos_1MD[0], sin_1MD[0])
 
     def heads_of(block: Any) -> Callable[[Tensor, Rotation], tuple[Tensor, Tensor, Tensor]]:
         attention = block.self_attn
         project = parts.projected(block, "input_layernorm", attention, "q_proj", "k_proj", "v_proj")
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
 
-        def heads(x_NH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        def heads(x_MH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
             assert rotation is not None
-            query, key, value = (x.view(x_NH.shape[0], -1, attention.head_dim) for x in project(x_NH))
+            query, key, value = (x.view(x_MH.shape[0], -1, attention.head_dim) for x in project(x_MH))
             query, key = (x if norm is None else norm(x) for x, norm in zip((query, key), norms, strict=True))
             return _rotated(query, rotation), _rotated(key, rotation), value
 
@@ -91,12 +91,12 @@ def _llama(trunk: Any, parts: Parts) -> Direct:
 
 
 def _mistral(trunk: Any, parts: Parts) -> Direct | None:
-    """None with a window, which its cache may not tell of: the model reads another setting than the cache does."""
+    """None with a sliding window, of which the cache may not tell: the model reads it from another setting."""
     return _llama(trunk, parts) if trunk.config.sliding_window is None else None
 
 
 def _with_head(trunk_of: Callable[[Parts], Direct], model: Any) -> DirectModel:
-    """The language model; without holding it, with which what is known of it is to go."""
+    """The language model, by a weak reference: what is known of a model must not keep it in memory."""
     there: Callable[[], Any] = weakref.ref(model)
 
     def head() -> Any:
@@ -109,11 +109,12 @@ def _with_head(trunk_of: Callable[[Parts], Direct], model: Any) -> DirectModel:
     )
 
 
-def _rotated(x_NAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Su et al. 2021, halves instead of neighbours, as Llama's weights are laid out."""
-    cos_N1D, sin_N1D = (part[:, None] for part in rotation)
-    first, second = x_NAD.chunk(2, dim=-1)
-    return x_NAD * cos_N1D + torch.cat([-second, first], dim=-1) * sin_N1D
+def _rotated(x_MhD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding (Su et al. 2021) of the heads [M, heads, D]. It pairs the two halves of a head instead
+    of neighbouring numbers, as Llama's weights are laid out."""
+    cos_M1D, sin_M1D = (part[:, None] for part in rotation)
+    first, second = x_MhD.chunk(2, dim=-1)
+    return x_MhD * cos_M1D + torch.cat([-second, first], dim=-1) * sin_M1D
 
 
 _KNOWN: dict[str, Callable[[Any, Parts], Any]] = {
@@ -123,44 +124,45 @@ _KNOWN: dict[str, Callable[[Any, Parts], Any]] = {
     "Qwen2Model": _llama,
     "Qwen3Model": _llama,
 }
-"""By the name of their trunk's class in transformers."""
+"""By the name of the trunk's class in transformers."""
 
 logger = logging.getLogger(__name__)
 
 _found: weakref.WeakKeyDictionary[nn.Module, tuple[nn.Module, Direct | None]] = weakref.WeakKeyDictionary()
-"""Keyed weakly by the model that owns the trunk. By the trunk nothing would ever be freed: the value holds it."""
+"""By the model that owns the trunk, weakly. The value holds the trunk, so keyed by it nothing would be freed."""
 
 
 def direct(model: Any) -> DirectModel | None:
-    """The language model taken apart; None where it is not known, keeps more of a text than keys and values,
-    computes something else than its layers one after another, or is watched as it does."""
+    """The language model, layer by layer. None where its layers are not known, where it keeps more of a text than keys
+    and values, where it gives something else than its layers one after another, and where hooks watch it."""
     inner = unwrapped(model)
     found = None if is_watched(inner) else direct_trunk(inner, inner.base_model)
     return found if isinstance(found, DirectModel) else None
 
 
 def direct_trunk(owner: nn.Module, trunk: Any) -> Direct | None:
-    """The owner's trunk taken apart; a `DirectModel` if the owner is its language model."""
+    """The owner's trunk, layer by layer, else None as `direct`; a `DirectModel` if the owner is its language model."""
     if owner not in _found or _found[owner][0] is not trunk:
-        remember(owner, trunk, _tried(owner, trunk))
+        declare_layers(owner, trunk, _tried(owner, trunk))
         if _found[owner][1] is None:
             logger.debug("%s is read through transformers' own layers.", type(trunk).__name__)
     found = _found[owner][1]
     return None if found is None or is_watched(*found.passed_over) else found
 
 
-def remember(owner: nn.Module, trunk: nn.Module, found: Direct | None) -> None:
-    """Answers `direct` for models that cannot be tried out, such as those without data."""
+def declare_layers(owner: nn.Module, trunk: nn.Module, found: Direct | None) -> None:
+    """Says what `direct_trunk` is to find. For models that cannot be tried, such as those without data."""
     _found[owner] = trunk, found
 
 
 @torch.no_grad()
 @full_precision()
 def _tried(owner: Any, trunk: Any) -> Direct | None:
-    """Two padded prompts and two responses to each, read at once and token by token."""
+    """The layers, where they give what the trunk and the model give: two prompts, one of them padded, and two responses
+    to each, read at once and token by token."""
     of_transformers = type(trunk).__module__.startswith("transformers.")
     build = _KNOWN.get(type(trunk).__name__) if of_transformers else None
-    # Factors that are chosen by what is on the device would be waited for, and not be chosen in a recorded step.
+    # Rotary factors that depend on the batch would mean to wait for the GPU, and a recorded step would not choose anew.
     if build is None or depends_on_batch(trunk.config):
         return None
     cache = growing_cache(trunk.config)
@@ -189,7 +191,7 @@ def _tried(owner: Any, trunk: Any) -> Direct | None:
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if out_of_memory(error):
                 raise
-            return None  # another version of transformers may be built otherwise
+            return None  # in another version of transformers the modules may differ
     return found if all(alike) else None
 
 
@@ -207,7 +209,7 @@ def _a_batch(vocabulary: int, device: torch.device) -> Rollouts:
 
 
 def _alike(found: Tensor, expected: Tensor) -> bool:
-    """But for rounding, which goes with what numbers there are."""
+    """Whether they are equal but for rounding, relative to the largest number."""
     return bool(((found - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1e-3)).item())
 
 

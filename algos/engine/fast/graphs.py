@@ -1,7 +1,7 @@
-"""One token a step in tensors that stay where they are, so that a GPU can repeat a step that it has recorded.
+"""Decoding in tensors that stay where they are, so that a GPU can replay a step that it has recorded.
 
-A step of a few rows starts hundreds of kernels, each of which a GPU is done with before Python has started the next.
-Recorded as a CUDA graph they all start at once: a step then takes as long as its kernels do.
+A step of a few rows launches hundreds of kernels, and the GPU is done with each before Python has launched the next.
+Recorded as a CUDA graph they are launched at once, and a step takes only as long as its kernels.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from algos.engine.inputs import ALIGNED
 
 
 class GraphStepper(LayerStepper):
-    """Through a model's layers, at most `tokens` times. Attention reads the room for later tokens too, at weight 0."""
+    """A `LayerStepper` of at most `tokens` steps. Attention reads the room for later tokens too, with weight 0."""
 
     live: Tensor
-    """Which of the rows in place are the batch."""
+    """[B] which of the rows in place are still in the batch."""
     token: Tensor
-    """The last of each row in place; of one that is not kept any more, some old one."""
+    """[rows in place] the last token of each; an old one in rows that have left the batch."""
     place: Tensor
-    """[1]: where keys and values are written next."""
-    again: _Again
+    """[1] where the next keys and values are written."""
+    replay: GraphReplay
 
     def __init__(
         self, layers: DirectModel, ids_PL: Tensor, mask_PL: Tensor, group_B: Tensor, tokens: int
     ) -> None:
         super().__init__(layers, ids_PL, mask_PL, group_B)
-        # The modules would have autocast keep copies of the weights beside those that the functions have.
+        # Under autocast the modules would keep copies of the weights beside those of the functions.
         self.reader = self.bare
         self.room = -(-(ids_PL.shape[1] + tokens) // ALIGNED) * ALIGNED
 
@@ -48,30 +48,30 @@ class GraphStepper(LayerStepper):
 
     def step(self, token_B: Tensor) -> Tensor:
         self.token[self.live] = token_B
-        logits_BV = self.again(self._step)
+        logits_BV = self.replay(self._step)
         self.tokens += 1
         return logits_BV[self.live]
 
     def keep(self, rows: Tensor) -> None:
-        """Rows that are not kept go through the layers with the others until they are half of them."""
+        """Rows that leave still go through the layers with the others, until they are half of all rows in place."""
         self.live = self.live[rows]
         if 2 * len(self.live) <= len(self.token):
             self._settle(self.live)
 
     def _settle(self, rows: Tensor) -> None:
-        """Makes these of the rows in place the batch, in tensors of its own."""
-        self.again = _Again(rows.device)
+        """Copies these of the rows in place to new tensors, over which the step is recorded anew."""
+        self.replay = GraphReplay(rows.device)
         self.live = torch.arange(len(rows), device=rows.device)
         self.token = torch.zeros_like(self.live)
         self.place = torch.tensor([self.tokens], device=rows.device)
         self.position = self.position[rows]
         self.bias = self._with_room(self.bias[rows], -1, -torch.inf)
         for states in (self.keys, self.values):
-            # Zeros, as attention multiplies by what it does not read.
+            # Zeros: attention multiplies the room's values by 0, which must not give NaN.
             states[:] = [self._with_room(whole[rows], 2, 0.0) for whole in states]
 
     def _with_room(self, known: Tensor, dim: int, filled: float) -> Tensor:
-        """In attention's precision, `filled` behind the tokens that are there."""
+        """A copy in attention's precision, `self.room` long in this dimension: the tokens there are, then `filled`."""
         shape = list(known.shape)
         shape[dim] = self.room
         whole = known.new_full(shape, filled, dtype=multiplied_in(known.device.type, known.dtype))
@@ -79,7 +79,7 @@ class GraphStepper(LayerStepper):
         return whole
 
     def _step(self) -> Tensor:
-        """All of it on the device, and in place."""
+        """One token more in every row in place → logits [rows in place, V]; all on the device, and in place."""
         self.bias.index_fill_(-1, self.place, 0.0)
         x_BH, rotation = self.bare.embed(self.token, self.position)
         for layer, keys, values in zip(self.bare.layers, self.keys, self.values, strict=True):
@@ -96,10 +96,14 @@ class GraphStepper(LayerStepper):
         return attend_from_one(query, keys, values, self.bias, scale)
 
 
-class _Again:
-    """Does one and the same work whenever it is called, and returns what it gives, until the next time: on a GPU, from
-    the second time on, as it was then recorded. It is given the work each time, lest it hold who does it, and with that
-    all copies of weights, for as long as that holds it. One at a time is in use: they share their memory."""
+class GraphReplay:
+    """Runs the same work at every call and returns its result, which the next call overwrites.
+
+    On a GPU the second call records the work as a CUDA graph, and from then on the graph is replayed. The work is given
+    at every call and not kept: a reference to it would close a cycle with the object that does it, and keep that
+    object's copies of weights in memory until Python's collector runs. Only one can be in use at a time: all share one
+    pool of memory.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -110,10 +114,10 @@ class _Again:
         if self.device.type != "cuda":
             return work()
         if not self.begun:
-            # On the stream and in the memory of the recording: what libraries set up for a stream is there by then,
-            # and so is the memory, of which there may not be enough. A recording that runs out of it can't be ended.
+            # On the recording's stream and in its pool, so that the recording finds what libraries set up for a stream,
+            # and enough memory: a recording that runs out of memory cannot be ended.
             pool, _ = _memory(self.device)
-            with _aside(self.device), torch.cuda.use_mem_pool(pool, self.device):
+            with _on_side_stream(self.device), torch.cuda.use_mem_pool(pool, self.device):
                 given = work()
             self.begun = True
             return given
@@ -125,8 +129,8 @@ class _Again:
 
     def _recorded(self, work: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph, (pool, _) = torch.cuda.CUDAGraph(), _memory(self.device)
-        with _aside(self.device):
-            # Not by torch's context manager, which first gives back all free memory, to be asked for again.
+        with _on_side_stream(self.device):
+            # Not torch's context manager, which first returns all free memory to the system.
             _begin(graph, pool)
             try:
                 return graph, work()
@@ -141,10 +145,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 @cache
 def _memory(device: torch.device) -> tuple[torch.cuda.MemPool, torch.cuda.CUDAGraph]:
-    """What all recordings share: what one had to itself would be free for others only when memory is full. An empty
-    recording keeps it, without which torch's allocator of pinned memory would not let a second one use it."""
+    """The pool that all recordings share, and an empty recording that keeps it in use. From a pool of its own, what one
+    recording has freed would go to others only when memory is full. Without the empty recording torch's allocator of
+    pinned memory would not let a second recording use the pool."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), _aside(device), warnings.catch_warnings():
+    with torch.cuda.device(device), _on_side_stream(device), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "The CUDA Graph is empty"
         pool = torch.cuda.MemPool()
         _begin(graph, pool)
@@ -158,8 +163,8 @@ def _begin(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool) -> None:
 
 
 @contextmanager
-def _aside(device: torch.device) -> Iterator[None]:
-    """On a stream of its own, between what is done before on the current one and what is done after."""
+def _on_side_stream(device: torch.device) -> Iterator[None]:
+    """The block runs on a stream of its own, after all earlier work of the current stream and before all later."""
     stream, current = _stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""The same functions in faster kernels."""
+"""Faster kernels for a model's layers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from algos.engine.fast.norms import fuse_norms
 from algos.engine.fast.products import multiply_fast
 
 
-def quicken(model: nn.Module) -> None:
-    """Puts faster kernels in the model's layers; what it computes stays the same but for rounding."""
+def patch_kernels(model: nn.Module) -> None:
+    """Replaces kernels in the model's layers by faster ones; its outputs stay the same but for rounding."""
     keep_freed()
     keep_few_kernels()
     fuse_activations(model)
@@ -22,8 +22,9 @@ def quicken(model: nn.Module) -> None:
 
 
 def fuse_activations(model: nn.Module) -> None:
-    """GPT-2's and others' GELU, written out in operations of its own, becomes torch's (Hendrycks and Gimpel 2016,
-    the tanh approximation): one pass over memory instead of eight, no seven copies of the widest activations."""
+    """Replaces GPT-2's and others' GELU, which is written as operations of its own, by torch's (Hendrycks and Gimpel
+    2016, the tanh approximation): one pass over memory instead of eight, and no seven copies of the widest
+    activations."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) in (NewGELUActivation, FastGELUActivation):

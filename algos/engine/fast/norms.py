@@ -1,5 +1,5 @@
-"""RMS norms (Zhang and Sennrich 2019) as torch's one operation instead of transformers' six: a single kernel on a GPU, in
-the backward pass too; the same numbers."""
+"""RMS norms (Zhang and Sennrich 2019) as one operation of torch's instead of transformers' six, with the same numbers:
+a single kernel on a GPU, in the backward pass too."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 
 def fuse_norms(model: nn.Module) -> None:
-    """From now on the model's norms, where they are known, are one operation."""
+    """From now on the model's RMS norms, where their class is known, are one operation."""
     for module in model.modules():
         module.__class__ = _FUSED.get(type(module), type(module))
 
 
 def reads_fp32(norm: Any, x: Tensor) -> bool:
-    """Whether it is one of fp32 alone. Of everything else transformers takes the mean in fp32: of what autocast
-    multiplied, and of float64."""
+    """Whether weight and input [..., H] are both fp32. For all others transformers takes the mean in fp32: for products
+    under autocast, and for float64."""
     return bool(x.dtype == norm.weight.dtype == torch.float32)
 
 
@@ -44,4 +44,4 @@ _FUSED: dict[type[nn.Module], type[nn.Module]] = {
 }
 globals().update({kind.__name__: kind for kind in _FUSED.values()})  # where pickle looks for them
 RMS_NORMS = tuple(_FUSED.values())
-"""With a `weight` and a `variance_epsilon`."""
+"""They have a `weight` [H] and a `variance_epsilon`."""

@@ -1,7 +1,7 @@
-"""The parts of known layers: as modules that are called, or as the functions that those compute.
+"""The parts of known layers: as modules that are called, or as the functions that these modules compute.
 
-To call a module takes longer than one token a row of a small model takes to compute: hooks are looked for, attributes
-looked up, and what a layer of ours has to decide is decided again. While no weight changes, all of it can be done once.
+To call a module takes longer than to compute one token a row of a small model: hooks and attributes are looked up, and
+our own layers choose again how to multiply. While no weight changes, all of this can be done once.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class Parts(Protocol):
     """How a layer's parts are called; `owner` and `block` are modules that have them as attributes."""
 
     def part(self, owner: Any, name: str) -> Module:
-        """The module of this name."""
+        """The owner's module of this name."""
         ...
 
     def projected(
         self, block: Any, norm: str, owner: Any, *names: str
     ) -> Callable[[Tensor], Sequence[Tensor]]:
-        """Each linear layer of norm(x)."""
+        """x [..., H] → each of the owner's linear layers of norm(x), [..., its outputs]."""
         ...
 
     def fed(self, block: Any, norm: str) -> Module:
-        """The feed-forward part of norm(x)."""
+        """x [..., H] → the block's feed-forward part of norm(x), [..., H]."""
         ...
 
 
 class AsModules:
-    """What has the name when it is called: an adapter may have taken a part's place."""
+    """Parts are looked up at every call: an adapter may have taken their place."""
 
     def part(self, owner: Any, name: str) -> Module:
         return partial(_call, owner, name)
@@ -60,7 +60,7 @@ class AsModules:
 
 
 class AsFunctions:
-    """What has the name now, with the weights that it has now; without gradient."""
+    """Parts are looked up now, and keep the weights that they have now; without gradient."""
 
     def part(self, owner: Any, name: str) -> Module:
         return function_of(getattr(owner, name))
@@ -82,7 +82,7 @@ def _call(owner: Any, name: str, x: Tensor) -> Tensor:
 
 
 def function_of(module: Any) -> Module:
-    """What the module computes; the module itself where that is not known, or where somebody watches its calls."""
+    """What the module computes; the module itself where that is not known, and where hooks watch its calls."""
     found: Module = _FUNCTIONS[type(module)](module) if _is_plain(module) else module
     return found
 
@@ -118,8 +118,8 @@ def _conv1d(linear: Any) -> Module:
 
 
 def together(linears: Sequence[Any]) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Linear layers of the same tensor, [..., H] → [..., N] each: a single product on a GPU, where each is a kernel's
-    start and little more."""
+    """Linear layers of the same tensor, [..., H] → [..., outputs] each: a single product on a GPU, where each alone
+    takes little more than its kernel's launch."""
     mergeable = len(linears) > 1 and all(_is_plain_on_gpu(linear) for linear in linears)
     if not mergeable or len({linear.bias is None for linear in linears}) > 1:
         functions = [function_of(linear) for linear in linears]
@@ -135,7 +135,7 @@ def _is_plain_on_gpu(linear: Any) -> bool:
 
 
 def _as_multiplied(linear: Any) -> tuple[Any, Any]:
-    """Weight and bias as autocast would make them with every call."""
+    """Weight and bias in the precision to which autocast would cast them at every call."""
     weight, bias = linear.weight.detach(), linear.bias
     dtype = multiplied_in(weight.device.type, weight.dtype)
     return weight.to(dtype), None if bias is None else bias.detach().to(dtype)
@@ -146,8 +146,8 @@ def _fast(plain: Callable[[Any], Module]) -> Callable[[Any], Module]:
 
 
 def _gpt2_mlp(mlp: Any) -> Module:
-    # GELU within the product before it: in decoding alone. Elsewhere the policy and its reference go through the same
-    # kernels, with a gradient or without, lest they differ by rounding before the first update.
+    # GELU in the same pass as the product before it, in decoding only. Elsewhere policy and reference go through the
+    # same kernels, with gradient or without: by rounding alone they would differ before the first update.
     at_once = None
     if (
         type(mlp.c_fc) is FastConv1D

@@ -1,4 +1,4 @@
-"""Which processor this is: how fast a library multiplies depends on who made it."""
+"""Which processor this is: how fast a library multiplies depends on the processor's maker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Processor:
-    """What Linux says of it; elsewhere its name alone."""
+    """What Linux says of a processor; elsewhere its name alone."""
 
     vendor: str = ""
     """`GenuineIntel`, `AuthenticAMD`, …"""
@@ -20,7 +20,7 @@ class Processor:
 
 @cache
 def processor() -> Processor:
-    """The first of this machine."""
+    """This machine's first processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:

@@ -1,10 +1,11 @@
-"""Matrix products through oneDNN, where it is faster than MKL, with which torch multiplies fp32.
+"""Matrix products through oneDNN, where it is faster than MKL, through which torch multiplies fp32.
 
-MKL keeps to AVX2 on processors that are not Intel's. oneDNN, which torch carries too and multiplies bf16 with, does not:
-its fp32 products take half the time on an AMD EPYC of family 26, whose vectors of 512 bits are computed at once, and a
-tenth less on one of family 25 that has AVX-512 in halves; on an Intel Xeon MKL's take less. Those of a few rows
-with weights in oneDNN's own layout, as decoding makes them, take two fifths on the first, a third to two thirds on one
-with AVX2 alone and three quarters to nine tenths on Intel's (docs/benchmarks.md). Both add in fp32, in another order.
+MKL keeps to AVX2 on processors that are not Intel's. oneDNN, which is part of torch too and multiplies its bf16, does
+not. Its fp32 products take half the time on an AMD EPYC of family 26, which computes vectors of 512 bits at once, and a
+tenth less on one of family 25 with AVX-512, which it computes in halves; on an Intel Xeon MKL's take less. Products of
+a few rows with weights in oneDNN's own layout, as in decoding, take two fifths of MKL's time on the first, a third to
+two thirds on a processor with AVX2 alone and three quarters to nine tenths on Intel's (docs/benchmarks.md). Both
+libraries add in fp32, each in its own order. Shapes have BLAS's letters: [M, K] times [K, N].
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NEVER = math.inf
 
 @cache
 def available() -> bool:
-    """Whether this processor and this torch can."""
+    """Whether this processor and this version of torch have oneDNN's products."""
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
@@ -43,8 +44,8 @@ def available() -> bool:
 
 @cache
 def least_products() -> float:
-    """Multiplications from which it is faster with weights that are not laid out for it, too; `NEVER` but on AMD's
-    processors with AVX-512: on others MKL is as fast, or we have not measured."""
+    """Multiplications in a product from which oneDNN is faster even with weights in torch's layout. `NEVER` except on
+    AMD's processors with AVX-512: on others MKL is as fast, or it has not been measured."""
     wide = available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     if not (wide and processor().vendor == "AuthenticAMD"):
         return NEVER
@@ -52,7 +53,7 @@ def least_products() -> float:
 
 
 def through_onednn() -> bool:
-    """Whether large products go through it now on a CPU: those in half precision always do."""
+    """Whether large products on a CPU go through oneDNN now. In half precision they always do."""
     return least_products() < NEVER or torch.is_autocast_enabled("cpu")
 
 
@@ -63,15 +64,15 @@ def multiplies_bf16() -> bool:
 
 
 def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """a bᵀ + bias [M, N], without gradient; a and b in any layout."""
+    """a bᵀ + bias [M, N], without gradient; a and b may be transposed views."""
     if _suits(a_MK, b_NK, len(b_NK)):
         return _onednn(a_MK, b_NK, bias_N)
     return F.linear(a_MK, b_NK, bias_N)
 
 
 def wide_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """a bᵀ + bias [M, N] in at least fp32, without gradient. Of factors in half precision a GPU gives what it has added up;
-    a CPU rounds that to their precision first."""
+    """a bᵀ + bias [M, N] in at least fp32, without gradient. For factors in half precision a GPU returns its fp32 sums;
+    a CPU first rounds them to half precision."""
     wide = torch.promote_types(a_MK.dtype, torch.float32)
     if a_MK.device.type != "cuda" or a_MK.dtype == wide:
         return product(a_MK, b_NK, bias_N).to(wide)
@@ -80,7 +81,7 @@ def wide_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Te
 
 
 def add_product(total_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
-    """total += a bᵀ, without gradient; the total may be of a wider type."""
+    """total += a bᵀ [M, N], without gradient; the total may be of a wider type."""
     if total_MN.dtype != a_MK.dtype or _suits(a_MK, b_NK, len(b_NK)):
         total_MN += product(a_MK, b_NK)
     else:
@@ -88,9 +89,9 @@ def add_product(total_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
 
 
 def put_product(place_MN: Tensor, a_MK: Tensor, b_NK: Tensor, b_KN: Tensor) -> None:
-    """place ← a bᵀ [M, N], without gradient, where a is a transposed view; `b_KN` holds the same numbers as `b_NK`, each in
-    memory of its own. oneDNN gives the product transposed, as it wants the factor that it reads first laid out by rows;
-    MKL gives it as it is to stand."""
+    """place ← a bᵀ [M, N], without gradient, where a is a transposed view. `b_NK` and `b_KN` are one matrix and its
+    transpose, both contiguous. Through oneDNN b aᵀ is computed and transposed, as oneDNN wants its first factor
+    contiguous; MKL writes the product as it is."""
     if _suits(b_NK, a_MK, len(a_MK)):
         place_MN.copy_(product(b_NK, a_MK).t())
     elif place_MN.dtype == a_MK.dtype:
@@ -100,8 +101,8 @@ def put_product(place_MN: Tensor, a_MK: Tensor, b_NK: Tensor, b_KN: Tensor) -> N
 
 
 def multiply_fast(model: nn.Module) -> None:
-    """From now on the model's linear layers multiply through oneDNN where that is faster; parameters, types and
-    names of the layers stay what they are to everyone who asks with `isinstance`."""
+    """From now on the model's linear layers multiply through oneDNN where that is faster. Their parameters and names
+    stay, and `isinstance` finds their old classes."""
     if available():
         for module in model.modules():
             module.__class__ = _FAST.get(type(module), type(module))
@@ -109,14 +110,13 @@ def multiply_fast(model: nn.Module) -> None:
 
 @contextmanager
 def packed(model: nn.Module, rows: int) -> Iterator[None]:
-    """The block, without gradient and in which no weight changes, for products of about so many rows: weights are laid
-    out for them once, which takes as long as two products and a copy of them; in what autocast multiplies in, if it is
-    on already."""
+    """The block, without gradient and in which no weight changes, for products of about so many rows. Weights are
+    copied into oneDNN's layout once, which takes as long as two products; under autocast, in its precision."""
     dtype = multiplied_in("cpu", torch.float32)
     layers = [layer for layer in _packable(model, rows, dtype) if _on_cpu(layer)]
     try:
         for layer in layers:
-            # The same layout whatever the number of rows, but for one.
+            # All numbers of rows have the same layout, except one row.
             matrix = layer.matrix.to(dtype).contiguous()
             layer.packed = torch.ops.mkldnn._reorder_linear_weight(matrix, max(2, rows))
         yield
@@ -126,17 +126,17 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
 
 
 def packed_bytes(model: nn.Module, rows: int, dtype: torch.dtype) -> int:
-    """What `packed` takes on a CPU, for products in this precision."""
+    """Bytes that `packed` takes on a CPU, for products in this precision."""
     return sum(layer.weight.numel() for layer in _packable(model, rows, dtype)) * dtype.itemsize
 
 
 def multiplied_in(device: str, dtype: torch.dtype) -> torch.dtype:
-    """The precision in which numbers of this type are multiplied on this kind of device: autocast's where that is on."""
+    """The precision in which tensors of this type are multiplied on this kind of device: autocast's, if it is on."""
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
 
 
 class _Fast(nn.Module):
-    """What linear layers of both layouts share."""
+    """What linear layers share, whichever way their weight is laid out."""
 
     transposed = False
     """Whether the weight is [in, out] instead of [out, in]."""
@@ -151,7 +151,7 @@ class _Fast(nn.Module):
         return weight.t() if self.transposed else weight
 
     def through_onednn(self, x: Tensor) -> Tensor | None:
-        """The layer's output; None where torch's own product is to be taken."""
+        """The layer's output, [..., in] → [..., out]; None where torch's own product is the faster one."""
         packed = self.of_packed()
         if packed is not None:
             return packed(x)
@@ -162,8 +162,8 @@ class _Fast(nn.Module):
         return None
 
     def of_packed(self, then: Literal["none", "gelu"] = "none") -> Callable[[Tensor], Tensor] | None:
-        """The layer with its weights as they are laid out now, and GELU (the tanh approximation) of its output in the
-        same pass; None but where they are `packed`."""
+        """The layer as a function over its packed weights, with "gelu" followed by GELU (the tanh approximation) in the
+        same pass; None outside `packed`."""
         if self.packed is None:
             return None
         packed, dtype = self.packed, self.packed.dtype
@@ -217,7 +217,8 @@ def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: b
 def linear_gradients(
     x: Tensor, weight: Tensor, grad: Tensor, transposed: bool, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of a linear layer's input, weight and bias, where needed; `weight` [in, out] if transposed, else [out, in]."""
+    """The gradients of a linear layer's input, weight and bias, where needed, from that of its output [..., out];
+    `weight` [in, out] if transposed, else [out, in]."""
     for_x, for_weight, for_bias = needed
     x_MK, grad_MN = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
     return (
@@ -228,7 +229,7 @@ def linear_gradients(
 
 
 def _summed(a_MA: Tensor, b_MB: Tensor) -> Tensor:
-    """aᵀ b [A, B]. What oneDNN reads first it wants transposed in memory: whichever of the two is sooner copied."""
+    """aᵀ b [A, B]. oneDNN copies its first factor to make it contiguous: so that is the one that takes less to copy."""
     sooner = b_MB.numel() + a_MA.shape[1] * b_MB.shape[1] < a_MA.numel()
     if sooner and _suits(b_MB.t(), a_MA.t(), a_MA.shape[1]):
         return product(b_MB.t(), a_MA.t()).t()
@@ -236,14 +237,15 @@ def _summed(a_MA: Tensor, b_MB: Tensor) -> Tensor:
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
-    """What torch's own compiler calls; `weight` [out, in] or packed."""
+    """x Wᵀ + b through the operation that torch's compiler uses, [..., in] → [..., out]; `weight` [out, in], or
+    packed."""
     how = "tanh" if then == "gelu" else ""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], how)
     return found
 
 
 def _suits(x: Tensor, weight: Tensor, outputs: int) -> bool:
-    """Whether a product with so many outputs a row is one for oneDNN."""
+    """Whether a product with so many outputs a row is to go through oneDNN."""
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
@@ -252,7 +254,8 @@ def _suits(x: Tensor, weight: Tensor, outputs: int) -> bool:
 
 
 def _packable(model: nn.Module, rows: int, dtype: torch.dtype) -> list[_Fast]:
-    """Layers that gain by it, for products in this precision; none where the processor does not multiply in it."""
+    """Layers that packing makes faster, for products in this precision; none where the processor cannot multiply in
+    it."""
     if dtype != torch.float32 and not multiplies_bf16():
         return []
     layers = [layer for layer in model.modules() if isinstance(layer, _Fast)]

@@ -1,4 +1,4 @@
-"""One token a step through a model's layers."""
+"""Decoding through a model's layers, one token a step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.engine.fast.attention import attend_from_one, padding_bias
+from algos.engine.fast.attention import attend_from_one
 from algos.engine.fast.cache import with_room
 from algos.engine.fast.layers import Direct, DirectModel
+from algos.engine.fast.masks import padding_bias
 from algos.engine.memory import tokens_at_once
 
 
 class LayerStepper:
-    """Through a model's layers."""
+    """A running batch: prompts [P, L], padded on the left, and the prompt of each row, [B]."""
 
     def __init__(self, layers: DirectModel, ids_PL: Tensor, mask_PL: Tensor, group_B: Tensor) -> None:
         self.ids, self.mask, self.group = ids_PL, mask_PL, group_B
@@ -62,14 +63,15 @@ class LayerStepper:
         value: Tensor,
         scale: float,
     ) -> Tensor:
-        """Behind the others, among which the new token is written."""
+        """Writes the new token's keys and values [B, A, D] behind those of a layer, [B, A, room, D], and attends from
+        its queries [B, heads, D] to all → [B, heads·D]."""
         S = self.tokens
         keys[:, :, S - 1], values[:, :, S - 1] = key, value
         return attend_from_one(query, keys[:, :, :S], values[:, :, :S], bias, scale)
 
     def keep(self, rows: Tensor) -> None:
         self.position = self.position[rows]
-        # Without room: rows may leave with every token, and what is made room for would be copied each time.
+        # Without room: rows may leave at every token, and the room would be copied each time.
         self.bias = self.bias[..., : self.tokens].index_select(0, rows)
         for states in (self.keys, self.values):
             states[:] = [whole[:, :, : self.tokens].index_select(0, rows) for whole in states]
@@ -77,4 +79,4 @@ class LayerStepper:
     def _make_room(self) -> None:
         for states in (self.keys, self.values):
             states[:] = [with_room(whole, self.tokens, self.tokens + 1) for whole in states]
-        self.bias = F.pad(self.bias, (0, self.keys[0].shape[2] - self.tokens))  # zeros: to be read
+        self.bias = F.pad(self.bias, (0, self.keys[0].shape[2] - self.tokens))  # zeros: may be attended to

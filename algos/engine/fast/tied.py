@@ -1,9 +1,9 @@
-"""The gradient of weights that are both embedding and head, as one matrix.
+"""The gradient of a weight that is both embedding and head, as one matrix.
 
-The head's part is a whole matrix, the embedding's some rows of it. Left to themselves they meet in autograd as two
-whole matrices, the second of them zeros but for those rows: at a vocabulary of 50,000 as much memory again, and as long
-to fill as a layer takes to compute. Here a lookup also hands the weights on to the head, so that the gradient that
-comes back for them can take the rows in.
+The head's part of it is a whole matrix, the embedding's some rows. autograd would make two whole matrices of them, the
+second zero but for those rows, and add them: with a vocabulary of 50,000 as much memory again, which takes as long to
+fill as a layer to compute. Here the embedding's lookup passes the weight on to the head, so that the head's gradient
+comes back through the lookup, which adds its rows to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 @contextmanager
 def shared_gradient(embedding: Any, head: nn.Linear) -> Iterator[list[Tensor]]:
-    """The block in which a text is embedded; behind it, the last of the list is the weight [V, H] for the head."""
+    """The block in which a text is embedded. After it the last of the list is the weight [V, H] for the head to use."""
     passed = [head.weight]
     tied = type(embedding) is nn.Embedding and embedding.weight is head.weight
     if not (tied and head.weight.requires_grad and torch.is_grad_enabled()):
@@ -28,7 +28,7 @@ def shared_gradient(embedding: Any, head: nn.Linear) -> Iterator[list[Tensor]]:
         return
 
     def lookup(ids: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():  # its weight would hand on no gradient
+        if not torch.is_grad_enabled():  # a weight passed on from here would send back no gradient
             return F.embedding(ids, head.weight)
         rows: Tensor
         rows, weight = _Lookup.apply(passed[-1], ids, embedding.padding_idx)
@@ -43,7 +43,7 @@ def shared_gradient(embedding: Any, head: nn.Linear) -> Iterator[list[Tensor]]:
 
 
 class _Lookup(torch.autograd.Function):
-    """Rows [..., H] of a weight [V, H], and the weight for others to use behind it."""
+    """Rows [..., H] of a weight [V, H], and the weight itself for later use."""
 
     @staticmethod
     def forward(ctx: Any, weight_VH: Tensor, ids: Tensor, padding: int | None) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_rows: Tensor | None, d_weight_VH: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The rows are added in place: the head made the gradient for this alone."""
+        """The rows are added in place: nothing else uses the gradient that the head made."""
         if d_rows is not None:
             (ids,) = ctx.saved_tensors
             if d_weight_VH is None:
@@ -65,9 +65,9 @@ class _Lookup(torch.autograd.Function):
 
 
 def _add_rows(sums_VH: Tensor, ids_N: Tensor, rows_NH: Tensor, padding: int | None) -> None:
-    """Adds each row to its word's, but for the padding's."""
+    """Adds each row to that of its token, except the padding token's."""
     if len(sums_VH) <= len(ids_N):
-        # A whole matrix of a small vocabulary is made in a tenth of the time that adding in place takes.
+        # For a small vocabulary a whole matrix takes a tenth of the time that adding in place takes.
         none = -1 if padding is None else padding
         sums_VH += torch.ops.aten.embedding_dense_backward(rows_NH, ids_N, len(sums_VH), none, False)
         return

@@ -1,4 +1,4 @@
-"""A model as it stood, which does not change: a large one's weights leave a CPU's memory while nobody reads them."""
+"""A copy of a model, which does not change. If it is large, its weights leave a CPU's memory while it is not used."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ import torch
 from torch import nn
 
 from algos.engine.errors import RunError, one_line
-from algos.engine.memory import ADAPTERS, in_one_piece
+from algos.engine.memory import ADAPTERS, out_of_memory_as
 
 LARGE = 256 * 2**20
-"""Bytes of weights from which on their room is worth their reading, which takes a seventieth of a step of GPT-2's."""
+"""Bytes of weights from which on a copy is kept on disk: the memory that this frees is worth more than the time to read
+them, which is a seventieth of a step at GPT-2's size."""
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Frozen:
-    """A copy of a model as it stands.
+    """A copy of a model as it is now.
 
-    The weights of a `LARGE` one on a CPU lie in a file of their own that has no name and goes with the process; in
-    memory they are inside `awake` alone. A policy reads its reference between updates, when there are no gradients, so
-    these come to lie where it was: a fifth of what weights, reference, gradients and AdamW's moments take together.
+    The weights of a `LARGE` one on a CPU lie in a file of their own, which has no name and goes with the process; they
+    are in memory only inside `loaded`. A policy reads its reference between updates, when there are no gradients, so
+    the two share their memory: a fifth is saved of what weights, reference, gradients and AdamW's moments take
+    together.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,19 +41,19 @@ class Frozen:
         folder = resting_place(sum(p.nbytes for p in weights))
         self._shelf = _Shelf.of(weights, folder) if folder else None
         stubs = zip(weights, self._shelf.stubs, strict=True) if self._shelf else ()
-        # What has a stub is not copied but replaced by it.
+        # Weights that have a stub are replaced by it, not copied.
         self._model = copy.deepcopy(model, {id(weight): stub for weight, stub in stubs}).eval()
         self._readers = 0
 
     def __deepcopy__(self, _: Any) -> Self:
-        """One of its own, with a file of its own."""
-        with self.awake() as model:
+        """Another copy, with a file of its own."""
+        with self.loaded() as model:
             return type(self)(model)
 
     @contextmanager
-    def awake(self) -> Iterator[nn.Module]:
-        """The block in which the copy can be used. Raises RunError where its weights can no longer be read, or there is
-        no room for them."""
+    def loaded(self) -> Iterator[nn.Module]:
+        """The block in which the copy can be used. Raises RunError where its weights can no longer be read, or do not
+        fit in memory."""
         self._readers += 1
         try:
             if self._shelf and self._readers == 1:
@@ -64,8 +66,8 @@ class Frozen:
 
 
 def resting_place(size: int, copies: int = 1) -> str | None:
-    """A folder where so many bytes of weights, and as many `copies` of them, can lie outside memory; None where they
-    stay: they are few, or no folder for temporary files is on a disk with room for one copy more."""
+    """A folder on a disk for so many bytes of weights, in so many `copies`. None where they stay in memory: they are
+    few, or no folder for temporary files is on a disk with room for one copy more than that."""
     if size < LARGE:
         return None
     with suppress(OSError):  # no folder can be written
@@ -77,7 +79,8 @@ def resting_place(size: int, copies: int = 1) -> str | None:
 
 
 class _Shelf:
-    """Weights in a file, and for each a stub: a parameter that holds its data from `fetch` to `release` and none otherwise."""
+    """Weights in a file, and a stub for each: a parameter that holds the weight from `fetch` to `release`, and is empty
+    otherwise."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.stubs: list[nn.Parameter] = []
@@ -88,7 +91,7 @@ class _Shelf:
     def of(cls, weights: Sequence[nn.Parameter], folder: str) -> _Shelf | None:
         """None where the file cannot be written: they stay in memory then."""
         with suppress(OSError):
-            # Unbuffered: what is read goes where it is to lie.
+            # Unbuffered, so that weights are read straight into their tensors.
             file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 (open as long as the shelf)
             _reserve(file, sum(weight.nbytes for weight in weights), folder)
             shelf = cls(file)
@@ -108,7 +111,7 @@ class _Shelf:
     def fetch(self) -> None:
         try:
             self._file.seek(0)
-            with in_one_piece("reading the reference's weights", ADAPTERS):
+            with out_of_memory_as(RunError, f"out of memory in reading the reference's weights. {ADAPTERS}"):
                 for stub, shape in zip(self.stubs, self._shapes, strict=True):
                     stub.data = torch.empty(shape, dtype=stub.dtype)
                     self._read_into(_bytes_of(stub))
@@ -120,7 +123,7 @@ class _Shelf:
 
     def _read_into(self, room: memoryview) -> None:
         while room:
-            found = self._file.readinto(room)  # type: ignore[attr-defined] # there where nothing is buffered
+            found = self._file.readinto(room)  # type: ignore[attr-defined] # an unbuffered file has it
             if not found:
                 raise OSError("the file ends too early.")
             room = room[found:]
@@ -131,7 +134,8 @@ class _Shelf:
 
 
 def _reserve(file: IO[bytes], size: int, folder: str) -> None:
-    """Takes the room for so many bytes at once, as other runs may be about to. Raises OSError where as much is not left."""
+    """Reserves so many bytes at once, as other runs may be about to do so. Raises OSError where there is no room for as
+    many again."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     if shutil.disk_usage(folder).free < size:
@@ -139,7 +143,7 @@ def _reserve(file: IO[bytes], size: int, folder: str) -> None:
 
 
 def _plain(weight: nn.Parameter) -> bool:
-    """Whether it is the numbers of its shape, one after the other, on a CPU: what a file gives back as it was."""
+    """Whether it is a contiguous tensor on a CPU, which can be read back from a file as it was."""
     return type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.is_contiguous()
 
 
@@ -148,7 +152,7 @@ def _bytes_of(weight: nn.Parameter) -> memoryview:
 
 
 def _in_memory(folder: str) -> bool:
-    """Whether what lies there takes memory; not where the system does not tell."""
+    """Whether the folder's files take memory; False where the system does not tell."""
     device = os.stat(folder).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     with suppress(OSError):

@@ -222,14 +222,3 @@ def compute_dtype(dtype: Precision, device: torch.device) -> torch.dtype:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-
-
-@contextmanager
-def room_for(what: str, remedy: str) -> Iterator[None]:
-    """Raises UserError with the remedy where memory runs out inside the block."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise UserError(f"there is not enough memory for {what}. {remedy}") from None

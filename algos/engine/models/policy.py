@@ -15,14 +15,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from algos.engine.checkpointing import recomputed, require_recomputable
 from algos.engine.errors import UserError, one_line
-from algos.engine.fast.kernels import quicken
+from algos.engine.fast.kernels import patch_kernels
 from algos.engine.inputs import embedding_rows, max_positions, unwrapped
-from algos.engine.memory import Portions
+from algos.engine.memory import Portions, out_of_memory_as
 from algos.engine.models.frozen import Frozen
 from algos.engine.models.hub import commit
-from algos.engine.models.loading import compute_dtype, load_causal_lm, pick_device, require_causal, room_for
+from algos.engine.models.loading import compute_dtype, load_causal_lm, pick_device, require_causal
+from algos.engine.recompute import recomputed, require_recomputable
 from algos.engine.settings import LoRA, Precision
 from algos.engine.text.template import with_options
 from algos.engine.text.tokens import eos_ids, pad_id
@@ -49,7 +49,7 @@ class Policy:
         if gradient_checkpointing:
             require_recomputable(model)
         _widen(model)
-        quicken(model)
+        patch_kernels(model)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self.source = source
@@ -93,9 +93,11 @@ class Policy:
             )
         if lora:
             model = with_adapter(model, LoRA() if lora is True else lora, commit(source))
-        with room_for(
-            f"{source!r} and its frozen reference", "Train adapters with --lora: they need no copy."
-        ):
+        no_room = (
+            f"there is not enough memory for {source!r} and its frozen reference. Train adapters with --lora: they need "
+            "no copy."
+        )
+        with out_of_memory_as(UserError, no_room):
             return cls(model.to(where), tokenizer, dtype, source, gradient_checkpointing, reference)
 
     @property
@@ -120,10 +122,6 @@ class Policy:
     def max_positions(self) -> int | None:
         """The longest sequence the model has positions for; None where it has no such limit."""
         return max_positions(self.inner.config)
-
-    @property
-    def vocabulary(self) -> int:
-        return int(self.inner.config.get_text_config().vocab_size)
 
     def require_embedded(self, ids: Sequence[int]) -> None:
         """Raises UserError for a token that the model has no embedding of."""
@@ -160,7 +158,7 @@ class Policy:
     def reference(self) -> Iterator[nn.Module]:
         """The block in which the model as it was loaded can be used. Raises UserError where there is no reference."""
         if self._reference is not None:
-            with self._reference.awake() as model:
+            with self._reference.loaded() as model:
                 yield model
         elif self.adapter_is_reference:
             with _as_trained(self.model), self.model.disable_adapter():
@@ -171,7 +169,7 @@ class Policy:
     def reference_at_hand(self) -> AbstractContextManager[object]:
         """The block in which `reference` is entered again and again: the weights of one on disk are read once for it. What
         the policy itself computes in it is the policy's, adapters included."""
-        return nullcontext() if self._reference is None else self._reference.awake()
+        return nullcontext() if self._reference is None else self._reference.loaded()
 
     def reference_digest(self) -> str:
         """A hash of the reference's weights, by name: those of an adapter only where the reference has one."""
