@@ -34,6 +34,12 @@ def decimals_for(values: Iterable[float]) -> int:
     return min(8, 2 - magnitude)
 
 
+def reward_decimals(rewards: Iterable[float]) -> int:
+    """Decimals of rewards and their differences in a sentence, by the size of the rewards: three, of small ones as many
+    as a column of them has."""
+    return max(3, decimals_for(rewards))
+
+
 def number(value: float, decimals: int, signed: bool = False) -> str:
     """Fixed decimals, thousands separated, a true minus sign; huge ones in powers of ten; a dash for nan."""
     if math.isnan(value):
@@ -93,12 +99,21 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def interval(estimate: Estimate, decimals: int) -> str:
-    """[low, high], or a dash where the seeds give none."""
-    if not estimate.has_interval:
-        return MISSING
-    low, high = (number(bound, decimals) for bound in (estimate.low, estimate.high))
-    return f"[{low}, {high}]"
+def with_interval(estimate: Estimate, decimals: int, signed: bool = False) -> tuple[str, str]:
+    """(mean, "[low, high]"), the latter empty where there is no interval."""
+    bounds = ", ".join(number(bound, decimals) for bound in (estimate.low, estimate.high))
+    return number(estimate.mean, decimals, signed), f"[{bounds}]" if estimate.has_interval else ""
+
+
+def with_width(estimate: Estimate, decimals: int) -> tuple[str, str]:
+    """(mean, "± half width"), the latter empty where there is no interval."""
+    half = f"± {number(estimate.half_width, decimals)}" if estimate.has_interval else ""
+    return number(estimate.mean, decimals), half
+
+
+def span(ordered: Sequence[str]) -> str:
+    """Numbers in order, as they print: the first to the last, or the one that all print as."""
+    return " to ".join(dict.fromkeys([*ordered[:1], *ordered[-1:]]))
 
 
 def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
@@ -113,7 +128,7 @@ def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
     # What has no width of its own, as the base, is what the others are compared with: to their finest digit.
     own = [s if e.has_interval else max(shared) for e, s in zip(estimates, shared, strict=True)]
     return [
-        _in_powers(e) if abs(e.mean) >= _HUGE else _with_width(e, d)
+        _in_powers(e) if abs(e.mean) >= _HUGE else with_width(e, d)
         for e, d in zip(estimates, own, strict=True)
     ]
 
@@ -177,11 +192,6 @@ def _decimals(estimate: Estimate, shared: int) -> int:
     """As many as the column's, or as show the half width at all."""
     half = estimate.half_width if estimate.has_interval else 0.0
     return -math.floor(math.log10(half)) if 1e-8 <= half < 0.5 * 10.0**-shared else shared
-
-
-def _with_width(estimate: Estimate, decimals: int) -> tuple[str, str]:
-    half = f"± {number(estimate.half_width, decimals)}" if estimate.has_interval else ""
-    return number(estimate.mean, decimals), half
 
 
 def _in_powers(estimate: Estimate) -> tuple[str, str]:

@@ -21,14 +21,14 @@ _DEFINITIONS = [
         "reward/judge",
         "judge reward",
         "reward",
-        "Judge's score of responses to held-out prompts, or a pairwise judge's probability that they beat the base's: the primary metric. Training never sees it, unless a --reward is given without a --judge and so is both.",
+        "Judge's score of responses to held-out prompts, or a pairwise judge's probability that they beat the base's: the primary metric. Training never sees it, unless --reward is given without --judge and serves as both.",
         "higher",
     ),
     Metric(
         "reward/proxy",
         "proxy reward",
         "reward",
-        "Training reward of the same responses, before any KL penalty; with --allow-unscored the mean over those that it scored. Where --replicate-data gives every seed a reward model of its own, a run's is by its seed's, and the base's the mean over all.",
+        "Training reward of the same responses, before any KL penalty; with --allow-unscored the mean over those that it scored. Where --replicate-data gives every seed a reward model of its own, a run is scored by its seed's model, the base by the mean over all.",
         "higher",
     ),
     Metric(
@@ -122,7 +122,7 @@ _DEFINITIONS = [
         "cost/total_flops",
         "total cost",
         "FLOPs",
-        "Training cost plus what this arm needs before training: the sampled pairs it learns from, a reward model that was trained for it and that one's pairs.",
+        "Training cost plus what this arm needs before training: the sampled pairs it learns from, a reward model trained for it, and that model's pairs.",
         "lower",
     ),
     Metric(
@@ -195,7 +195,7 @@ _TRAINING = [
         "kl/train",
         "KL to reference, k1",
         "nats",
-        "mean over responses of Σ_t log π − log π_ref at the sampled tokens (k1): an estimate of what β multiplies",
+        "mean over responses of Σ_t log π − log π_ref at the sampled tokens (k1, not clamped): an estimate of what β multiplies",
     ),
     Metric(
         "sampler_gap_max",

@@ -41,24 +41,24 @@ def show_plan(experiment: Experiment, begun: Path | None, workers: int, console:
     from eval.process.workers import workers_for
     from eval.tasks import sizes_of
 
-    sizes, pairs = sizes_of(experiment)
+    sizes = sizes_of(experiment)
     runs = _missing(experiment, begun)
     asked_for = len(experiment.algos) * experiment.seeds
     columns = ["arm", "algorithm", "runs", "iterations a run", "completions a run", "FLOPs a run"]
     console.table(
         f"What would run (budget {Budget.parse(experiment.budget).told} each)",
         columns,
-        plan.rows(experiment, sizes, pairs, runs),
+        plan.rows(experiment, sizes, runs),
     )
     if begun is not None:
         print(f"{asked_for - sum(runs.values())} of {asked_for} runs are there already")
     console.table(
         "Responses to be scored",
         ["for", "by the reward", "by the judge"],
-        plan.scored(experiment, sizes, pairs, runs, begun is not None),
+        plan.scored(experiment, sizes, runs, begun is not None),
     )
     print(
-        *filter(None, [plan.tuning(experiment, sizes, pairs)]),
+        *filter(None, [plan.tuning(experiment, sizes)]),
         f"model: {sizes.parameters:,} parameters; counted with {sizes.prompt_tokens:.0f} tokens a prompt and {sizes.response_tokens:.0f} a response",
         sep="\n",
     )
@@ -76,7 +76,7 @@ def show_ends(comparison: ReportInput, console: Console) -> None:
     """What was measured of the terminal's few metrics, and the verdict."""
     from eval.format import titled
     from eval.report.numbers.tables import summary_text
-    from eval.report.sections.verdict import sentences, warnings
+    from eval.report.sections import verdict
 
     short = {
         "reward/judge": "judge",
@@ -94,10 +94,12 @@ def show_ends(comparison: ReportInput, console: Console) -> None:
     if columns:
         rows = [[str(arm), *cells] for arm, *cells in zip(table.index, *columns.values(), strict=True)]
         console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *columns], rows)
-    for sentence in sentences(comparison):
+    told = verdict.read(comparison)
+    for sentence in told.sentences:
         print(f"- {for_terminal(sentence)}")
-    if warned := warnings(comparison):
-        print("\nBefore relying on this:", *(f"- {for_terminal(sentence)}" for sentence in warned), sep="\n")
+    if told.warnings:
+        warned = (f"- {for_terminal(sentence)}" for sentence in told.warnings)
+        print("\nBefore relying on this:", *warned, sep="\n")
     print()
 
 

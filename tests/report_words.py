@@ -12,7 +12,7 @@ from eval.report.sections import verdict
 
 def said(made: World) -> str:
     """The verdict's sentences."""
-    return " ".join(verdict.sentences(made))
+    return " ".join(verdict.read(made).sentences)
 
 
 def held(made: World) -> str:

@@ -249,11 +249,13 @@ def _runs(arms: dict[str, str], seeds: int, failed: Sequence[tuple[str, int]]) -
                     "seed": seed,
                     "updates": 200,
                     "seconds": 27.0,
+                    "diverged": "",
                     "policy": policy,
                 }
                 | outcome
             )
-    columns = ["arm", "algorithm", "seed", "status", "error", "fraction", "updates", "seconds", "policy"]
+    before = ["arm", "algorithm", "seed", "status", "error", "diverged"]
+    columns = [*before, "fraction", "updates", "seconds", "policy"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -12,7 +12,9 @@ from report_world import World, with_ends
 
 from eval import stats
 from eval.report.caveats import conditions
+from eval.report.document import Table
 from eval.report.numbers.frames import evaluations
+from eval.report.sections import summary
 
 
 def gained(made: World, arm: str = "ppo") -> conditions.Gain:
@@ -29,7 +31,9 @@ def test_what_seeds_alone_would_claim_is_left_open() -> None:
     worlds = [answered(0.0, seeds=10, draw=draw) for draw in range(10)]
     text = said(next(made for made in worlds if gained(made).left_open))
     assert "The one arm cannot be told apart from the untouched base" in text
-    assert "By the seeds alone ppo is told from the base, with the noise of the prompts not." in text
+    assert (
+        "By its seeds alone ppo would be told apart from the base, but not once the noise of the prompts is counted."
+    ) in text
     assert "More seeds alone would hardly tell it from the base" in text
     assert not any(word in text for word in ("above", "below", "--seeds"))
 
@@ -62,34 +66,35 @@ def test_without_scores_by_prompt_the_claim_is_by_seeds_and_says_so(without: pd.
     made = dataclasses.replace(answered(0.2), samples=without)
     assert gained(made).estimate == gained(made).seeds
     assert "The one arm ends above the untouched base" in said(made)
-    assert "Without scores by prompt the intervals leave out the noise of the prompts." in said(made)
+    assert ". The intervals leave out the noise of the prompts." in said(made)
     assert "evaluated once" not in held(made)
     assert "Intervals against the base, which was evaluated once, cover seeds and test prompts" in held(
         answered(0.2)
     )
 
 
-def test_one_prompt_is_not_said_to_be_no_scores_by_prompt() -> None:
-    """There are scores, but one prompt has no spread; nor have prompts that all gained the same."""
-    one, alike = answered(0.2, prompts=1), answered(0.2)
+def test_one_prompt_shows_no_noise_of_prompts() -> None:
+    one = answered(0.2, prompts=1)
     assert gained(one).seeds_alone
-    assert (
-        "With one test prompt, which does not show how much prompts differ, the intervals leave out the noise of the prompts."
-        in said(one)
-    )
-    base = alike.samples["arm"] == "base"
-    lift = alike.samples["seed"].map({0: 0.2, 1: 0.21, 2: 0.22, 3: 0.2, 4: 0.21})
-    samples = alike.samples.assign(judge=lift.where(~base, 0.0))
-    alike = dataclasses.replace(with_ends({"ppo": [0.2, 0.21, 0.22, 0.2, 0.21]}, base=0.0), samples=samples)
-    assert "With the same gain on every test prompt the intervals leave out" in said(alike)
-    assert not any("Without scores by prompt" in said(made) for made in (one, alike))
+    assert ". The intervals leave out the noise of the prompts." in said(one)
 
 
 def test_arms_without_scores_by_prompt_are_named_beside_those_with_them() -> None:
     alone = answered(0.2)
     made = with_ends({"ppo": [0.7, 0.71, 0.72, 0.7, 0.71], "dpo": [0.8, 0.81, 0.82, 0.8, 0.81]})
     text = said(dataclasses.replace(made, samples=alone.samples))
-    assert "Without scores by prompt the intervals of dpo leave out the noise of the prompts." in text
+    assert ". The intervals of dpo leave out the noise of the prompts." in text
+
+
+@pytest.mark.parametrize("samples", [answered(0.2).samples, pd.DataFrame()], ids=["by prompt", "without"])
+def test_the_table_of_every_seed_has_the_verdicts_interval(samples: pd.DataFrame) -> None:
+    made = dataclasses.replace(answered(0.2), samples=samples)
+    *_, table = summary.ends(made, evaluations(made)).blocks
+    assert isinstance(table, Table)
+    cell = table.rows[0][-1]
+    assert f": ppo {cell.text} {cell.small}." in said(made)
+    over = "seeds and test prompts together" if len(samples) else "seeds"
+    assert f"The gain's interval is the verdict's: over {over}, one arm at a time" in table.caption
 
 
 def test_few_prompts_settle_no_small_gain() -> None:

@@ -192,7 +192,10 @@ def test_readings_before_the_first_evaluation(clean: World) -> None:
     whole = [(1.0, 0.0, 0.4), (2.0, 1.0, 0.5), (5.0, 2.0, 0.6)]
     view = evaluations(with_paths({"early": [early], "whole": [whole]}))
     (text,) = caveats.rough_readings(standings(view))
-    assert "of early at equal total cost or of early at matched KL" in text
+    assert text == (
+        "Evaluations of early at equal total cost and of early at matched KL lie too far apart to interpolate: more of them "
+        "(--eval.points), or values of β that end at similar KL, would help."
+    )
     assert caveats.rough_readings(standings(evaluations(clean))) == []
 
 

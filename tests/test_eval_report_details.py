@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
+import pytest
 from report_cases import with_facts
 from report_world import World, world
 
-from eval.report.document import Table, Text
+from eval.report.document import Code, Table, Text
+from eval.report.figures import theme
 from eval.report.numbers.frames import evaluations
-from eval.report.sections.details import MANY_DATA_SEEDS, configuration, data, runs
+from eval.report.sections.details import MANY_DATA_SEEDS, configuration, data, runs, training
 
 
 def cells(made: World) -> list[list[str]]:
@@ -25,7 +28,6 @@ def test_a_failed_run_shows_where_it_was_good_last() -> None:
     failed = (frame["arm"] == "ppo") & (frame["seed"] == 1)
     frame.loc[failed, ["status", "error", "fraction"]] = ["failed", "the loss is nan at update 7", 0.5]
     diverged = (frame["arm"] == "dpo") & (frame["seed"] == 0)
-    frame["diverged"] = ""
     frame.loc[diverged, "diverged"] = "iteration 3 (update 3): its KL to the base is 7.1 nats a token"
     by_arm = {row[0]: row for row in cells(dataclasses.replace(made, runs=frame))}
     assert by_arm["ppo"][:4] == ["ppo", "1", "failed", "50%"]
@@ -45,6 +47,49 @@ def test_why_there_is_no_frontier_is_no_row_of_where_it_ran() -> None:
     made = world(Path("x"), {"ppo": "ppo"}, 2)
     failed = dataclasses.replace(made, environment={**made.environment, "no_frontier": "no memory"})
     assert configuration(failed) == configuration(made)
+
+
+def code(made: World) -> dict[str, str]:
+    """Summary → text of what is folded away in the section on configuration."""
+    return {block.summary: block.text for block in configuration(made).blocks if isinstance(block, Code)}
+
+
+def test_settings_that_the_configuration_spells_out_are_not_repeated() -> None:
+    """Of an algorithm they are under `hyperparameters`; of a variant what it does not name is told."""
+    made = world(Path("x"), {"ppo": "ppo", "small": "ppo"}, 2)
+    words = "Every variant's settings, those of its algorithm included"
+    assert words not in code(made)
+    small = {"algorithm": "ppo", "beta": 0.05}
+    varied = dataclasses.replace(made, settings=made.settings | {"variants": {"small": small}})
+    assert code(varied)[words] == "small:\n  beta: 0.05\n  learning_rate: 0.0003"
+
+
+@pytest.mark.parametrize(
+    ("commit", "shown"),
+    [("0123456789ab", "0123456789ab"), ("0123456789ab+", "0123456789ab+ (the +: with uncommitted changes)")],
+)
+def test_the_plus_of_a_commit_is_explained(commit: str, shown: str) -> None:
+    made = world(Path("x"), {"ppo": "ppo"}, 2)
+    *_, table = configuration(
+        dataclasses.replace(made, environment=made.environment | {"commit": commit})
+    ).blocks
+    assert isinstance(table, Table)
+    assert {row[0].text: row[1].text for row in table.rows}["commit"] == shown
+
+
+def test_how_to_read_diagnostics_is_said_once() -> None:
+    made = world(Path("x"))
+    with theme.drawing():
+        how, *pictures = training(made, theme.styles(evaluations(made).arms)).blocks
+    assert isinstance(how, Text)
+    assert how.text.startswith("What training logged, against updates. Thin lines are seeds")
+    assert [getattr(picture, "caption", None) for picture in pictures] == ["reinforce.", "ppo.", "dpo."]
+
+
+def test_where_nothing_was_logged_there_is_nothing_to_read() -> None:
+    made = dataclasses.replace(world(Path("x"), {"ppo": "ppo"}, 2), events=pd.DataFrame())
+    (block,) = training(made, theme.styles({"ppo": "ppo"})).blocks
+    assert getattr(block, "label", "") == "No diagnostics"
 
 
 # Data and preparation ----------------------------------------------------------------------------------
@@ -71,6 +116,12 @@ def told(made: World) -> str:
 def prepared(made: World) -> Table:
     (found,) = (b for b in data(made).blocks if isinstance(b, Table) and b.heading == "Preparation")
     return found
+
+
+def test_a_judge_that_is_the_tasks_own_is_said_to_be_its_true_reward() -> None:
+    made = world(Path("x"))
+    assert "The judge is the task's hidden gold judge, this task's true reward. The training" in told(made)
+    assert "true reward" not in told(with_facts(made, judge_is_gold=False))
 
 
 def test_every_data_seeds_reward_model_is_told() -> None:
@@ -115,15 +166,3 @@ def test_one_data_seed_is_told_as_before_there_were_several() -> None:
     assert prepared(made).caption.startswith("Built once and shared by all arms that need them")
     assert prepared(made).columns[0].label == "stage"
     assert "accuracy" not in told(with_facts(made, reward_model=None))
-
-
-def test_a_directory_that_knows_its_first_data_seed_alone_says_so() -> None:
-    made = world(Path("x"))
-    old = dataclasses.replace(made, settings=made.settings | {"replicate_data": True})
-    words = "are of the first data seed alone"
-    assert words in told(old)
-    assert words not in told(made)
-    assert words not in told(with_facts(old, varies=[]))
-    assert words not in told(with_facts(old, data_seeds={"0": {}, "1": {}}))
-    single = world(Path("x"), seeds=1)
-    assert words not in told(dataclasses.replace(single, settings=old.settings))

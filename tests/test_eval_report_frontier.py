@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_one_prompt_is_said_as_one(comparison: World, drawn: Pool) -> None:
     (sentence,) = frontier.sentences(reachable(made))
     assert "(one seed each on one prompt; other seeds or prompts would give other shares" in sentence
     captions = [block.caption for block in section_of(made).blocks if isinstance(block, Table)]
-    assert all("on 1 test prompt answered many times" in caption for caption in captions)
+    assert captions == ["One policy per arm (seed 0), many responses to 1 test prompt."] * 2
 
 
 def test_arms_of_which_nothing_was_drawn_are_named(comparison: World) -> None:
@@ -210,6 +211,43 @@ def test_the_section_has_figure_tables_and_how_to_read_them(comparison: World) -
     assert ("share of possible gain", "") in [(column.label, column.unit) for column in tables[0].columns]
 
 
+def test_what_the_tables_hold_is_said_once_below_them(comparison: World) -> None:
+    section = section_of(comparison)
+    captions = [block.caption for block in section.blocks if isinstance(block, Table)]
+    assert captions == ["One policy per arm (seed 0), many responses to each of 16 test prompts."] * 2
+    how = texts_of(section)[""]
+    assert how.startswith("“Left on the table” is the frontier's reward at the arm's KL minus the arm's own")
+    assert "The objective is E[r] − β·KL, its regret the shortfall" in how
+    assert "(per prompt: base 400, reinforce 400, ppo 400 and dpo 400)" in how
+    # Without a β of one objective that is said, once for both.
+    apart = replace(comparison, settings={}, facts={**comparison.facts, "arms": {}})
+    how = texts_of(section_of(apart))[""]
+    assert "Arms share no β of one objective, so objective and regret are not shown; --objective-beta" in how
+    assert "The objective is" not in how
+
+
+def test_the_caption_says_whose_samples_each_part_of_the_figure_rests_on(
+    comparison: World, drawn: Pool
+) -> None:
+    (picture,) = section_of(comparison).pictures
+    noise = "samples drawn for the frontier, star and paths from the evaluation's, so near the base they differ by noise."
+    assert picture.caption.endswith(f" Line and diamonds come from {noise}")
+    proxy = drawn.rewards["proxy"].copy()
+    proxy[:, ::4] = np.nan
+    made = replace(comparison, pool=replace(drawn, rewards={**drawn.rewards, "proxy": proxy}))
+    assert section_of(made).pictures[0].caption.endswith(f" Line comes from {noise}")
+
+
+def test_a_judge_of_a_small_scale_keeps_its_digits(comparison: World, drawn: Pool) -> None:
+    small = {name: 1e-5 * values for name, values in drawn.rewards.items()}
+    made = replace(comparison, pool=replace(drawn, rewards=small), settings={"objective_beta": 1e-5})
+    for table in (block for block in section_of(made).blocks if isinstance(block, Table)):
+        _, *others = table.rows  # the best possible leaves nothing
+        for reward, left, _, objective, regret in (row[2:] for row in others):
+            for text in (reward.text, left.text, left.small, objective.text, regret.text, regret.small):
+                assert re.search("[1-9]", text), text
+
+
 def test_it_is_said_where_the_paths_are_on_more_prompts(comparison: World) -> None:
     """Of those that were evaluated, not of those that were asked for."""
 
@@ -287,14 +325,14 @@ def test_other_decoding_has_no_frontier_objective_or_regret(
 ) -> None:
     plain = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation())})
     assert any(isinstance(block, Table) for block in section_of(plain).blocks)
-    assert any("Of the gain" in sentence for sentence in verdict.sentences(plain))
+    assert any("Of the gain" in sentence for sentence in verdict.read(plain).sentences)
     made = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation(**settings))})
     assert reachable(made) == {}
     section = section_of(made)
     assert not any(isinstance(block, Table) for block in section.blocks)
     assert sum(isinstance(block, Text) and "decoded otherwise" in block.text for block in section.blocks) == 1
     assert all("black line" not in block.caption for block in section.pictures)
-    assert not any("Of the gain" in sentence for sentence in verdict.sentences(made))
+    assert not any("Of the gain" in sentence for sentence in verdict.read(made).sentences)
     assert frontier.caveats(made, evaluations(made), reachable(made)) == []
 
 

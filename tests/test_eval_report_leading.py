@@ -15,20 +15,20 @@ from eval.report.sections import claims, verdict
 
 
 def test_matched_kl_leads_where_beta_is_not_the_objectives() -> None:
-    first, second, *_ = verdict.sentences(with_facts(two_paths(), **OWN))
+    first, second, *_ = verdict.read(with_facts(two_paths(), **OWN)).sentences
     assert first.startswith(
         "At matched KL (the same distance from the base, wherever in training an arm passed it) reinforce is highest, "
     )
     assert "at 2.0 nats" in first
     assert "the β of dpo is not the coefficient of the objective" in first
     assert second.startswith("The same holds")
-    plain = verdict.sentences(two_paths())
+    plain = verdict.read(two_paths()).sentences
     assert plain[0].startswith("At the end of training reinforce has the highest judge reward, 0.710")
     assert "β" not in " ".join(plain)
 
 
 def test_matched_kl_leads_where_the_arms_have_different_betas() -> None:
-    first, second, *_ = verdict.sentences(with_betas(two_paths(), 0.01, 1.0))
+    first, second, *_ = verdict.read(with_betas(two_paths(), 0.01, 1.0)).sentences
     assert first.startswith("At matched KL")
     assert first.endswith(
         "This comparison comes first because the arms' β differ (reinforce 0.01 and dpo 1), so they do not maximise one objective."
@@ -38,14 +38,14 @@ def test_matched_kl_leads_where_the_arms_have_different_betas() -> None:
 
 
 def test_own_ends_at_different_betas_carry_a_warning_where_matched_kl_cannot_be_read() -> None:
-    first = verdict.sentences(with_betas(one_pair_unread(), 0.01, 1.0, 0.1))[0]
+    first = verdict.read(with_betas(one_pair_unread(), 0.01, 1.0, 0.1)).sentences[0]
     assert first.startswith("At the end of training dpo")
     assert "But the arms' β differ (reinforce 0.01, dpo 0.1 and ppo 1), so they do not maximise one" in first
     assert first.endswith("and the arms end at different KL: dpo 2.0, ppo 2.5 and reinforce 3.0 nats.")
 
 
 def test_a_sweep_of_beta_is_said_by_its_range() -> None:
-    first = verdict.sentences(with_betas(twelve(3), *(0.02 * i for i in range(1, 13))))[0]
+    first = verdict.read(with_betas(twelve(3), *(0.02 * i for i in range(1, 13)))).sentences[0]
     assert "the arms' β differ (0.02 to 0.24), so they" in first
 
 
@@ -56,7 +56,7 @@ def test_different_betas_are_said_of_one_seed_too() -> None:
 
 
 def test_a_beta_of_its_own_and_different_ones_are_both_said() -> None:
-    first = verdict.sentences(with_betas(with_facts(world(Path("x")), **OWN), 0.01, 1.0, 0.3))[0]
+    first = verdict.read(with_betas(with_facts(world(Path("x")), **OWN), 0.01, 1.0, 0.3)).sentences[0]
     assert "the β of dpo is not the coefficient of an objective and those of the others differ" in first
     assert "(reinforce 0.01 and ppo 1)." in first
 
@@ -75,7 +75,7 @@ def test_own_ends_lead_with_a_warning_where_matched_kl_cannot_be_read() -> None:
             for arm, ends, noises in (("ppo", jumps, (0.0, 0.01, -0.01)), ("dpo", near, (0.003, 0.0, 0.001)))
         }
     )
-    first, *rest = verdict.sentences(with_facts(made, **OWN))
+    first, *rest = verdict.read(with_facts(made, **OWN)).sentences
     assert first.startswith("At the end of training ppo")
     assert "the arms end at different KL: dpo 1.0 and ppo 3.0 nats" in first
     (silent,) = [text for text in rest if text.startswith("At matched KL")]
@@ -106,7 +106,7 @@ def test_no_arm_is_called_highest_that_was_not_read_beside_every_other() -> None
     found = standings(evaluations(made)).kl
     assert [(pair.first, pair.second) for pair in found.pairs if pair.rough] == [("dpo", "reinforce")]
     assert found.leader is None
-    first, *rest = verdict.sentences(made)
+    first, *rest = verdict.read(made).sentences
     assert first.startswith("At the end of training dpo has the highest judge reward")
     (matched,) = [text for text in rest if text.startswith("At matched KL")]
     assert "highest" not in matched
@@ -122,7 +122,7 @@ def test_an_arm_that_hardly_moved_is_named_where_it_cannot_be_placed() -> None:
     made = with_paths(
         {arm: [path(*end, noise * (1 + i)) for noise in noises] for i, (arm, end) in enumerate(ends.items())}
     )
-    (matched,) = [text for text in verdict.sentences(made) if text.startswith("At matched KL")]
+    (matched,) = [text for text in verdict.read(made).sentences if text.startswith("At matched KL")]
     assert "reinforce is highest, ahead of ppo; dpo hardly left the base and cannot be ranked." in matched
 
 
@@ -135,7 +135,7 @@ def test_where_no_arm_is_above_all_others_pairs_are_said() -> None:
 
 def test_an_arm_that_another_beats_on_their_common_seeds_is_not_called_the_best() -> None:
     """Its mean is higher for seeds that the other did not finish."""
-    first = verdict.sentences(with_ends({"a": [0.5, 0.501, 0.499, 0.9, 0.9], "b": [0.6, 0.6, 0.6]}))[0]
+    first = verdict.read(with_ends({"a": [0.5, 0.501, 0.499, 0.9, 0.9], "b": [0.6, 0.6, 0.6]})).sentences[0]
     assert "highest" not in first
     assert "no arm is above all others: b is ahead of a by +0.100" in first
 
@@ -145,14 +145,14 @@ def test_ends_near_the_base_are_told_apart_in_the_warning() -> None:
         return [[(0.0, 0.0, 0.4), (1.0, kl, 0.5 + noise)] for noise in (0.0, 0.01, -0.01)]
 
     made = with_facts(with_paths({"ppo": paths(0.047), "dpo": paths(0.033)}), **OWN)
-    (warned,) = [text for text in verdict.sentences(made) if "the arms end at different KL" in text]
+    (warned,) = [text for text in verdict.read(made).sentences if "the arms end at different KL" in text]
     assert "dpo 0.033 and ppo 0.047 nats" in warned
 
 
 def test_the_warning_stands_without_kl() -> None:
     made = with_facts(world(Path("x")), **OWN)
     results = made.results[made.results["metric"] != "kl/sequence"]
-    first = verdict.sentences(dataclasses.replace(made, results=results))[0]
+    first = verdict.read(dataclasses.replace(made, results=results)).sentences[0]
     assert first.endswith(
         "with 3 seeds. But the β of dpo is not the coefficient of the objective that the other arms maximise."
     )

@@ -42,7 +42,7 @@ def test_the_next_seeds_are_the_verdicts_where_it_names_a_number(
     scores: dict[str, list[float]], seeds: int | None
 ) -> None:
     made = with_ends(scores)
-    _, named, told = " ".join(verdict.sentences(made)).rpartition("--seeds ")
+    _, named, told = " ".join(verdict.read(made).sentences).rpartition("--seeds ")
     assert bool(named) == (seeds != 5 + MORE_SEEDS)
     expected = int(told) if named else seeds
     assert seeds in (None, expected)
@@ -109,6 +109,18 @@ def test_the_arm_of_the_highest_mean_is_not_said_to_lead_where_others_may(
 )
 def test_of_one_arm_no_mean_is_the_highest(scores: list[float], beginning: str) -> None:
     assert policy(with_ends({"a": scores})).startswith(beginning)
+
+
+def test_the_seed_that_is_shown_is_the_first_that_finished_not_the_best() -> None:
+    made = with_ends(CLEAR)
+    failed = (made.runs["arm"] == "a") & (made.runs["seed"] == 0)
+    runs = made.runs.assign(
+        status=made.runs["status"].mask(failed, "failed"), policy=made.runs["policy"].mask(failed, "")
+    )
+    assert (
+        "policy of seed 1 is in reports/x/runs/a-s1/policy (the first finished seed, not the best: picking the best on these "
+        "prompts would flatter it)."
+    ) in policy(dataclasses.replace(made, runs=runs))
 
 
 def test_the_base_is_no_rival_where_it_was_not_evaluated() -> None:

@@ -72,12 +72,6 @@ def test_arms_keep_the_order_of_the_configuration() -> None:
     assert list(evaluations(dataclasses.replace(made, facts=facts)).arms) == ["dpo", "ppo", "reinforce"]
 
 
-def test_a_policy_without_a_run_counts_as_finished() -> None:
-    made = world(Path("x"))
-    view = evaluations(dataclasses.replace(made, runs=made.runs[made.runs["arm"] != "dpo"]))
-    assert len(view.at_end("dpo", JUDGE)) == 3
-
-
 def test_missing_axes_lose_no_row() -> None:
     made = world(Path("x"))
     results = made.results.assign(seconds=math.nan, flops=math.nan)
@@ -147,7 +141,7 @@ def test_a_width_is_not_rounded_to_nothing_for_what_another_arm_came_to() -> Non
 def test_rewards_of_millions_keep_the_digits_that_tell_them_apart() -> None:
     made = [Estimate(2_300_500, 2_299_258, 2_301_742, 3), Estimate(2_304_000, math.nan, math.nan, 1)]
     assert fmt.column(made, "reward") == [("2,300,500", "± 1,242"), ("2,304,000", "")]
-    assert fmt.interval(made[0], 3) == "[2,299,258, 2,301,742]"
+    assert fmt.with_interval(made[0], 3) == ("2,300,500", "[2,299,258, 2,301,742]")
     almost = Estimate(0.1, 0.1 - 1e-10, 0.1 + 1e-10, 3)  # as good as none
     assert fmt.column([almost], "reward") == [("0.100", "± 0.000")]
 
@@ -158,6 +152,29 @@ def test_numbers_that_differ_are_written_differently() -> None:
     assert fmt.distinct([0.69310, 0.69315, 0.0]) == ["0.6931", "0.69315", "0"]
     assert fmt.distinct([1.0000e-5, 1.0004e-5]) == ["1×10⁻⁵", "1.0004×10⁻⁵"]
     assert fmt.distinct([2.0, 2.0]) == ["2", "2"]
+
+
+def test_means_with_their_intervals_or_half_widths() -> None:
+    known, alone = Estimate(0.3, 0.25, 0.35, 3), Estimate(0.3, math.nan, math.nan, 1)
+    assert fmt.with_interval(known, 2, signed=True) == ("+0.30", "[0.25, 0.35]")
+    assert fmt.with_width(known, 3) == ("0.300", "± 0.050")
+    assert fmt.with_interval(alone, 1) == fmt.with_width(alone, 1) == ("0.3", "")
+    assert fmt.with_interval(known.negated, 2) == ("−0.30", "[−0.35, −0.25]")
+    assert known.negated.n == 3
+
+
+def test_several_numbers_are_the_first_to_the_last_or_one() -> None:
+    assert fmt.span(["1", "2", "3"]) == "1 to 3"
+    assert fmt.span(["0.10", "0.10"]) == fmt.span(["0.10"]) == "0.10"
+    assert fmt.span([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("rewards", "decimals"),
+    [([0.7, 0.45], 3), ([150.0, -3.0], 3), ([0.05, 0.01], 4), ([2e-5, -3e-5], 7), ([math.nan], 3), ([], 3)],
+)
+def test_small_rewards_have_as_many_decimals_as_show_them(rewards: list[float], decimals: int) -> None:
+    assert fmt.reward_decimals(rewards) == decimals
 
 
 def test_flops_and_their_half_width_share_a_power() -> None:

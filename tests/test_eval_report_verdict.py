@@ -14,9 +14,10 @@ from report_words import said
 from report_world import ARMS, POINTS, World, with_ends, world
 
 from eval import stats
+from eval.report.document import Bullets, Table
 from eval.report.numbers.frames import evaluations
 from eval.report.numbers.standings import standings
-from eval.report.sections import claims, verdict
+from eval.report.sections import claims, summary, verdict, versus
 
 CLEAR = {"reinforce": [0.90, 0.91, 0.92, 0.90, 0.91], "ppo": [0.60, 0.62, 0.61, 0.61, 0.6]}
 UNCLEAR = {"reinforce": [0.9, 0.4, 0.6], "ppo": [0.6, 0.7, 0.5]}
@@ -53,7 +54,7 @@ WORLDS: dict[str, Callable[[], World]] = {
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_verdict_is_short_and_whole_whatever_the_world(name: str) -> None:
-    found = verdict.sentences(WORLDS[name]())
+    found = verdict.read(WORLDS[name]()).sentences
     assert 1 <= len(found) <= 6
     for sentence in found:
         assert len(sentence) < 420, sentence
@@ -112,13 +113,16 @@ def test_holm_and_not_the_single_interval_decides() -> None:
     (pair,) = [p for p in standings(evaluations(made)).end.pairs if {p.first, p.second} == {"best", "arm0"}]
     assert pair.difference.excludes_zero
     assert pair.p_holm > 0.05
-    assert "ahead of" not in verdict.sentences(made)[0]
+    assert "ahead of" not in verdict.read(made).sentences[0]
 
 
 def test_an_interval_that_excludes_0_of_arms_not_told_apart_is_explained_once() -> None:
     """Each pair's own interval excludes 0, and Holm's correction for three pairs takes both claims back."""
     scores = {"reinforce": [0.7, 0.8], "ppo": [0.50, 0.585], "dpo": [0.511, 0.595]}
-    (first, *_), end = verdict.sentences(with_ends(scores)), standings(evaluations(with_ends(scores))).end
+    (first, *_), end = (
+        verdict.read(with_ends(scores)).sentences,
+        standings(evaluations(with_ends(scores))).end,
+    )
     assert all(pair.difference.excludes_zero and not pair.told_apart for pair in end.of("reinforce"))
     words = "with 2 seeds (these are intervals before Holm's correction for 3 pairs)."
     assert first.endswith(words)
@@ -165,7 +169,7 @@ def test_no_pair_finished_the_same_seed() -> None:
 
 
 def first_of(scores: dict[str, list[float]]) -> str:
-    return verdict.sentences(with_ends(scores))[0]
+    return verdict.read(with_ends(scores)).sentences[0]
 
 
 def test_of_a_difference_without_spread_nothing_is_claimed() -> None:
@@ -233,6 +237,52 @@ def test_comparisons_that_find_the_same_without_spread_are_said_together() -> No
     ]
     (level,) = claims.others(standings(evaluations(with_ends(UNCLEAR))).end, [other])
     assert "nothing is claimed of ppo's difference from dpo, as there is no spread between seeds." in level
+
+
+# A judge of a small scale ----------------------------------------------------------------------------
+
+
+def test_a_judge_of_a_small_scale_keeps_its_digits() -> None:
+    """Everything that is said of its rewards is what it is of the same rewards a hundred thousand times as large."""
+    scores = {arm: [1e-5 * score for score in own] for arm, own in CLEAR.items()}
+    large, small = with_ends(CLEAR), with_ends(scores, base=0.5e-5)
+    assert (
+        "reinforce has the highest judge reward, 0.00000908, ahead of ppo by +0.00000300 [0.00000288, 0.00000312]."
+        in said(small)
+    )
+    assert (
+        "the untouched base (judge reward 0.00000500): reinforce +0.00000408 [0.00000398, 0.00000418]"
+        in said(small)
+    )
+    assert said(large).count("told apart") == said(small).count("told apart")
+    alone = with_ends({"ppo": [2.5e-5], "dpo": [3.1e-5]}, base=1e-5)
+    assert "ended at: dpo 0.0000310 and ppo 0.0000250, the base 0.0000100." in said(alone)
+
+
+def test_so_do_the_tables_and_caveats() -> None:
+    near = [0.70, 0.71, 0.69, 0.705, 0.2]
+    made = with_ends({"ppo": [1e-5 * score for score in near], "dpo": [0.7e-5] * 3}, base=0.5e-5)
+    view = evaluations(made)
+    found = standings(view)
+    tables = [*summary.ends(made, view).blocks, *versus.section(view, found, found.end).blocks]
+    for table in (t for t in tables if isinstance(t, Table) and t.heading.lower().startswith("judge reward")):
+        assert all(
+            re.search("[1-9]", cell.text) for row in table.rows for cell in row[1:] if cell.text != "–"
+        )
+    assert any(
+        "ppo seed 4 (0.00000200, the others 0.00000690 to 0.00000710)" in text
+        for text in verdict.read(made).warnings
+    )
+
+
+def test_the_section_and_the_terminal_tell_the_same() -> None:
+    made = with_ends(UNCLEAR)
+    view, told = evaluations(made), verdict.read(made)
+    lists = [
+        b.items for b in verdict.section(made, view, standings(view), {}).blocks if isinstance(b, Bullets)
+    ]
+    assert lists == [told.sentences, told.warnings]
+    assert told.warnings
 
 
 # Costs -------------------------------------------------------------------------------------------------

@@ -7,14 +7,15 @@ from report_world import World, with_ends, with_paths
 
 from eval.report.document import Table, Text
 from eval.report.numbers.frames import evaluations
+from eval.report.numbers.objectives import leading
 from eval.report.numbers.standings import standings
-from eval.report.sections import verdict, versus
+from eval.report.sections import versus
 
 
 def tables_of(made: World) -> list[Table]:
     view = evaluations(made)
     found = standings(view)
-    section = versus.section(view, found, verdict.leading(made, found))
+    section = versus.section(view, found, leading(made, found))
     return [block for block in section.blocks if isinstance(block, Table) and "differences" in block.heading]
 
 
@@ -57,6 +58,33 @@ def test_what_has_no_interval_is_not_called_not_told_apart() -> None:
     assert says[frozenset("ab")] == "equal"
     assert says[frozenset("ac")] == says[frozenset("bc")] == "no interval"
     assert says[frozenset("ad")] == "not told apart"
+
+
+def test_what_the_columns_hold_is_said_once_above_the_tables() -> None:
+    made = two_paths()
+    view = evaluations(made)
+    found = standings(view)
+    blocks = versus.section(view, found, found.end).blocks
+    said = [b.text if isinstance(b, Text) else getattr(b, "caption", "") for b in blocks]
+    for words in (
+        "Student's t for its pair alone",
+        "Holm's method",
+        "Probability of improvement: ",
+        "Hedges' g",
+    ):
+        assert sum(words in text for text in said) == 1
+    first = min(i for i, b in enumerate(blocks) if isinstance(b, Table) and "differences" in b.heading)
+    assert "Hedges' g" in "".join(said[:first])
+    assert [table.caption[:40] for table in tables_of(made)] == [
+        "",
+        "",
+        "Each pair at the smallest KL at which on",
+    ]
+
+
+def test_a_difference_without_an_interval_stands_alone() -> None:
+    (row,) = tables_of(with_ends({"a": [0.9], "b": [0.275]}))[0].rows
+    assert (row[2].text, row[2].small) == ("+0.625", "")
 
 
 def test_what_rough_means_is_said_where_something_is() -> None:

@@ -20,7 +20,7 @@ class Difference:
     p_value: float
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Difference:
+def paired_difference(a: ArrayLike, b: ArrayLike) -> Difference:
     """Mean of a − b over pairs (the same seed, the same prompts) with t interval and paired t-test's p-value.
 
     a_N, b_N → Difference. The p-value is nan where there is no interval, but 1 where all differences are exactly 0:
@@ -32,7 +32,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> D
     if a_N.shape != b_N.shape:
         raise ValueError(f"paired values need equal numbers; got {len(a_N)} and {len(b_N)}")
     difference_N = a_N - b_N
-    estimate = mean_interval(difference_N, confidence)
+    estimate = mean_interval(difference_N)
     if len(difference_N) > 0 and not difference_N.any():
         return Difference(estimate, 1.0)
     if not estimate.has_interval:

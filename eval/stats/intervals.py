@@ -30,6 +30,11 @@ class Estimate:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
+    def negated(self) -> Estimate:
+        """The same of b − a where this is of a − b."""
+        return Estimate(-self.mean, -self.high, -self.low, self.n)
+
+    @property
     def excludes_zero(self) -> bool:
         """True where the interval exists and lies wholly on one side of 0."""
         return self.has_interval and (self.low > 0 or self.high < 0)

@@ -48,12 +48,12 @@ def outlying_mask(values_XN: np.ndarray) -> np.ndarray:
     return outlying_XN
 
 
-def unseen_share(n: int, confidence: float = 0.95) -> float:
-    """Largest share of seeds that may fail in a way of which n ≥ 1 seeds show none: 1 − (1 − confidence)^{1/n}.
+def unseen_share(n: int) -> float:
+    """Largest share of seeds that may fail in a way of which n ≥ 1 seeds show none: 1 − 0.05^{1/n}.
 
-    Were the share larger, n seeds would have shown it with that confidence; about 3/n (Hanley and Lippman-Hand 1983).
+    Were the share larger, n seeds would have shown it with 95% confidence; about 3/n (Hanley and Lippman-Hand 1983).
     """
-    return 1 - (1 - confidence) ** (1 / n)
+    return 1 - 0.05 ** (1 / n)
 
 
 def _critical(m: int, level: float) -> float:

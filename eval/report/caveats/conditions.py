@@ -29,13 +29,6 @@ REPLICATED = {
 }
 """What the data seed draws (facts.json, varies) → what intervals hold for under --replicate-data."""
 
-_WITHOUT = (
-    "Without scores by prompt",
-    "With one test prompt, which does not show how much prompts differ,",
-    "With the same gain on every test prompt",
-)
-"""Why an interval over the seeds is without the prompts: scored by prompt there are none, one, or all alike."""
-
 
 @dataclass(frozen=True)
 class Gain:
@@ -109,16 +102,15 @@ def of_prompts(gains: Mapping[str, Gain]) -> str:
     left_open = [arm for arm, gain in gains.items() if gain.left_open]
     text = "."
     if left_open:
-        verb = "is" if len(left_open) == 1 else "are"
-        text += f" By the seeds alone {fmt.listing(left_open)} {verb} told from the base, with the noise of the prompts not."
-    mixed = any(gain.prompts.has_interval for gain in gains.values())
-    without: dict[str, list[str]] = {}
-    for arm, gain in gains.items():
-        if gain.seeds_alone:
-            without.setdefault(_WITHOUT[min(gain.prompts.n, 2)], []).append(arm)
-    for why, arms in without.items():
-        who = f" of {fmt.listing(arms)}" if mixed or len(without) > 1 else ""
-        text += f" {why} the intervals{who} leave out the noise of the prompts."
+        whose = "its" if len(left_open) == 1 else "their"
+        text += (
+            f" By {whose} seeds alone {fmt.listing(left_open)} would be told apart from the base, but not once the noise of "
+            "the prompts is counted."
+        )
+    if without := [arm for arm, gain in gains.items() if gain.seeds_alone]:
+        mixed = any(gain.prompts.has_interval for gain in gains.values())
+        who = f" of {fmt.listing(without)}" if mixed else ""
+        text += f" The intervals{who} leave out the noise of the prompts."
     return text
 
 
@@ -189,9 +181,11 @@ def _other_prompts(comparison: ReportInput, end: Standing) -> str:
         if {pair.first, pair.second} == {leader, second} and pair.difference.has_interval:
             effect = prompt_effect(comparison, pair)
             if effect.has_interval and effect.half_width > NOTICEABLE * pair.difference.half_width:
+                decimals = fmt.reward_decimals(pair.rewards)
+                prompts, seeds = (fmt.number(each.half_width, decimals) for each in (effect, pair.difference))
                 return (
-                    f" Other prompts would move the difference between {leader} and {second} by "
-                    f"± {fmt.number(effect.half_width, 3)}, other seeds by ± {fmt.number(pair.difference.half_width, 3)}."
+                    f" A different choice of prompts would move the difference between {leader} and {second} by about "
+                    f"± {prompts} (95%), of seeds by ± {seeds}."
                 )
     return ""
 
@@ -216,15 +210,12 @@ def _single(end: Standing) -> bool:
 
 
 def _data(comparison: ReportInput) -> str:
-    settings, varies = comparison.settings, comparison.facts.get("varies")
+    settings, varies = comparison.settings, comparison.facts.get("varies") or []
     if settings.get("replicate_data"):
-        if varies is None:  # a comparison that was made before its task told
-            return "data and reward of which every seed has its own draw,"
         return REPLICATED[frozenset(varies)]
-    if varies == []:
+    if not varies:
         return "this data and reward"
-    seed = settings.get("data_seed", 0)
-    what = fmt.listing([f"the {each}" for each in varies or []]) or "it"
+    seed, what = settings.get("data_seed", 0), fmt.listing([f"the {each}" for each in varies])
     return f"this data and reward (data seed {seed}, which all seeds share; --replicate-data varies {what})"
 
 

@@ -43,9 +43,7 @@ def unfinished(comparison: ReportInput, view: Evaluations) -> list[str]:
 
 def diverged(comparison: ReportInput, view: Evaluations) -> list[str]:
     """Runs that their own watch found to have diverged (`eval.recording.divergence`), with when and why."""
-    if "diverged" not in view.runs:
-        return []
-    runs = view.runs[view.runs["diverged"].fillna("") != ""]
+    runs = view.runs[view.runs["diverged"] != ""]
     told = [
         f"{_name(arm, seed)} diverged at {reason}."
         for arm, seed, reason in runs[["arm", "seed", "diverged"]].itertuples(index=False)
@@ -57,16 +55,17 @@ def diverged(comparison: ReportInput, view: Evaluations) -> list[str]:
 def outlying(comparison: ReportInput, view: Evaluations) -> list[str]:
     """Seeds far from the others of their arm (`stats.outlying`)."""
     found = []
+    decimals = tables.judge_decimals(view)
     for arm in view.arms:
         values = view.at_end(arm, JUDGE)
         ordered = list(values.values())
         outlying = stats.outlying(ordered)
         others = [value for index, value in enumerate(ordered) if index not in outlying]
         for index in outlying:
-            found.append(
-                f"{_name(arm, list(values)[index])} ({fmt.number(ordered[index], 3)}, the others "
-                f"{fmt.number(min(others), 3)} to {fmt.number(max(others), 3)})"
+            this, least, most = (
+                fmt.number(value, decimals) for value in (ordered[index], min(others), max(others))
             )
+            found.append(f"{_name(arm, list(values)[index])} ({this}, the others {least} to {most})")
     if not found:
         return []
     return [
@@ -120,7 +119,7 @@ def few_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
     counts = [len(view.at_end(arm, JUDGE)) for arm in tables.ranking(view)]
     if not counts or max(counts) == 1 or min(counts) >= FEW_SEEDS:
         return []
-    shown = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    shown = fmt.span([str(count) for count in sorted(counts)])
     unseen = f"{100 * stats.unseen_share(min(counts)):.0f}%"
     return [
         f"With {shown} seeds an arm the intervals are wide, and a failure that occurs in fewer than {unseen} of runs may have gone "
@@ -148,9 +147,10 @@ def middle_half(comparison: ReportInput, view: Evaluations) -> list[str]:
     leader, best = next(iter(values)), max(middle, key=middle.__getitem__)
     if best == leader:
         return []
+    first, second = (fmt.number(middle[arm], tables.judge_decimals(view)) for arm in (best, leader))
     return [
         f"By the interquartile mean, which leaves out the best and the worst quarter of the seeds, {best} leads at the end "
-        f"of training with {fmt.number(middle[best], 3)}, before {leader} with {fmt.number(middle[leader], 3)}: single seeds decide here."
+        f"of training with {first}, before {leader} with {second}: single seeds decide here."
     ]
 
 
@@ -215,15 +215,16 @@ def overspent(comparison: ReportInput, view: Evaluations) -> list[str]:
 
 
 def rough_readings(found: Standings) -> list[str]:
-    """Values at equal cost or matched KL that lie too far from any evaluation."""
+    """What would help where values at equal cost or matched KL lie too far from any evaluation; that nothing is claimed of
+    them the verdict says."""
     places = {"at equal total cost": found.cost.rough, "at matched KL": found.kl.rough}
     shown = [f"of {fmt.listing(arms)} {place}" for place, arms in places.items() if arms]
     if not shown:
         return []
     remedy = ", or values of β that end at similar KL," if found.kl.rough else ""
     return [
-        f"Nothing is claimed {' or '.join(shown)}: the value lies between two evaluations too far apart to interpolate. "
-        f"More evaluations (--eval.points){remedy} would settle it."
+        f"Evaluations {' and '.join(shown)} lie too far apart to interpolate: more of them (--eval.points){remedy} would "
+        "help."
     ]
 
 

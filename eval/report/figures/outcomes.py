@@ -42,8 +42,8 @@ def proxy_against_judge(paths: DataFrame, look: Look, base: Base) -> Figure:
     return figure
 
 
-def learning_curves(paths: DataFrame, look: Look, base: Base, metric: str = JUDGE) -> Figure:
-    """`metric` against updates, completions, FLOPs and seconds; kinds of spending that nobody measured are left out."""
+def learning_curves(paths: DataFrame, look: Look, base: Base) -> Figure:
+    """Judge reward against updates, completions, FLOPs and seconds; kinds of spending that nobody measured are left out."""
     kinds = [kind for kind in ("updates", "completions", "flops", "seconds") if paths[kind].notna().any()]
     groups = theme.panels(look)
     shape = (math.ceil(len(kinds) / 2), 2) if len(groups) == 1 else (len(kinds), len(groups))
@@ -51,12 +51,12 @@ def learning_curves(paths: DataFrame, look: Look, base: Base, metric: str = JUDG
     cells = [ax for row in table for ax in row]
     wanted = [(kind, arms) for kind in kinds for arms in groups]
     for ax, (kind, arms) in zip(cells, wanted, strict=False):
-        axes.draw_paths(ax, paths, kind, metric, look, arms)
-        _bands(ax, paths, kind, metric, look, arms)
-        axes.base_line(ax, base.get(metric))
+        axes.draw_paths(ax, paths, kind, JUDGE, look, arms)
+        _bands(ax, paths, kind, JUDGE, look, arms)
+        axes.base_line(ax, base.get(JUDGE))
         axes.spending_axis(ax, kind, paths.groupby(["arm", "seed"])[kind].max())
         axes.plain_ticks(ax.yaxis)
-        ax.set_ylabel(fmt.titled(metric) if ax in [row[0] for row in table] else "")
+        ax.set_ylabel(fmt.titled(JUDGE) if ax in [row[0] for row in table] else "")
     for ax in cells[len(wanted) :]:
         ax.remove()
     axes.legend(figure, look, base="line", failed=axes.any_failed(paths))

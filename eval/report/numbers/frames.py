@@ -39,12 +39,9 @@ class Evaluations:
     @property
     def metrics(self) -> list[str]:
         """Metrics with at least one number, win rates against single arms left out."""
-        return [m for m in self.all_metrics if not m.startswith(WIN_PREFIX)]
-
-    @property
-    def all_metrics(self) -> list[str]:
         fixed = {*RUN, *AXES, "algorithm", "point", "finished"}
-        return [c for c in self.paths.columns if c not in fixed and self.paths[c].notna().any()]
+        columns = [c for c in self.paths.columns if c not in fixed and not c.startswith(WIN_PREFIX)]
+        return [c for c in columns if self.paths[c].notna().any()]
 
     def at_end(self, arm: str, metric: str) -> dict[int, float]:
         """Seed → value at the end of this arm's finished runs; missing values left out."""
@@ -59,7 +56,7 @@ def evaluations(comparison: ReportInput) -> Evaluations:
     """Read a comparison's rows once, for everything that follows."""
     import pandas
 
-    runs = _known_runs(comparison)
+    runs = comparison.runs
     arms = _arms(comparison, runs)
     wide = _wide(comparison.results)
     trained = wide[wide["arm"] != BASE]
@@ -98,27 +95,6 @@ def _mean_proxy(trained: DataFrame) -> dict[str, float]:
         return {}
     starts = trained[trained["point"] == 0].dropna(subset=[PROXY]).drop_duplicates("seed")[PROXY]
     return {PROXY: float(starts.astype(float).mean())} if starts.nunique() > 1 else {}
-
-
-def _known_runs(comparison: ReportInput) -> DataFrame:
-    """The runs' table; an arm that has results but no row there (a policy trained elsewhere) counts as done."""
-    import pandas
-
-    runs, results = comparison.runs, comparison.results
-    listed = set(runs[RUN].itertuples(index=False, name=None)) if len(runs) else set()
-    seen = results[results["arm"] != BASE].drop_duplicates(RUN)[[*RUN, "algorithm"]]
-    extra = seen[[key not in listed for key in seen[RUN].itertuples(index=False, name=None)]]
-    blank: dict[str, Any] = {
-        "status": "done",
-        "error": "",
-        "fraction": math.nan,
-        "updates": math.nan,
-        "seconds": math.nan,
-    }
-    if not len(extra):
-        return runs
-    parts: list[DataFrame] = [runs, extra.assign(**blank, policy="")]
-    return pandas.concat(parts, ignore_index=True)
 
 
 def _arms(comparison: ReportInput, runs: DataFrame) -> dict[str, str]:

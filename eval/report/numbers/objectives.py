@@ -1,4 +1,5 @@
-"""Which arms maximise one objective, E[r] − β·KL of the reported reward and KL, and which do not, and why."""
+"""Which arms maximise one objective, E[r] − β·KL of the reported reward and KL, which do not, and why; and so, which
+comparison of the arms comes first."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 from eval import format as fmt
 from eval.report.inputs import PROXY, ReportInput
+from eval.report.numbers.standings import Standing, Standings
 
 MANY_ARMS = 5  # a sentence names no more of them one by one
 
@@ -67,6 +69,13 @@ def unlike_beta(comparison: ReportInput, compared: Collection[str]) -> str:
     if not own:
         return f"the arms' β differ ({_shown(betas)}), so they do not maximise one objective"
     return f"the β of {fmt.listing(own)} is not the coefficient of an objective and those of the others differ ({_shown(betas)})"
+
+
+def leading(comparison: ReportInput, found: Standings) -> Standing:
+    """The comparison that the verdict begins with: own ends; where the arms' β are not that of one objective, matched
+    KL, if every two arms can be read there."""
+    complete = not found.kl.unread and set(found.kl.ranking) == set(found.end.ranking)
+    return found.kl if complete and unlike_beta(comparison, found.end.ranking) else found.end
 
 
 def _shown(betas: Mapping[str, float]) -> str:

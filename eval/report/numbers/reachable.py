@@ -151,7 +151,7 @@ def _point(pool: Pool, k: int, rewards_PM: np.ndarray, curve: Curve, beta: float
         seed=pool.seeds[k],
         kl=float(kl_P.mean()),
         reward=float(reward_P.mean()),
-        left=Estimate(-over.mean, -over.high, -over.low, over.n),
+        left=over.negated,
         impossible=above(curve, kl_P, reward_P, 0.999).low > 0,
         inside=bool(np.isfinite(curve.reward_at(float(kl_P.mean()), solid=True))),
         objective=math.nan if beta is None else float(objective(kl_P, reward_P, beta).mean()),

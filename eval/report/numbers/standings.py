@@ -56,6 +56,11 @@ class Pair:
         return self.first if self.told_apart else None
 
     @property
+    def rewards(self) -> list[float]:
+        """What both arms came to, seed by seed."""
+        return [*self.of_first.values(), *self.of_second.values()]
+
+    @property
     def differences(self) -> list[float]:
         """first − second, one a seed."""
         return [self.of_first[seed] - self.of_second[seed] for seed in self.of_first]

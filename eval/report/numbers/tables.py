@@ -44,17 +44,22 @@ def at_end(view: Evaluations, arm: str, metric: str) -> stats.Estimate:
     return stats.mean_interval(list(view.at_end(arm, metric).values()))
 
 
-def gain(view: Evaluations, arm: str, metric: str = JUDGE) -> stats.Estimate:
-    """Arm minus base. The base is one fixed number here: the interval is over the arm's seeds only."""
-    values = view.at_end(arm, metric).values()
-    if metric not in view.base:
+def judge_decimals(view: Evaluations) -> int:
+    """Decimals of the judge's rewards and their differences, by the size of what base and arms came to."""
+    means = [at_end(view, arm, JUDGE).mean for arm in (BASE, *view.arms)]
+    return fmt.reward_decimals(means)
+
+
+def gain(view: Evaluations, arm: str) -> stats.Estimate:
+    """Judge reward of the arm minus that of the base, one fixed number here: the interval is over the arm's seeds only."""
+    if JUDGE not in view.base:
         return stats.mean_interval([])
-    return stats.mean_interval([value - view.base[metric] for value in values])
+    return stats.mean_interval([value - view.base[JUDGE] for value in view.at_end(arm, JUDGE).values()])
 
 
-def ranking(view: Evaluations, metric: str = JUDGE) -> list[str]:
-    """Arms with at least one finished run, highest mean first."""
-    means = {arm: at_end(view, arm, metric).mean for arm in view.arms}
+def ranking(view: Evaluations) -> list[str]:
+    """Arms with at least one finished run, highest mean judge reward first."""
+    means = {arm: at_end(view, arm, JUDGE).mean for arm in view.arms}
     return sorted((arm for arm in means if not math.isnan(means[arm])), key=lambda arm: -means[arm])
 
 

@@ -29,15 +29,15 @@ def section(comparison: ReportInput, view: Evaluations) -> Section:
         return Section("answers", "The same prompts, side by side", (Text("No responses were kept."),))
     blocks: list[Block] = [
         Text(
-            f"{len(ids)} held-out prompts, evenly spaced through all of them, so not chosen by their responses. "
-            "Shown is each arm's finished seed of the lowest number (if none finished, the lowest of all) at its last evaluation; the same random numbers "
-            "for all. "
-            "The highest judge score is bold. What models write is shown as it is, control characters spelled out."
+            f"{len(ids)} held-out prompts, evenly spaced through all of them rather than chosen by their responses. Each arm "
+            "answers with its lowest-numbered finished seed (if none finished, its lowest) at its last evaluation, all with the "
+            "same random numbers. The highest judge score is bold. Responses are shown unedited, control characters spelled out."
         )
     ]
+    decimals = {name: fmt.reward_decimals(chosen[name].astype(float)) - 1 for name in ("judge", "proxy")}
     for prompt_id in ids:
         rows = chosen[chosen["prompt_id"] == prompt_id]
-        blocks.append(_card(rows, [BASE, *view.arms]))
+        blocks.append(_card(rows, [BASE, *view.arms], decimals))
     return Section("answers", "The same prompts, side by side", tuple(blocks))
 
 
@@ -64,26 +64,28 @@ def _spaced(ids: list[Any]) -> list[Any]:
     return [ids[round(i * (len(ids) - 1) / (PROMPTS - 1))] for i in range(PROMPTS)]
 
 
-def _card(rows: DataFrame, arms: list[str]) -> Answers:
+def _card(rows: DataFrame, arms: list[str], decimals: dict[str, int]) -> Answers:
     by_arm = {row["arm"]: row for row in rows.to_dict("records")}
     judged = sorted(
         (value for row in by_arm.values() if not math.isnan(value := _value(row, "judge"))), reverse=True
     )
     best = judged[0] if len(judged) > 1 and judged[0] > judged[1] else math.nan
     answers = [
-        Answer(arm, _scores(row), _cut(row["completion"], "completion"), _value(row, "judge") == best)
+        Answer(
+            arm, _scores(row, decimals), _cut(row["completion"], "completion"), _value(row, "judge") == best
+        )
         for arm in arms
         if (row := by_arm.get(arm)) is not None
     ]
     return Answers(_cut(rows["prompt"].iloc[0], "prompt"), tuple(answers))
 
 
-def _scores(row: dict[Any, Any]) -> str:
-    parts = [f"judge {fmt.number(_value(row, 'judge'), 2)}"]
-    for name, decimals, unit in (("proxy", 2, ""), ("kl", 2, " nats"), ("length", 0, " tokens")):
+def _scores(row: dict[Any, Any], decimals: dict[str, int]) -> str:
+    parts = [f"judge {fmt.number(_value(row, 'judge'), decimals['judge'])}"]
+    for name, shown, unit in (("proxy", decimals["proxy"], ""), ("kl", 2, " nats"), ("length", 0, " tokens")):
         value = _value(row, name)
         if not math.isnan(value):
-            parts.append(f"{'KL' if name == 'kl' else name} {fmt.number(value, decimals)}{unit}")
+            parts.append(f"{'KL' if name == 'kl' else name} {fmt.number(value, shown)}{unit}")
     ended = row.get("ended")
     cut = ended is not None and ended == ended and not bool(ended)
     return " · ".join([*parts, "cut at the length limit"] if cut else parts)

@@ -137,27 +137,27 @@ def others(lead: Standing, rest: Sequence[Standing]) -> list[str]:
 
 
 def mean(view: Evaluations, arm: str) -> str:
-    return fmt.number(tables.at_end(view, arm, JUDGE).mean, 3)
+    return fmt.number(tables.at_end(view, arm, JUDGE).mean, tables.judge_decimals(view))
 
 
-def gains(arms: Sequence[tuple[str, Estimate]]) -> str:
+def gains(view: Evaluations, arms: Sequence[tuple[str, Estimate]]) -> str:
     """Each arm's gain with its interval; of many arms the range of gains."""
+    decimals = tables.judge_decimals(view)
     if len(arms) > NAMED:
-        return f"{_range([gain.mean for _, gain in arms])} ({fmt.listing([arm for arm, _ in arms])})"
-    return fmt.listing([f"{arm} {signed(gain)}" for arm, gain in arms])
-
-
-def signed(estimate: Estimate) -> str:
-    """+0.300 [0.281, 0.319]; without an interval the mean alone."""
-    shown = fmt.number(estimate.mean, 3, signed=True)
-    return f"{shown} {fmt.interval(estimate, 3)}" if estimate.has_interval else shown
+        between = _range([gain.mean for _, gain in arms], decimals)
+        return f"{between} ({fmt.listing([arm for arm, _ in arms])})"
+    return fmt.listing([f"{arm} {_signed(gain, decimals)}" for arm, gain in arms])
 
 
 def seeds(counts: Sequence[int]) -> str:
     """ "3 seeds", "2 to 3 seeds"."""
-    few, many = min(counts), max(counts)
-    shown = f"{few}" if few == many else f"{few} to {many}"
+    shown = fmt.span([str(count) for count in sorted(counts)])
     return f"{shown} seed{'' if shown == '1' else 's'}"
+
+
+def _signed(estimate: Estimate, decimals: int) -> str:
+    """+0.300 [0.281, 0.319]; without an interval the mean alone."""
+    return " ".join(fmt.with_interval(estimate, decimals, signed=True)).strip()
 
 
 def _where(standing: Standing) -> str:
@@ -172,7 +172,10 @@ def _where(standing: Standing) -> str:
 def _best(standing: Standing, leader: str, equal: Sequence[Pair], detailed: bool) -> str:
     """The best arm with its value, or those that share the place; where all arms do, none is the best."""
     at_kl, reward = standing.kind == "kl", fmt.label(JUDGE)
-    value = "" if at_kl else fmt.number(float(np.mean(list(standing.values[leader].values()))), 3)
+    value = ""
+    if not at_kl:
+        own = list(standing.values[leader].values())
+        value = fmt.number(float(np.mean(own)), fmt.reward_decimals(own))
     if not equal:
         return f"{leader} is highest" if at_kl else f"{leader} has the highest {reward}, {value}"
     names = fmt.listing([leader, *(pair.rival(leader) for pair in equal)])
@@ -199,7 +202,8 @@ def _outcome(standing: Standing) -> tuple[object, ...]:
 def _behind(leader: str, pairs: Sequence[Pair], count: int, detailed: bool) -> str:
     if len(pairs) > NAMED:
         who = f"all {count} other arms" if len(pairs) == count else f"{len(pairs)} of the other {count} arms"
-        return f"{who} by {_range([pair.difference.mean for pair in pairs])}"
+        decimals = fmt.reward_decimals([reward for pair in pairs for reward in pair.rewards])
+        return f"{who} by {_range([pair.difference.mean for pair in pairs], decimals)}"
     if not detailed:
         return fmt.listing([pair.rival(leader) for pair in pairs])
     return fmt.listing([f"{pair.rival(leader)} by {_size(pair, leader)}" for pair in pairs], link="and of")
@@ -213,10 +217,9 @@ def _rivals(leader: str, pairs: Sequence[Pair], detailed: bool, link: str) -> st
 
 def _size(pair: Pair, leader: str) -> str:
     """The difference as seen from `leader`, with the KL at which it was read."""
-    difference = pair.difference
-    if leader == pair.second:
-        difference = Estimate(-difference.mean, -difference.high, -difference.low, difference.n)
-    return signed(difference) + ("" if np.isnan(pair.kl) else f" at {fmt.number(pair.kl, 1)} nats")
+    difference = pair.difference.negated if leader == pair.second else pair.difference
+    shown = _signed(difference, fmt.reward_decimals(pair.rewards))
+    return shown + ("" if np.isnan(pair.kl) else f" at {fmt.number(pair.kl, 1)} nats")
 
 
 def _further(standing: Standing, leader: str) -> str:
@@ -260,6 +263,5 @@ def _lower(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = (fmt.number(value, 3, signed=True) for value in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
+def _range(values: Sequence[float], decimals: int) -> str:
+    return fmt.span([fmt.number(value, decimals, signed=True) for value in sorted(values)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from eval import format as fmt
@@ -16,15 +16,21 @@ from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row,
 from eval.report.figures import diagnostics
 from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, ReportInput
+from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
 
 MANY_DATA_SEEDS = 3  # a table with the stages of more is folded
 
 
 def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
-    """One figure an algorithm, with the metrics that it logged."""
+    """One figure an algorithm, with the metrics that it logged; before the first, how to read them."""
     events = comparison.events
     blocks: list[Block] = []
+    how = Text(
+        "What training logged, against updates. Thin lines are seeds, bold lines their mean, as far as half of them went. "
+        f"Averaged over up to {diagnostics.BINS} stretches of training (maxima stay maxima); values that are not finite are "
+        "not drawn; logarithmic where values span orders of magnitude."
+    )
     for number, algorithm in enumerate(dict.fromkeys(style.algorithm for style in look.values())):
         own = {arm: style for arm, style in look.items() if style.algorithm == algorithm}
         rows = events[events["arm"].isin(own)] if len(events) else events
@@ -32,41 +38,23 @@ def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
         if not metrics:
             blocks.append(Text(f"{algorithm}: nothing was logged during training.", label="No diagnostics"))
             continue
-        caption = (
-            f"{algorithm}: what training logged, against updates. Thin lines are seeds, bold lines their mean, as far as half of them went. "
-            f"Averaged over up to {diagnostics.BINS} stretches of training (maxima stay maxima); values that are not finite are "
-            "not drawn; logarithmic where values span orders of magnitude."
-        )
-        figure = diagnostics.figure(rows, own, metrics)
-        blocks.append(
-            Picture(f"diagnostics-{number + 1}", figure, caption, f"Training diagnostics of {algorithm}")
-        )
-    return Section("diagnostics", "Diagnostics of training", tuple(blocks))
+        figure, alternative = diagnostics.figure(rows, own, metrics), f"Training diagnostics of {algorithm}"
+        blocks.append(Picture(f"diagnostics-{number + 1}", figure, f"{algorithm}.", alternative))
+    first = [how] if any(isinstance(block, Picture) for block in blocks) else []
+    return Section("diagnostics", "Diagnostics of training", (*first, *blocks))
 
 
 def data(comparison: ReportInput) -> Section:
     """Rows read, kept and dropped with the reason; what was built once for all arms; the reward model's accuracy."""
     facts = comparison.facts
     judge = f"The judge is {facts.get('judge', 'unknown')}"
-    gold = ", the truth of this task (gold)" if facts.get("judge_is_gold") else ""
+    gold = ", this task's true reward" if facts.get("judge_is_gold") else ""
     blocks: list[Block] = [Text(f"{judge}{gold}. The training reward is {facts.get('reward', 'unknown')}.")]
     if hub := facts.get("hub"):
         named = ", ".join(f"{what} {name}" for what, name in hub.items())
         blocks.append(Text(f"Taken from the hub, at these commits: {named}."))
-    blocks += [*_first_alone(comparison), *_accuracy(reward_models(facts))]
+    blocks += _accuracy(reward_models(facts))
     return Section("data", "Data and preparation", (*blocks, *_accounts(facts), *_stages(facts)))
-
-
-def _first_alone(comparison: ReportInput) -> list[Block]:
-    """A directory whose data seeds have draws of their own and which no version has worked on that writes them down."""
-    one = comparison.runs["seed"].nunique() == 1 or comparison.facts.get("varies") == []
-    if not comparison.settings.get("replicate_data") or "data_seeds" in comparison.facts or one:
-        return []
-    return [
-        Text(
-            "Accuracy, rows and stages here are of the first data seed alone; --resume adds those of the others."
-        )
-    ]
 
 
 def _accuracy(models: Mapping[str, Any]) -> list[Block]:
@@ -74,18 +62,13 @@ def _accuracy(models: Mapping[str, Any]) -> list[Block]:
     known = [model for model in models.values() if "accuracy" in model]
     if not known:
         return []
-    accuracy = _range([fmt.number(accuracy, 3) for accuracy in sorted(float(m["accuracy"]) for m in known)])
-    counts = _range([f"{count:,}" for count in sorted(int(m["pairs"]) for m in known if "pairs" in m)])
+    accuracy = fmt.span([fmt.number(a, 3) for a in sorted(float(m["accuracy"]) for m in known)])
+    counts = fmt.span([f"{count:,}" for count in sorted(int(m["pairs"]) for m in known if "pairs" in m)])
     pairs = f" {counts}" if counts else ""
     what = "The reward model's accuracy on held-out pairs is"
     if len(known) > 1:
         what = f"Each of the {len(known)} data seeds has a reward model of its own, with an accuracy on held-out pairs of"
     return [Text(f"{what} {accuracy} (trained on{pairs} pairs; chance is 0.5).")]
-
-
-def _range(ordered: Sequence[str]) -> str:
-    """The first and the last of numbers in order, as they print, or the one that all print as."""
-    return " to ".join(dict.fromkeys([*ordered[:1], *ordered[-1:]]))
 
 
 def _accounts(facts: Mapping[str, Any]) -> list[Block]:
@@ -147,9 +130,7 @@ def _stages(facts: Mapping[str, Any]) -> list[Block]:
 def runs(view: Evaluations) -> Section:
     """Runs that failed, diverged or have not been run, each with its last evaluation and the reason; a sentence where
     there is none."""
-    marked = view.runs.assign(diverged=view.runs.get("diverged", ""))
-    marked = marked.fillna({"error": "", "diverged": ""})
-    bad = marked[(marked["status"] != "done") | (marked["diverged"] != "")]
+    bad = view.runs[(view.runs["status"] != "done") | (view.runs["diverged"] != "")]
     if not len(bad):
         return Section(
             "failed", "Failed runs", (Text(f"None: all {len(view.runs)} runs reached their end."),)
@@ -179,7 +160,9 @@ def _last_evaluation(view: Evaluations, arm: str, seed: int) -> str:
         return fmt.MISSING
     point = f"point {int(rows['point'].iloc[0])}"
     value = float(rows[JUDGE].iloc[0]) if JUDGE in rows else math.nan
-    return point if math.isnan(value) else f"{point}: {fmt.label(JUDGE)} {fmt.number(value, 3)}"
+    if math.isnan(value):
+        return point
+    return f"{point}: {fmt.label(JUDGE)} {fmt.number(value, tables.judge_decimals(view))}"
 
 
 def configuration(comparison: ReportInput) -> Section:
@@ -187,16 +170,17 @@ def configuration(comparison: ReportInput) -> Section:
     *before, environment = sessions.sessions(comparison.environment) or [{}]
     packages = environment.pop("packages", None) or {}
     environment.pop("no_frontier", None)  # the frontier's section tells it
-    blocks: list[Block] = []
-    blocks += [
+    if str(environment.get("commit", "")).endswith("+"):
+        environment["commit"] += " (the +: with uncommitted changes)"
+    blocks: list[Block] = [
         Text("This command repeats the comparison:"),
         Code(commands.repeat(comparison), "sh"),
         Code(_yaml(comparison.settings), "yaml", "The whole resolved configuration (experiment.yaml)"),
     ]
-    arms = comparison.facts.get("arms") or {}
-    if arms:
-        settings = {arm: about.get("settings", {}) for arm, about in arms.items()}
-        blocks.append(Code(_yaml(settings), "yaml", "Every arm's settings"))
+    # An algorithm's own are under `hyperparameters` above; of a variant only what it names is there.
+    variants, arms = comparison.settings.get("variants") or {}, comparison.facts.get("arms") or {}
+    if whole := {arm: about.get("settings", {}) for arm, about in arms.items() if arm in variants}:
+        blocks.append(Code(_yaml(whole), "yaml", "Every variant's settings, those of its algorithm included"))
     rows = [[key, _flat(value)] for key, value in environment.items()]
     rows += (
         [["packages", ", ".join(f"{name} {version}" for name, version in packages.items())]]

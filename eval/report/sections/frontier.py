@@ -11,14 +11,13 @@ from eval.report import commands
 from eval.report.caveats.conditions import evaluated_prompts
 from eval.report.caveats.validity import percent
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
+from eval.report.figures import axes, theme
 from eval.report.figures import kl as kl_figures
-from eval.report.figures import theme
 from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
 from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.reachable import ArmPoint, Reachable, is_plain, objective_beta, unscored
-from eval.stats import Estimate
 
 ANCHOR = "frontier"
 MANY_ARMS = 6  # the second of two long tables is folded
@@ -119,20 +118,20 @@ def _unlikely_samples(comparison: ReportInput) -> list[str]:
 
 def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Picture]:
     several = len(theme.panels(look)) > 1
+    sampled = any(reachable.best_of for reachable in best.values())
     diamonds = ", diamonds are the best of N = 2, 4, … responses of the base chosen by the proxy"
     frontier = (
         " The black line is the best that any policy could reach at each KL (dashed where it is less sure; the band is the 95% "
-        f"interval over prompts){diamonds if any(reachable.best_of for reachable in best.values()) else ''}. The line rests on responses "
-        "of its own, star and paths on the evaluation's: near the base they differ by the noise of both."
+        f"interval over prompts){diamonds if sampled else ''}. Line{' and diamonds' if sampled else ''} come{'' if sampled else 's'} from samples "
+        "drawn for the frontier, star and paths from the evaluation's, so near the base they differ by noise."
         if best
         else ""
     )
     paths = Picture(
         "reward-kl",
         kl_figures.reward_against_kl(view.paths, look, view.base, best),
-        "Up and to the left is better: more reward for less distance from the base (star). Thin lines are single seeds, bold "
-        "lines the mean of an arm's finished seeds at each evaluation point; a large marker is the arm's end. Where proxy rises "
-        f"while judge falls, the proxy is being exploited.{'' if several else frontier}",
+        f"Up and to the left is better: more reward for less distance from the base (star). {axes.SEED_LINES} A large marker is "
+        f"the arm's end. Where proxy rises while judge falls, the proxy is being exploited.{'' if several else frontier}",
         "Judge and proxy reward against KL along training",
     )
     if not several:
@@ -167,25 +166,19 @@ def _table(comparison: ReportInput, best: Reachable) -> Table:
     ]  # fmt: skip
     if beta is not None:
         heads += [Column(f"objective at β = {beta:g}"), Column(f"regret at β = {beta:g}", "95% interval")]
+    decimals = fmt.reward_decimals([best.base, *(point.reward for point in best.arms.values())])
     rows: list[Row] = []
     for arm, point in best.arms.items():
         rows.append([
-            Cell(arm, arm=arm), fmt.number(point.kl, 2), fmt.number(point.reward, 3),
-            _with_interval(point.left, "" if point.inside else "at most "),
-            share_text(best, arm),
-            *_at_beta(point, beta),
+            Cell(arm, arm=arm), fmt.number(point.kl, 2), fmt.number(point.reward, decimals), _left(point, decimals),
+            share_text(best, arm), *_at_beta(point, beta, decimals),
         ])  # fmt: skip
-    caption = (
-        f"One policy an arm ({_which(best)}), on {fmt.counted(best.curve.kl_BP.shape[1], 'test prompt')} answered many times. “Left on the table” is the frontier's "
-        f"{fmt.label(best.metric)} at the arm's KL minus the arm's own, its interval Student's t over prompts. "
-    )
-    if beta is not None:
-        caption += "The objective is E[r] − β·KL, its regret the shortfall from the best possible policy's objective, equal to β·KL to that policy."
-    elif best.metric == PROXY:
-        caption += "Arms share no β of one objective, so objective and regret are not shown; --objective-beta declares one."
+    prompts = best.curve.kl_BP.shape[1]
+    where = "1 test prompt" if prompts == 1 else f"each of {prompts} test prompts"
+    caption = f"One policy per arm ({_which(best)}), many responses to {where}."
     heading = f"Against the frontier of {fmt.label(best.metric)}"
     many = len(rows) > MANY_ARMS and best.metric == JUDGE
-    return table(heads, rows, caption.strip(), heading, "The same for the judge" if many else "")
+    return table(heads, rows, caption, heading, "The same for the judge" if many else "")
 
 
 def _which(best: Reachable) -> str:
@@ -196,16 +189,17 @@ def _which(best: Reachable) -> str:
     return fmt.listing([f"{arm} seed {seed}" for arm, seed in seeds.items()], 14)
 
 
-def _at_beta(point: ArmPoint, beta: float | None) -> list[Cell]:
-    return [] if beta is None else [Cell(fmt.number(point.objective, 3)), _with_interval(point.regret)]
+def _left(point: ArmPoint, decimals: int) -> Cell:
+    """What it left on the table: of an arm beyond the solid part a bound."""
+    shown, interval = fmt.with_interval(point.left, decimals)
+    return Cell(shown if point.inside or math.isnan(point.left.mean) else f"at most {shown}", interval)
 
 
-def _with_interval(estimate: Estimate, before: str = "") -> Cell:
-    if math.isnan(estimate.mean):
-        return Cell(fmt.MISSING)
-    return Cell(
-        f"{before}{fmt.number(estimate.mean, 3)}", fmt.interval(estimate, 3) if estimate.has_interval else ""
-    )
+def _at_beta(point: ArmPoint, beta: float | None, decimals: int) -> list[Cell]:
+    if beta is None:
+        return []
+    regret = Cell(*fmt.with_interval(point.regret, decimals))
+    return [Cell(fmt.number(point.objective, decimals)), regret]
 
 
 def _how(comparison: ReportInput) -> str:
@@ -214,9 +208,17 @@ def _how(comparison: ReportInput) -> str:
     drawn = fmt.listing(
         [f"{name} {count}" for name, count in zip(pool.samplers, pool.counts, strict=True)], 14
     )
+    objective = (
+        "Arms share no β of one objective, so objective and regret are not shown; --objective-beta declares one."
+        if objective_beta(comparison) is None
+        else "The objective is E[r] − β·KL, its regret the shortfall from the best possible policy's objective, equal to β·KL to "
+        "that policy."
+    )
     text = (
-        f"The frontier is that of π* ∝ π_ref·e^(r/β) over all β, estimated by importance sampling from the answers of all policies "
-        f"together (a prompt: {drawn}). It is solid where the effective sample size is at least 50 for 90% of the prompts, "
+        "“Left on the table” is the frontier's reward at the arm's KL minus the arm's own, its interval Student's t over "
+        f"prompts. {objective} "
+        "The frontier is that of π* ∝ π_ref·e^(r/β) over all β, estimated by importance sampling from the answers of all policies "
+        f"together (per prompt: {drawn}). It is solid where the effective sample size is at least 50 for 90% of the prompts, "
         "dashed where it is at least 10."
     )
     evaluated = evaluated_prompts(comparison)

@@ -12,7 +12,7 @@ from eval.report.document import Block, Code, Section, Text
 from eval.report.inputs import JUDGE, ReportInput
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.standings import Standing, Standings
-from eval.report.sections import verdict
+from eval.report.sections import forecast
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,7 +23,8 @@ MORE_SEEDS = 2  # that are proposed to whoever wants to be surer, where the verd
 def section(comparison: ReportInput, view: Evaluations, found: Standings) -> Section:
     """The leading arm's policy, how to load it, how to train it alone, how to be surer."""
     blocks: list[Block] = _use(comparison, view, found.end) if found.end.ranking else []
-    more = verdict.proposed_seeds(comparison, view, found) or view.runs["seed"].nunique() + MORE_SEEDS
+    proposed = forecast.proposal(comparison, view, found).seeds
+    more = proposed or view.runs["seed"].nunique() + MORE_SEEDS
     blocks += [
         Text("To be surer, add seeds; finished runs are kept:"),
         Code(commands.resume(comparison, more), "sh"),
@@ -34,7 +35,7 @@ def section(comparison: ReportInput, view: Evaluations, found: Standings) -> Sec
 def _use(comparison: ReportInput, view: Evaluations, end: Standing) -> list[Block]:
     arm = end.ranking[0]
     done = _done(view, arm)
-    done = done[done["policy"].fillna("") != ""]
+    done = done[done["policy"] != ""]
     blocks: list[Block] = []
     if len(done):
         where, seed = (comparison.path / str(done["policy"].iloc[0])).as_posix(), done["seed"].iloc[0]
@@ -42,8 +43,8 @@ def _use(comparison: ReportInput, view: Evaluations, end: Standing) -> list[Bloc
         whose = "Its" if why else f"{arm}'s"
         blocks += [
             Text(
-                f"{why}{whose} policy of seed {seed} is in {where} (the lowest seed, not the best: choosing the best on "
-                "these prompts would flatter it). To load it:"
+                f"{why}{whose} policy of seed {seed} is in {where} (the first finished seed, not the best: picking the best "
+                "on these prompts would flatter it). To load it:"
             ),
             Code(_loading(where), "python"),
         ]
@@ -83,10 +84,8 @@ def _reservations(comparison: ReportInput, view: Evaluations, end: Standing) -> 
 
 
 def _diverged(view: Evaluations, arm: str) -> list[str]:
-    if "diverged" not in view.runs:
-        return []
     done = _done(view, arm)
-    seeds = [str(seed) for seed in done.loc[done["diverged"].fillna("") != "", "seed"]]
+    seeds = [str(seed) for seed in done.loc[done["diverged"] != "", "seed"]]
     which = f"run of seed {seeds[0]}" if len(seeds) == 1 else f"runs of seeds {fmt.listing(seeds)}"
     return [f"its {which} diverged"] if seeds else []
 

@@ -9,6 +9,7 @@ from eval.report.figures import outcomes as figures
 from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
 from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.objectives import leading
 from eval.report.numbers.reachable import reachable
 from eval.report.numbers.standings import Standings
 from eval.report.sections import frontier, overoptimization, summary, verdict, versus
@@ -23,13 +24,13 @@ def sections(comparison: ReportInput, view: Evaluations, look: Look, found: Stan
     if len(view.paths) == 0 or JUDGE not in view.metrics:
         nothing = Text("No run has been evaluated with the judge yet, so there is nothing to draw.")
         unknown = Section(frontier.ANCHOR, "Reward against KL", (nothing,))
-        return [first, unknown, summary.cost(comparison, view), summary.ends(view)]
+        return [first, unknown, summary.cost(comparison, view), summary.ends(comparison, view)]
     return [
         first,
         frontier.section(comparison, view, look, best),
         summary.cost(comparison, view),
-        summary.ends(view),
-        versus.section(view, found, verdict.leading(comparison, found)),
+        summary.ends(comparison, view),
+        versus.section(view, found, leading(comparison, found)),
         Section("learning", "Learning curves", tuple(_learning(comparison, view, look))),
         overoptimization.section(view, look),
         Section("seeds", "Every seed", tuple(_seeds(view, look))),
@@ -55,7 +56,9 @@ def _seeds(view: Evaluations, look: Look) -> list[Block]:
     metrics = [m for m in (JUDGE, PROXY, KL) if m in view.metrics]
     caption = (
         "Each small marker is one run at its end, seeds from top to bottom; the vertical bar is their mean, the horizontal line its 95% "
-        "Student t interval (cut off where it is far wider than the seeds). × is the last evaluation of a run that did not finish, not in the mean."
+        "Student t interval (cut off where it is far wider than the seeds)."
     )
+    if axes.any_failed(view.paths):
+        caption += " × is the last evaluation of a run that did not finish, not in the mean."
     figure = figures.every_seed(view.ends, look, view.base, metrics)
     return [Picture("seeds", figure, caption, "Every run's end by arm")]

@@ -15,6 +15,7 @@ from eval.report.figures import kl as kl_figures
 from eval.report.figures import outcomes as figures
 from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY
+from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.standings import MIN_KL
 from eval.stats import mean_interval
@@ -103,28 +104,31 @@ def _table(found: Fits, view: Evaluations) -> Table:
     for arm, seed, rows in _finished(view.paths):
         if seed not in found.get(arm, {}):
             unfitted[arm][NEAR if _near(rows) else FEW] += 1
-    rows_ = [_row(arm, list(found.get(arm, {}).values()), without) for arm, without in unfitted.items()]
+    decimals = tables.judge_decimals(view)
+    rows_ = [
+        _row(arm, list(found.get(arm, {}).values()), without, decimals) for arm, without in unfitted.items()
+    ]
     heads: Heads = [
         "arm", Column("seeds", "fitted"), Column("α", "95% interval"), Column("β", "95% interval"), Column("R²", "lowest"),
         Column("KL where the judge peaks", "nats, by seed", numeric=False),
     ]  # fmt: skip
     caption = (
-        "Fits of the judge's gain, seed by seed; means and Student's t intervals over seeds. A peak before the first evaluation "
-        "cannot be placed. Where there is none up to the path's largest KL, the table says what the fitted curve, not the last "
-        "evaluation, does there: “still rising” and above the base; “falling”, as from the base on; or “no peak”, no longer "
-        "falling and not above the base. Of a seed whose R² is below 0.5 the curve says nothing, and of one whose judge reward "
-        f"is the same throughout there is none. Nothing is fitted to fewer than three distinct KL, nor where all are below {MIN_KL} nats."
+        "One fit of the judge's gain per seed; α and β are means with Student's t intervals over seeds. A seed whose fitted peak "
+        "is not on its path is counted by where the curve goes at the largest KL: “still rising” (and above the base), "
+        "“falling”, or “no peak” (neither). “Before the first evaluation”: the peak cannot be placed. “Poorly fitted”: R² below "
+        "0.5. “Without change”: the same judge reward throughout. Nothing is fitted to fewer than three distinct KL, nor where "
+        f"all are below {MIN_KL} nats."
     )
     return table(heads, rows_, caption, "Where the judge peaks")
 
 
-def _row(arm: str, own: list[Fit], without: Counter[str]) -> Row:
+def _row(arm: str, own: list[Fit], without: Counter[str], decimals: int) -> Row:
     seeds = len(own) + without.total()
     columns = [mean_interval([each.alpha for each in own]), mean_interval([each.beta for each in own])]
     r_squared = min((each.r_squared for each in own if not math.isnan(each.r_squared)), default=math.nan)
     return [
         Cell(arm, arm=arm), str(seeds) if len(own) == seeds else f"{len(own)} of {seeds}",
-        *(Cell(fmt.number(c.mean, 3), fmt.interval(c, 3) if c.has_interval else "") for c in columns),
+        *(Cell(*fmt.with_interval(estimate, decimals)) for estimate in columns),
         fmt.number(r_squared, 2), _told(own, without),
     ]  # fmt: skip
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval import stats
+from eval.report.caveats import conditions
 from eval.report.document import Block, Cell, Column, Row, Section, Table, Text, table
+from eval.report.figures import axes
 from eval.report.inputs import BASE, JUDGE, KL, ReportInput
 from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
@@ -50,33 +52,33 @@ def cost_sentences(view: Evaluations, ranked: Sequence[str]) -> list[str]:
         return []
     least, most = min(known.values()), max(known.values())
     if most / least < 1.2:
-        told = _from_to([least, most])
+        told = _span([least, most])
         told = told if " to " in told else f"about {told}"
         return [f"In total cost (preparation and training) the arms are alike, {told} FLOPs."]
     cheapest = [arm for arm in known if known[arm] <= least * ALIKE]
     priciest = [arm for arm in known if known[arm] >= most / ALIKE]
     return [
         f"In total cost (preparation and training) {fmt.listing(cheapest)} {'is' if len(cheapest) == 1 else 'are'} the cheapest "
-        f"with {_from_to([known[arm] for arm in cheapest])} FLOPs, {fmt.listing(priciest)} the most expensive with "
+        f"with {_span([known[arm] for arm in cheapest])} FLOPs, {fmt.listing(priciest)} the most expensive with "
         f"{fmt.number(most / least, 1)} times as much."
     ]
 
 
-def _from_to(costs: Sequence[float]) -> str:
-    """One number where they print alike, else the least and the greatest."""
-    low, high = fmt.compact(min(costs)), fmt.compact(max(costs))
-    return low if low == high else f"{low} to {high}"
+def _span(costs: Sequence[float]) -> str:
+    return fmt.span([fmt.compact(cost) for cost in sorted(costs)])
 
 
 def reference_pass(comparison: ReportInput, view: Evaluations) -> str:
-    """What a caption adds where arms learn from recorded pairs, of which only the first run has the whole time."""
+    """What a caption adds where arms learn from recorded pairs, of which only the first run has the whole time; where each
+    seed has pairs of its own, the first of each."""
     told: Mapping[str, Any] = comparison.facts.get("arms") or {}
     arms = [arm for arm in view.arms if told.get(arm, {}).get("source") == "pairs"]
     if not arms:
         return ""
+    anew = comparison.settings.get("replicate_data") and "pairs" in (comparison.facts.get("varies") or [])
     return (
-        f" The seconds of {fmt.listing(arms)} begin with the reference's pass over the recorded pairs, which only the first "
-        "run to need it makes; the others read it from a cache."
+        f" The first run of {fmt.listing(arms, link='or')}{' with each seed' if anew else ''} also spends time on the "
+        "reference model's pass over its pairs; later runs read it from a cache."
     )
 
 
@@ -88,18 +90,18 @@ def _scored(comparison: ReportInput) -> Text:
     drawn = 0 if pool is None else sum(pool.counts) * pool.logps_KPM.shape[1]
     frontier = f", the frontier {drawn:,} more" if drawn else ""
     return Text(
-        f"Evaluation had {each * (1 + len(points)):,} responses scored{frontier}; none of this is in the costs above."
+        f"Evaluation scored {each * (1 + len(points)):,} responses{frontier}; none of them is in the costs above."
     )
 
 
-def ends(view: Evaluations) -> Section:
+def ends(comparison: ReportInput, view: Evaluations) -> Section:
     """What every arm reached: outcomes, further metrics, and the judge's number for every seed."""
     outcomes = [m for m in tables.OUTCOMES if m in view.metrics]
     further = [m for m in view.metrics if m not in tables.OUTCOMES and m not in tables.COSTS]
     blocks = _filled(
         _metric_table(view, outcomes, _HOW, "Outcomes"),
-        _metric_table(view, further, _HOW, "Further metrics"),
-        _judge_by_seed(view),
+        _metric_table(view, further, "", "Further metrics"),
+        _judge_by_seed(comparison, view),
     )
     return Section("summary", "What every arm reached", blocks)
 
@@ -140,9 +142,11 @@ def _budget_used(runs: DataFrame) -> Cell:
     return Cell(fmt.MISSING if math.isnan(share) else f"{100 * share:.0f}%")
 
 
-def _judge_by_seed(view: Evaluations) -> Table:
-    """Judge reward of every run, with mean, interval of the gain over the base and, from 8 seeds, the middle half."""
+def _judge_by_seed(comparison: ReportInput, view: Evaluations) -> Table:
+    """Judge reward of every run, with mean, the verdict's gain over the base and, from 8 seeds, the middle half."""
     seeds = sorted({int(seed) for seed in view.runs["seed"]})
+    gains = {arm: conditions.gain(comparison, view, arm) for arm in view.arms}
+    decimals = tables.judge_decimals(view)
     robust = any(len(view.at_end(arm, JUDGE)) >= stats.MIN_SEEDS_INTERQUARTILE for arm in view.arms)
     heads = [Column(f"seed {seed}") for seed in seeds]
     tail = [
@@ -152,31 +156,33 @@ def _judge_by_seed(view: Evaluations) -> Table:
     ]
     rows: list[Row] = []
     for arm in view.arms:
-        gain = tables.gain(view, arm)
         rows.append([
-            Cell(arm, arm=arm), *(_seed_cell(view, arm, seed) for seed in seeds),
-            fmt.number(tables.at_end(view, arm, JUDGE).mean, 3), *([_middle_half(view, arm)] if robust else []),
-            Cell(fmt.number(gain.mean, 3, signed=True), fmt.interval(gain, 3) if gain.has_interval else ""),
+            Cell(arm, arm=arm), *(_seed_cell(view, arm, seed, decimals) for seed in seeds),
+            fmt.number(tables.at_end(view, arm, JUDGE).mean, decimals),
+            *([_middle_half(view, arm, decimals)] if robust else []),
+            Cell(*fmt.with_interval(gains[arm].estimate, decimals, signed=True)),
         ])  # fmt: skip
+    prompts = " and test prompts together" if any(g.prompts.has_interval for g in gains.values()) else ""
     caption = (
-        "One number a run. The interval is Student's t over seeds, one arm at a time (not corrected for the number of arms); "
-        "the base is one fixed number in it. † a run that did not finish: its last evaluation, not in the mean."
+        f"One number a run. The gain's interval is the verdict's: over seeds{prompts}, one arm at a time (not corrected for "
+        "the number of arms)."
     )
+    if axes.any_failed(view.paths):
+        caption += " † a run that did not finish: its last evaluation, not in the mean."
     return table(["arm", *heads, *tail], rows, caption, f"{fmt.label(JUDGE).capitalize()}, every seed")
 
 
-def _middle_half(view: Evaluations, arm: str) -> Cell:
+def _middle_half(view: Evaluations, arm: str, decimals: int) -> Cell:
     """The interquartile mean with its interval, from eight seeds on."""
     values = list(view.at_end(arm, JUDGE).values())
     if len(values) < stats.MIN_SEEDS_INTERQUARTILE:
         return Cell(fmt.MISSING)
-    middle = stats.interquartile_interval(values)
-    return Cell(fmt.number(middle.mean, 3), fmt.interval(middle, 3) if middle.has_interval else "")
+    return Cell(*fmt.with_interval(stats.interquartile_interval(values), decimals))
 
 
-def _seed_cell(view: Evaluations, arm: str, seed: int) -> Cell:
+def _seed_cell(view: Evaluations, arm: str, seed: int, decimals: int) -> Cell:
     run = view.ends[(view.ends["arm"] == arm) & (view.ends["seed"] == seed)]
     if not len(run):
         return Cell(fmt.MISSING)
     value, finished = float(run[JUDGE].iloc[0]) if JUDGE in run else math.nan, bool(run["finished"].iloc[0])
-    return Cell(fmt.number(value, 3) + ("" if finished else " †"))
+    return Cell(fmt.number(value, decimals) + ("" if finished else " †"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from eval import format as fmt
 from eval import stats
@@ -48,20 +47,12 @@ def _win_table(view: Evaluations, rates: dict[tuple[str, str], stats.Estimate]) 
     rows: list[Row] = []
     for row in names:
         cells = [rates.get((row, column)) for column in names]
-        rows.append([Cell(row, arm=row), *(_rate(estimate) for estimate in cells)])
+        shown = [Cell(*fmt.with_width(estimate, 3)) if estimate else Cell("") for estimate in cells]
+        rows.append([Cell(row, arm=row), *shown])
     heads = [Column(f"over {name}") for name in names]
     caption = "The same numbers, ± half the width of the 95% t interval over seeds."
     folded = "The same numbers with their intervals" if len(names) > MANY_ARMS else ""
     return table(["preferred", *heads], rows, caption, folded=folded)
-
-
-def _rate(estimate: stats.Estimate | None) -> Cell:
-    if estimate is None:
-        return Cell("")
-    return Cell(
-        fmt.number(estimate.mean, 3),
-        f"± {fmt.number(estimate.half_width, 3)}" if estimate.has_interval else "",
-    )
 
 
 def _comparisons(view: Evaluations, found: Standings, lead: Standing) -> list[Block]:
@@ -69,27 +60,30 @@ def _comparisons(view: Evaluations, found: Standings, lead: Standing) -> list[Bl
         return [Text("No two arms finished the same seed, so no pair of arms can be compared.")]
     rest = [standing for standing in (found.end, found.cost, found.kl) if standing is not lead]
     blocks: list[Block] = [Text(_HOW)]
+    decimals = tables.judge_decimals(view)
     if found.cost.known:
-        blocks.append(_by_arm(found))
+        blocks.append(_by_arm(found, decimals))
     for standing in (lead, *rest):
         limit = MANY_ARMS if standing is lead else SEVERAL_ARMS
-        blocks.append(_pair_table(standing, folded=len(view.arms) > limit))
+        blocks.append(_pair_table(standing, decimals, folded=len(view.arms) > limit))
     return blocks
 
 
 _HOW = (
     "Arms are compared where training ended, at equal total cost, and at matched KL, with linear interpolation "
-    "between each arm's own evaluations. All differences are paired: the same seeds, the same prompts. “Not told apart” is not “equal”."
+    "between each arm's own evaluations. All differences are paired: the same seeds, the same prompts. An interval is Student's t for "
+    "its pair alone; p is the paired t-test's, corrected for all pairs of a table by Holm's method. Probability of improvement: that a "
+    "run of the higher arm beats a run of the lower, over all pairs of seeds. Effect: the mean difference divided by the standard "
+    "deviation of the paired differences (Hedges' g). “Not told apart” is not “equal”."
 )
 
 
-def _by_arm(found: Standings) -> Table:
+def _by_arm(found: Standings, decimals: int) -> Table:
     """Every arm's mean at its own end and at equal total cost."""
     rows: list[Row] = []
     for arm in found.end.ranking:
-        cells = []
-        for standing in (found.end, found.cost):
-            cells.append(_rate(stats.mean_interval(list(standing.values.get(arm, {}).values()))))
+        own = [list(standing.values.get(arm, {}).values()) for standing in (found.end, found.cost)]
+        cells = [Cell(*fmt.with_width(stats.mean_interval(values), decimals)) for values in own]
         rows.append([Cell(arm, arm=arm), *cells])
     heads: Heads = ["arm", Column("at the end of training"), Column("at equal total cost")]
     caption = (
@@ -105,13 +99,13 @@ def _unprepared(standing: Standing) -> str:
     return f" {fmt.listing(standing.unprepared)}: no value, for preparation alone costs more."
 
 
-def _pair_table(standing: Standing, folded: bool) -> Table | Text:
+def _pair_table(standing: Standing, decimals: int, folded: bool) -> Table | Text:
     title = _TITLES[standing.kind]
     if not standing.known:
         return Text(_why_empty(standing), label=title)
     ordered = sorted(standing.known, key=lambda pair: (math.isnan(pair.p_holm), pair.p_holm))
     at_kl = standing.kind == "kl"
-    rows = [_pair_row(pair, at_kl) for pair in ordered]
+    rows = [_pair_row(pair, decimals, at_kl) for pair in ordered]
     heads: Heads = [
         "higher",
         "lower",
@@ -126,14 +120,14 @@ def _pair_table(standing: Standing, folded: bool) -> Table | Text:
     return table(
         heads,
         rows,
-        _caption(standing.kind, any(pair.rough for pair in ordered)),
+        _caption(at_kl, any(pair.rough for pair in ordered)),
         f"{title}: differences in {fmt.label(JUDGE)}",
         f"All {len(rows)} pairs, the clearest first" if folded else "",
     )
 
 
-def _pair_row(pair: Pair, at_kl: bool) -> Row:
-    difference = Cell(fmt.number(pair.difference.mean, 3, signed=True), fmt.interval(pair.difference, 3))
+def _pair_row(pair: Pair, decimals: int, at_kl: bool) -> Row:
+    difference = Cell(*fmt.with_interval(pair.difference, decimals, signed=True))
     return [
         Cell(pair.first, arm=pair.first), Cell(pair.second, arm=pair.second), difference, fmt.p_value(pair.p_holm),
         fmt.number(pair.improvement, 2), fmt.number(pair.effect, 1, signed=True),
@@ -153,30 +147,21 @@ def _at_5(pair: Pair) -> str:
     return "not told apart" if pair.difference.has_interval else "no interval"
 
 
-def _caption(kind: Literal["end", "cost", "kl"], rough: bool) -> str:
-    columns = (
-        "The interval is Student's t for this pair alone; p is the paired t-test's, corrected for all pairs of this table by Holm's "
-        "method. Probability of improvement: that a run of the higher arm beats a run of the lower, over all pairs of seeds. Effect: the mean difference "
-        "divided by the standard deviation of the paired differences (Hedges' g)."
-    )
-    if rough:
-        columns += (
-            " “Rough” names arms whose value was read between the base and their first evaluation, where a straight line is a "
-            "guess"
-        )
-        columns += (
-            ", or would be told apart on a line in KL and not in √KL, or the other way round"
-            if kind == "kl"
-            else ""
-        )
-        columns += ": nothing is claimed of such a pair."
-    if kind == "kl":
-        return (
+def _caption(at_kl: bool, rough: bool) -> str:
+    parts = []
+    if at_kl:
+        parts.append(
             "Each pair at the smallest KL at which one of their common runs ended, interpolated linearly in √KL between evaluations; if a "
             "path crosses that KL more than once, the last crossing counts. An arm that ends farther from the base crosses it half "
-            f"trained, so arms whose β lets them end at similar KL tell more. {columns}"
+            "trained, so arms whose β lets them end at similar KL tell more."
         )
-    return columns
+    if rough:
+        bent = ", or would be told apart on a line in KL and not in √KL, or the other way round"
+        parts.append(
+            "“Rough” names arms whose value was read between the base and their first evaluation, where a straight line is a "
+            f"guess{bent if at_kl else ''}: nothing is claimed of such a pair."
+        )
+    return " ".join(parts)
 
 
 def _why_empty(standing: Standing) -> str:
