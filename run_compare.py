@@ -105,8 +105,6 @@ def _compare(args: list[str]) -> int:
         show_list(console)
         return 0
     experiment = options.experiment
-    if options.resume is None:
-        experiment.frontier.require_several()
     if options.offline:
         go_offline()
         refuse_hub_ids(experiment)
@@ -191,7 +189,7 @@ def _require_room(options: Options, console: Console) -> None:
 
     experiment = options.experiment
     try:
-        sizes, _ = sizes_of(experiment, quick=True)
+        sizes = sizes_of(experiment, quick=True)
     except Exception:  # what is wrong with model or data is said where all of it is read
         return
     from eval.memory.room import at_once, require_room, where_known

@@ -134,7 +134,6 @@ def _prepare(
     _begin_again_where_mended(store, console, functions)
     training_seeds = (*experiment.training_seeds, *experiment.tuning_seeds)
     seeds = list(dict.fromkeys(experiment.data_seed_of(seed) for seed in training_seeds))
-    wants_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
     first: Materials | None = None
     told: dict[int, Facts] = {}
     for seed in seeds:
@@ -142,7 +141,7 @@ def _prepare(
         found = Materials.load(folder)
         made = None
         # An arm that was added may need pairs that the arms before it did not; what was built lies in the cache.
-        if found is None or (wants_pairs and not found.pairs) or models_missing(found):
+        if found is None or (experiment.wants_pairs and not found.pairs) or models_missing(found):
             with console.stage(
                 "preparing model, data and reward" + (f" (data seed {seed})" if len(seeds) > 1 else "")
             ):

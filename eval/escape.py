@@ -44,12 +44,13 @@ def visible(text: str, keep: str = "\n\t") -> str:
     )
 
 
-def for_terminal(text: str, multiline: bool = False) -> str:
-    """Text that cannot move the cursor, set a title or reverse its order: C0, C1, OSC and bidi are written out.
+def for_terminal(text: str) -> str:
+    """Text that cannot move the cursor, set a title or reverse its order: C0, C1, OSC and bidi are written out, line breaks
+    and tabs, too.
 
-    Line breaks and tabs are kept only if `multiline`. Rich's own markup is another matter: use `rich.text.Text`.
+    Rich's own markup is another matter: use `rich.text.Text`.
     """
-    return visible(text, keep="\n\t" if multiline else "")
+    return visible(text, keep="")
 
 
 def for_markdown(text: str) -> str:

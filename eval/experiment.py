@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import cached_property
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from algos import ALGORITHMS, Algorithm, LoRA, Sampling, UserError
-from algos.engine.algorithm import require
 from algos.engine.calls import RewardCalls
-from algos.engine.settings import Precision
+from algos.engine.settings import Precision, Truncation
 from eval.recording.trackers import TrackerName
+from eval.settings.checks import check
 from eval.settings.layers import build, plain, suggestion
-from eval.settings.limits import check_arm, check_limits
+from eval.settings.limits import TUNING_SEED
 from eval.settings.parts import Evaluation, Frontier, RewardTraining
-from eval.tuning.search import Space, corners, name_of, space
+from eval.tuning.search import Space, space
 
 if TYPE_CHECKING:
     Hyperparameters = Any
@@ -30,14 +29,6 @@ else:
         frozen=True,
         namespace={"__doc__": "The settings of each algorithm."},
     )
-
-
-TUNING_SEED = 1_000_000
-"""The first training seed of tuning's runs: no run of a comparison that tunes has it or one above it."""
-
-LONGEST_NAME = 150
-"""Characters of an arm's name."""
-
 
 _KNOWN_AS = {
     "rloo": ": reinforce is RLOO by its default baseline, leave_one_out.",
@@ -71,7 +62,7 @@ class Experiment:
     """Your names for the data's columns, by ours: {prompt: question, chosen: answer_a}."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do about malformed rows: stop and list them, or leave them out and count them."""
-    truncate_prompts: Literal["drop", "left"] = "drop"
+    truncate_prompts: Truncation = "drop"
     """Prompts too long for the model: dropped and counted, or cut on the left."""
     reward: str | None = None
     """The training reward: file.py:function, or a reward model's directory or hub id."""
@@ -129,81 +120,11 @@ class Experiment:
     """Training runs per try; with one, tuning picks settings that got lucky with that seed."""
     search: Annotated[dict[str, dict[str, dict[str, Any]]], tyro.conf.Suppress] = field(default_factory=dict)
     """What tuning may try, by arm or algorithm: {ppo: {learning_rate: {low: 1e-5, high: 1e-3, log: true}}}."""
-    tuned: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
-    """Arms whose settings above were chosen by tuning: they are not tuned again."""
     before_tuning: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress] = field(default_factory=dict)
-    """What tuning wrote over, by name: a variant as it was, of an algorithm the settings that were tuned."""
+    """Arms that were tuned, and are not to be again, with what tuning wrote over: a variant as it was, of an algorithm the settings that were tuned."""
 
     def __post_init__(self) -> None:
-        check_limits(self)
-        require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
-        require(self.first_seed >= 0, "first_seed", "at least 0", self.first_seed)
-        require(self.data_seed >= 0, "data_seed", "at least 0", self.data_seed)
-        require(len(self.algos) >= 1, "algos", "at least one arm", "none")
-        require(len(set(self.algos)) == len(self.algos), "algos", "each named once", " ".join(self.algos))
-        require(self.sampled_pairs >= 2, "sampled_pairs", "at least 2", self.sampled_pairs)
-        require(self.label_scale > 0, "label_scale", "above 0", self.label_scale)
-        if self.objective_beta is not None:
-            require(self.objective_beta > 0, "objective_beta", "above 0", self.objective_beta)
-        require(self.threads_per_run >= 1, "threads_per_run", "at least 1", self.threads_per_run)
-        require(self.micro_batch >= 0, "micro_batch", "at least 0", self.micro_batch)
-        self.sampling.require_unfiltered()
-        self.eval.sampling(self.sampling.max_new_tokens)  # checks its prefix
-        require(self.checkpoint_every >= 0, "checkpoint_every", "at least 0", self.checkpoint_every)
-        RewardCalls(self.reward_timeout, self.reward_retries)  # checks its settings
-        if self.task == "reviews" and (self.model or self.prompts or self.pairs or self.reward or self.judge):
-            raise UserError(
-                "the task reviews brings its own model, data, reward and judge; got some of yours. Use --task custom."
-            )
-        for name in self.variants:
-            taken = name in (*ALGORITHMS, "base")
-            require(not taken, "a variant's name", "one of its own, not an algorithm's nor base", repr(name))
-            # It becomes a folder's name, and so do its tries'.
-            longest = LONGEST_NAME - len(name_of("", self.tune)) * (self.tune > 0)
-            fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) and len(name) <= longest
-            tuned = f" where --tune {self.tune} adds to it" if self.tune else ""
-            allowed = f"at most {longest} letters, digits, '_', '.' and '-'{tuned}"
-            require(bool(fit), "a variant's name", allowed, f"{name[:60]!r} ({len(name)})")
-        for name, arm in self.arms.items():
-            check_arm(name, arm)
-            self._check_group_size(name, arm)
-        for name in self.unused_variants:
-            check_arm(name, self.arm(name))
-        self._check_tuning()
-
-    def _check_group_size(self, name: str, arm: Algorithm) -> None:
-        wanted = arm.needs.min_group_size
-        if arm.needs.source == "prompts" and self.sampling.group_size < wanted:
-            raise UserError(
-                f"{name} needs at least {wanted} responses a prompt; got {self.sampling.group_size}. Set --group-size {wanted}."
-            )
-
-    def _check_tuning(self) -> None:
-        require(self.tune >= 0, "tune", "at least 0", self.tune)
-        require(self.tune_seeds >= 1, "tune_seeds", "at least 1", self.tune_seeds)
-        known = [*ALGORITHMS, *self.variants]
-        for setting in ("search", "before_tuning"):
-            for name in getattr(self, setting):
-                if name not in known:
-                    raise UserError(
-                        f"unknown arm '{setting}.{name}'{suggestion(name, known)} Use one of {', '.join(known)}."
-                    )
-        for name, before in self.before_tuning.items():
-            settings = {setting: value for setting, value in before.items() if setting != "algorithm"}
-            arm = self.arm(name)
-            build(type(arm), {**asdict(arm), **settings}, f"before_tuning.{name}")
-        for name in self.untuned:
-            for arm in corners(self.arm(name), self.space(name), name):
-                check_arm(f"search.{name}", arm)
-                self._check_group_size(name, arm)
-        if self.tune:
-            last = self.training_seeds[-1]
-            require(
-                last < TUNING_SEED,
-                "training seeds",
-                f"below {TUNING_SEED}, where those of tuning begin",
-                last,
-            )
+        check(self)
 
     @cached_property
     def arms(self) -> dict[str, Algorithm]:
@@ -234,6 +155,21 @@ class Experiment:
         return tuple(name for name in self.variants if name not in self.algos)
 
     @property
+    def wants_pairs(self) -> bool:
+        """Whether an arm learns from recorded pairs."""
+        return any(arm.needs.source == "pairs" for arm in self.arms.values())
+
+    @property
+    def samples_pairs(self) -> bool:
+        """Whether pairs are wanted and none given, so that they are sampled from the model and labelled by the reward."""
+        return self.task == "custom" and not self.pairs and self.wants_pairs
+
+    @property
+    def learns_reward(self) -> bool:
+        """Whether no reward was given, and one is trained on the pairs, from the model."""
+        return self.task == "custom" and not self.reward
+
+    @property
     def reward_judges(self) -> bool:
         """Whether the reward that was given is the judge, too."""
         return self.reward is not None and self.judge in (None, self.reward)
@@ -241,7 +177,7 @@ class Experiment:
     @property
     def untuned(self) -> tuple[str, ...]:
         """The arms that tuning still has to find settings for."""
-        return tuple(name for name in self.algos if name not in self.tuned) if self.tune else ()
+        return tuple(name for name in self.algos if name not in self.before_tuning) if self.tune else ()
 
     def named_by(self, name: str) -> dict[str, Any]:
         """The settings that a variant names itself: it stands for them, so they are neither swept nor tuned. What
@@ -274,6 +210,11 @@ class Experiment:
     @property
     def adapter(self) -> LoRA | None:
         return self.lora_settings if self.lora else None
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How every policy is loaded, as `Policy.load` takes it."""
+        return {"dtype": self.dtype, "device": self.device, "trust_remote_code": self.trust_remote_code}
 
     def data_seed_of(self, seed: int) -> int:
         """The seed of pairs and reward model for one training seed."""

@@ -66,58 +66,25 @@ def require_function(spec: str, what: str = "reward") -> None:
         tree = ast.parse(_content(path, what), str(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(_import_failure(error, path, what)) from error
-    bound = _Bound()
-    try:
-        bound.visit(tree)
-    except RecursionError:  # an expression of a thousand terms: only running the file would tell
-        return
-    if name not in bound.names and not _may_bind_more(tree):
-        raise UserError(_no_such_function(list(bound.functions), spec, what))
+    if not {name, *_BINDING} & set(_named_in(tree)):
+        defined = (node.name for node in tree.body if isinstance(node, _DEFINITIONS))
+        raise UserError(_no_such_function([each for each in defined if not each.startswith("_")], spec, what))
 
 
-class _Bound(ast.NodeVisitor):
-    """The names that a module binds as it is loaded, in blocks such as `if` and `try`, too."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-        self.functions: dict[str, None] = {}
-        """Those that it defines itself, in their order."""
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
-        self.names.add(node.name)
-        if not node.name.startswith("_"):
-            self.functions[node.name] = None
-        # What is evaluated as it is defined may bind names, too; its body does not.
-        inside = {id(statement) for statement in node.body}
-        for part in ast.iter_child_nodes(node):
-            if id(part) not in inside:
-                self.visit(part)
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-    visit_ClassDef = visit_FunctionDef
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if isinstance(node.ctx, ast.Store):
-            self.names.add(node.id)
-
-    def visit_alias(self, node: ast.alias) -> None:
-        self.names.add(node.asname or node.name.partition(".")[0])
-
-
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _BINDING = {
     "exec", "eval", "globals", "locals", "vars", "setattr", "modules", "f_globals", "f_locals", "__dict__", "__getattr__", "*",
 }  # fmt: skip
-"""What a module that binds names otherwise has in it."""
+"""Of a file that has one of these, only loading it would tell which names it has."""
 
 
-def _may_bind_more(tree: ast.Module) -> bool:
-    """Whether only loading a module would tell which names it has."""
+def _named_in(tree: ast.Module) -> Iterator[str]:
+    """Every name in a file, wherever it stands; of what is imported under another name that one alone."""
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Global, ast.Match)):
-            return True
-        if any(getattr(node, part, None) in _BINDING for part in ("id", "attr", "name")):
-            return True
-    return False
+        if isinstance(node, ast.alias):
+            yield node.asname or node.name.partition(".")[0]
+        else:
+            yield from (getattr(node, part) for part in ("id", "attr", "name", "rest") if hasattr(node, part))
 
 
 def is_pairwise(function: Callable[..., Any]) -> bool:

@@ -28,11 +28,11 @@ def update_matches(store: Store, materials: Materials, say: Callable[[str], None
     What the judge does not give stays missing, which is said in a line; the next call asks again. Raises DamagedFile
     for a run's samples that are not what was written.
     """
-    prompts = len(materials.test_prompts)
+    prompts, known = len(materials.test_prompts), store.matches
     done = [run for run in store.all_runs if run.status["status"] == "done"]
     samples = {(run.arm, run.seed): store.responses(run, prompts) for run in done}
     found: dict[Match, float | None] = {
-        (arm, seed, other): _known(store.matches, arm, seed, other)
+        (arm, seed, other): known.get(f"{arm}-s{seed}", {}).get(other)
         for arm, other in itertools.combinations(store.experiment.algos, 2)
         for seed in store.experiment.training_seeds
         if (arm, seed) in samples and (other, seed) in samples
@@ -63,13 +63,6 @@ def forget_matches(store: Store, runs: Collection[Run]) -> None:
     }
     if kept != known:
         write_json(store.path / "matches.json", kept)
-
-
-def _known(matches: Mapping[str, Mapping[str, float]], arm: str, seed: int, other: str) -> float | None:
-    """From either side."""
-    ours = matches.get(f"{arm}-s{seed}", {}).get(other)
-    theirs = matches.get(f"{other}-s{seed}", {}).get(arm)
-    return ours if ours is not None or theirs is None else 1 - theirs
 
 
 def _ask(

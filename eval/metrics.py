@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.seeding import derive
+from algos.engine.settings import Truncation
 from algos.engine.text.template import render_pair
 from algos.engine.text.tokens import end_of
 from algos.losses import sequence_logps
@@ -77,8 +78,11 @@ class Evaluator:
         What is read and judged is decoded as the settings say; KL and entropy are expectations over the
         policy's own samples, and are measured on such, drawn beside the others where they are not the same.
         """
-        prompts, greedy = [p.ids for p in self.prompts], self.settings.decoding == "greedy"
-        rollouts = sample(self.policy, prompts, self.decoding, self.seed, greedy=greedy)
+        prompts, settings = [p.ids for p in self.prompts], self.settings
+        rollouts = sample(
+            self.policy, prompts, self.decoding, self.seed,
+            greedy=settings.decoding == "greedy", top_p=settings.top_p, top_k=settings.top_k,
+        )  # fmt: skip
         ids, completions = texts(self.policy, self.prompts, rollouts)
         rows = [prompt.row for prompt in self.prompts for _ in range(rollouts.G)]
         proxy = call_reward(self.reward, rows, completions, ids, unscored=True)
@@ -151,10 +155,10 @@ def _heldout_texts(
     policy: Policy,
     rows: Sequence[Mapping[str, Any]],
     max_new_tokens: int,
-    too_long: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
 ) -> Rollouts | None:
     """As held-out pairs are read (`encode_pair`): cut where those are, and left out where their prompt leaves no room."""
-    front = room_for_prompts(policy, max_new_tokens) if too_long == "left" else None
+    front = room_for_prompts(policy, max_new_tokens) if truncate_prompts == "left" else None
     kept = []
     for row in rows:
         text = render_pair(policy.tokenizer, row["prompt"], row["completion"], row["completion"])

@@ -14,7 +14,7 @@ from eval.experiment import Experiment
 @dataclass(frozen=True)
 class Sizes:
     """What nominal cost and memory depend on: parameters of the model, of it without its head, of reward model
-    and of a judge beside it, tokens of a prompt (the mean, and the longest) and a response."""
+    and of a judge beside it, tokens of a prompt (the mean, and the longest) and a response, recorded pairs."""
 
     parameters: int
     trunk_parameters: int
@@ -23,6 +23,8 @@ class Sizes:
     prompt_tokens: float
     longest_prompt: int
     response_tokens: float
+    pairs: int | None = None
+    """That DPO learns from, those among them that do not fit the model; None where they were not counted."""
 
     @property
     def scorer_parameters(self) -> int:
@@ -41,13 +43,13 @@ def iteration(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> dic
     text = sizes.prompt_tokens + sizes.response_tokens
     flops = _reference(algorithm, experiment, sizes)
     flops += 2 * (sizes.parameters + sizes.reward_parameters) * sampled * text
-    flops += _update(algorithm, experiment, sizes) * algorithm.passes * trained * text
+    flops += _update(algorithm, experiment, sizes) * needs.passes * trained * text
     return {
-        "updates": algorithm.passes * algorithm.steps_per_pass,
+        "updates": needs.passes * needs.steps_per_pass,
         "iterations": 1,
         "completions": trained if recorded else sampled,
         "generated_tokens": sampled * sizes.response_tokens,
-        "trained_tokens": trained * sizes.response_tokens * algorithm.passes,
+        "trained_tokens": trained * sizes.response_tokens * needs.passes,
         "flops": flops,
     }
 
@@ -67,7 +69,7 @@ def _reference(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> fl
     return 2 * sizes.parameters * texts * (sizes.prompt_tokens + sizes.response_tokens)
 
 
-def iterations(algorithm: Algorithm, experiment: Experiment, sizes: Sizes, pairs: int | None) -> int | None:
+def iterations(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> int | None:
     """About how many iterations a run has: those until the budget is reached, which a run ends above rather than below, or
     less where recorded pairs end before.
 
@@ -76,8 +78,8 @@ def iterations(algorithm: Algorithm, experiment: Experiment, sizes: Sizes, pairs
     budget = Budget.parse(experiment.budget)
     each = iteration(algorithm, experiment, sizes).get(budget.unit)
     count = budget.amount / each if each else math.inf
-    if algorithm.needs.source == "pairs" and pairs is not None:
-        an_epoch = _an_epoch(algorithm, pairs)
+    if algorithm.needs.source == "pairs" and sizes.pairs is not None:
+        an_epoch = _an_epoch(algorithm, sizes.pairs)
         if each and budget.unit == "flops" and count > an_epoch:
             later = each - _reference(algorithm, experiment, sizes)
             count = an_epoch + (budget.amount - an_epoch * each) / later
@@ -90,33 +92,31 @@ def _an_epoch(algorithm: Algorithm, pairs: int) -> int:
     return math.ceil(pairs / algorithm.needs.pairs_per_step)
 
 
-def flops(
-    algorithm: Algorithm, experiment: Experiment, sizes: Sizes, pairs: int | None, count: float
-) -> float:
+def flops(algorithm: Algorithm, experiment: Experiment, sizes: Sizes, count: float) -> float:
     """Nominal FLOPs of so many iterations. The reference reads recorded pairs in their first epoch alone."""
     total = count * iteration(algorithm, experiment, sizes)["flops"]
-    if algorithm.needs.source == "pairs" and pairs is not None:
-        again = max(0.0, count - _an_epoch(algorithm, pairs))
+    if algorithm.needs.source == "pairs" and sizes.pairs is not None:
+        again = max(0.0, count - _an_epoch(algorithm, sizes.pairs))
         total -= again * _reference(algorithm, experiment, sizes)
     return total
 
 
-def rows(experiment: Experiment, sizes: Sizes, pairs: int | None, runs: Mapping[str, int]) -> list[list[str]]:
+def rows(experiment: Experiment, sizes: Sizes, runs: Mapping[str, int]) -> list[list[str]]:
     """A row an arm: name, algorithm, its `runs` to be made, and iterations, completions, FLOPs of one of them."""
     table = []
     for name, arm in experiment.arms.items():
-        count = iterations(arm, experiment, sizes, pairs)
+        count = iterations(arm, experiment, sizes)
         figures = ["until the time is up"] * 3
         if count is not None:
             completions = count * iteration(arm, experiment, sizes)["completions"]
-            cost = flops(arm, experiment, sizes, pairs, count)
+            cost = flops(arm, experiment, sizes, count)
             figures = [f"{count:,}", f"{completions:,.0f}", f"{cost:.2e}"]
         table.append([name, arm.name, str(runs[name]), *figures])
     return table
 
 
 def scored(
-    experiment: Experiment, sizes: Sizes, pairs: int | None, runs: Mapping[str, int], begun: bool = False
+    experiment: Experiment, sizes: Sizes, runs: Mapping[str, int], begun: bool = False
 ) -> list[list[str]]:
     """A row for everything that has responses scored: what it is, how many the reward and how many the judge is asked for.
     Every one may be a call that is paid for.
@@ -132,10 +132,10 @@ def scored(
     arms = len(experiment.algos)
     pool = frontier.prompts * (frontier.samples + arms * frontier.each(arms)) if evaluation.is_plain else 0
     found = [
-        ("tuning: training", _sampled(experiment, sizes, pairs, tries), 0),
+        ("tuning: training", _sampled(experiment, sizes, tries), 0),
         ("tuning: evaluation", tried, tried),
-        ("training", _sampled(experiment, sizes, pairs, runs), 0),
-        ("pairs for DPO", 2 * experiment.sampled_pairs if _samples_pairs(experiment) else 0, 0),
+        ("training", _sampled(experiment, sizes, runs), 0),
+        ("pairs for DPO", 2 * experiment.sampled_pairs if experiment.samples_pairs else 0, 0),
         ("evaluation", evaluated, evaluated),
         ("the frontier (none with --frontier.samples 0)", pool, pool),
     ]
@@ -151,35 +151,28 @@ def scored(
     ]
 
 
-def _sampled(
-    experiment: Experiment, sizes: Sizes, pairs: int | None, runs: Mapping[str, int]
-) -> float | None:
+def _sampled(experiment: Experiment, sizes: Sizes, runs: Mapping[str, int]) -> float | None:
     """Responses that so many runs of each arm draw; None where only the clock ends them."""
     total = 0.0
     for name, count in runs.items():
         arm = experiment.arm(name)
         if arm.needs.source == "prompts" and count:
-            each = iterations(arm, experiment, sizes, pairs)
+            each = iterations(arm, experiment, sizes)
             if each is None:
                 return None
             total += count * each * iteration(arm, experiment, sizes)["completions"]
     return total
 
 
-def _samples_pairs(experiment: Experiment) -> bool:
-    from_pairs = any(arm.needs.source == "pairs" for arm in experiment.arms.values())
-    return experiment.task == "custom" and not experiment.pairs and from_pairs
-
-
-def tuning(experiment: Experiment, sizes: Sizes, pairs: int | None) -> str:
+def tuning(experiment: Experiment, sizes: Sizes) -> str:
     """What is run before: nothing, or tries of the arms, whose cost is that of the settings they begin with."""
     if not experiment.untuned:
         return ""
     runs, total = experiment.tune * experiment.tune_seeds, 0.0
     for name in experiment.untuned:
         arm = experiment.arm(name)
-        count = iterations(arm, experiment, sizes, pairs)
-        total += runs * flops(arm, experiment, sizes, pairs, count or 0)
+        count = iterations(arm, experiment, sizes)
+        total += runs * flops(arm, experiment, sizes, count or 0)
     cost = f", about {total:.2e} FLOPs together" if total else ""
     return (
         f"tuned first: {', '.join(experiment.untuned)}; {experiment.tune} tries of each, {runs} runs an arm at the same "

@@ -123,12 +123,7 @@ def _try_out(evaluator: Evaluator, samples: Sequence[Mapping[str, Any]]) -> None
 
 
 def load_base(experiment: Experiment, materials: Materials) -> Policy:
-    return Policy.load(
-        materials.model,
-        dtype=experiment.dtype,
-        device=experiment.device,
-        trust_remote_code=experiment.trust_remote_code,
-    )
+    return Policy.load(materials.model, **experiment.loading)
 
 
 def _train(store: Store, run: Run, progress: Progress, state: RunState) -> None:
@@ -140,10 +135,8 @@ def _train(store: Store, run: Run, progress: Progress, state: RunState) -> None:
     policy = Policy.load(
         materials.model,
         lora=experiment.adapter,
-        dtype=experiment.dtype,
-        device=experiment.device,
         gradient_checkpointing=experiment.gradient_checkpointing,
-        trust_remote_code=experiment.trust_remote_code,
+        **experiment.loading,
     )
     state.effective = _effective(experiment, algorithm, policy)
     evaluator = Evaluator(policy, materials, experiment, store.base_samples)

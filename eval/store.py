@@ -33,8 +33,15 @@ from algos.engine.storage import (
     write_text,
 )
 from eval.directory import tidy
-from eval.directory.artefacts import refuse_code_inside, refuse_links
-from eval.directory.integrity import FILES, Integrity, check_sealed, refuse_taken, sealed
+from eval.directory.integrity import (
+    FILES,
+    Integrity,
+    check_sealed,
+    refuse_code_inside,
+    refuse_links,
+    refuse_taken,
+    sealed,
+)
 from eval.directory.lock import held
 from eval.directory.reading import read_checked, read_jsonl, whole
 from eval.directory.run_schemas import Sample
@@ -60,7 +67,7 @@ class Store:
         self.path = path
         self.experiment = experiment
         """What is compared: it may be more than experiment.yaml has, until that is committed."""
-        self.integrity = Integrity(path, self._run_named)
+        self.integrity = Integrity(path)
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> Store:
@@ -197,10 +204,6 @@ class Store:
 
     def run(self, arm: str, seed: int) -> Run:
         return Run(arm, seed, self.path / "runs" / f"{arm}-s{seed}")
-
-    def _run_named(self, folder: str) -> Run:
-        arm, _, seed = folder.rpartition("-s")
-        return Run(arm, int(seed), self.path / "runs" / folder)
 
     @property
     def all_runs(self) -> list[Run]:

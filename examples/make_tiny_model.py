@@ -29,6 +29,7 @@ def main(folder: Path) -> None:
     from transformers import GPT2Config, PreTrainedTokenizerFast
 
     from eval.stages.base import train_base
+    from eval.stages.fitting import Fit
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -45,9 +46,7 @@ def main(folder: Path) -> None:
         vocab_size=len(tokenizer), n_positions=POSITIONS, n_embd=48, n_layer=2, n_head=4,
         bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
-    train_base(
-        config, tokenizer, texts(), folder, epochs=4, learning_rate=5e-3, batch_size=32, seed=0, threads=1
-    )
+    train_base(config, tokenizer, texts(), folder, Fit(epochs=4, learning_rate=5e-3))
 
 
 if __name__ == "__main__":

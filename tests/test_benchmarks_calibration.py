@@ -27,7 +27,7 @@ from benchmarks.calibration.trials import (
 )
 from eval.report.inputs import KL
 from eval.report.numbers.standings import matched_kl, own_end
-from eval.report.sections.verdict import MOST_SEEDS
+from eval.report.sections.forecast import MOST_SEEDS
 
 BASE_M = np.array([0.4, 0.0, 5.0])
 

@@ -129,7 +129,8 @@ def test_the_samplers_defaults_are_documented() -> None:
 def test_every_dpo_loss_and_baseline_has_its_row() -> None:
     from typing import get_args
 
-    from algos.losses import Aggregation, DPOLoss
+    from algos.dpo import DPOLoss
+    from algos.losses import Aggregation
     from algos.reinforce import Baseline
 
     text = page("algorithms.md")

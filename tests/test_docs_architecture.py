@@ -109,7 +109,7 @@ def test_imports_go_down_only() -> None:
         if within(name, "algos.engine"):
             assert not names & set(leaves), name
         if within(name, "algos.engine.fast"):
-            beneath = ("fast", "checkpointing", "inputs", "memory", "rollouts")
+            beneath = ("fast", "inputs", "memory", "recompute", "rollouts")
             assert all(within(other, *(f"algos.engine.{own}" for own in beneath)) for other in ours(names)), (
                 name
             )

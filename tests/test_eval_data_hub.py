@@ -25,6 +25,7 @@ from eval.memory.footprint import Need
 from eval.process.offline import refuse_hub_ids
 from eval.report.sections import details
 from eval.stages.cache import ArtefactCache
+from eval.stages.fitting import Fit
 from eval.stages.reward_model import train_reward_model
 from eval.tasks import materials_of
 
@@ -223,17 +224,10 @@ def test_a_reward_model_is_trained_from_a_revision(
     small: SmallWorld, moved_model: str, tmp_path: Path
 ) -> None:
     pairs = [{"prompt": f"a {i}", "chosen": " b", "rejected": " c d"} for i in range(20)]
-    told = {
-        "centre_on": ["a b"],
-        "epochs": 1,
-        "learning_rate": 1e-3,
-        "batch_size": 8,
-        "seed": 0,
-        "threads": 1,
-    }
     scores = []
     for number, name in enumerate((f"{moved_model}@v1", small.model)):
-        train_reward_model(name, pairs, tmp_path / f"reward-{number}", **told)
+        fit = Fit(epochs=1, learning_rate=1e-3, batch_size=8)
+        train_reward_model(name, pairs, tmp_path / f"reward-{number}", fit, centre_on=["a b"])
         made = RewardModel(tmp_path / f"reward-{number}")
         scores.append(made(prompts=["a", "a"], completions=[" b", " c d"], completion_ids=[[5], [6, 7]]))
     assert scores[0] == scores[1]

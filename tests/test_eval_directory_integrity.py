@@ -14,7 +14,7 @@ from outcomes import outcome, same
 from small_world import SmallWorld, compared
 
 from algos import UserError
-from algos.engine.storage import DamagedFile, read_json, versions, write_json
+from algos.engine.storage import DamagedFile, read_json, saved_states, write_json
 from eval.store import Store
 from run_compare import main
 
@@ -26,7 +26,7 @@ def half_way(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Killed in its second run, with two checkpoints in it."""
     out = tmp_path_factory.mktemp("half") / "way"
     child = start(first(small, out, "--algos", "reinforce", "ppo"))
-    until(lambda: len(versions(out / "runs" / "ppo-s0" / "checkpoint")) == 2, child)
+    until(lambda: len(saved_states(out / "runs" / "ppo-s0" / "checkpoint")) == 2, child)
     child.kill()
     child.wait()
     return out
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_another_shape_is_passed_over(
     """However right its checksums are: the one before it is used."""
     out = tmp_path / "out"
     shutil.copytree(half_way, out)
-    file = versions(out / "runs" / "ppo-s0" / "checkpoint")[-1] / "state.json"
+    file = saved_states(out / "runs" / "ppo-s0" / "checkpoint")[-1] / "state.json"
     write_json(file, read_json(file) | {"notes": {"rows": [1]}})
     reseal(out, file)
     assert start(again(small, out)).wait() == 0

@@ -92,7 +92,6 @@ def test_nothing_moves_the_terminal(text: str) -> None:
 def test_terminal_escapes_by_hand() -> None:
     assert escape.for_terminal("\x1b]0;title\x07 \x1b[2J") == "\\x1b]0;title\\x07 \\x1b[2J"
     assert escape.for_terminal("a\nb") == "a\\x0ab"
-    assert escape.for_terminal("a\nb", multiline=True) == "a\nb"
 
 
 @pytest.mark.parametrize("text", HOSTILE)

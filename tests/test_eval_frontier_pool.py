@@ -206,23 +206,6 @@ def test_it_can_be_switched_off(small: SmallWorld, tmp_path: Path) -> None:
     assert "It was switched off" in (out / "report.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.usefixtures("sketched")
-def test_a_comparison_of_one_response_a_prompt_keeps_its_report(
-    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No new one is made, but it goes on and is drawn again."""
-    out = tmp_path / "one"
-    arguments = small.arguments(out, "--frontier.samples", "1", "--algos", "reinforce", "--seeds", "1")
-    assert main(arguments) == 2
-    assert not out.exists()
-    with monkeypatch.context() as before:
-        before.setattr("eval.settings.parts.Frontier.require_several", lambda _: None)
-        assert main(arguments) == 0
-    assert Store.open(out).pool is not None
-    assert main(["report", str(out)]) == 0
-    assert main(["--resume", str(out), "--cache", small.cache, "--workers", "1"]) == 0
-
-
 def test_it_is_not_drawn_where_other_responses_are_judged(finished: Path) -> None:
     store = Store.open(finished)
     assert Plan.of(store) is not None

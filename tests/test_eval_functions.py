@@ -217,8 +217,6 @@ def test_what_may_be_a_function_is_found_without_running_the_file(tmp_path: Path
     ("text", "name"),
     [
         ("def score(): pass\ndef _own(): pass\ndef other():\n    inner = 1\n    return inner\n", "scores"),
-        ("def score(): pass\ndef other():\n    inner = 1\n    return inner\n", "inner"),
-        ("class Score:\n    def score(self): pass\n", "score"),
         ("from math import sqrt as root\nimport sys\nsys.path.insert(0, '.')\n", "sqrt"),
         ("", "score"),
         ("x = 1\ndef (:\n", "score"),
@@ -275,10 +273,3 @@ def test_what_only_loading_would_tell_is_not_refused(tmp_path: Path, source: str
     file.write_text(source, encoding="utf-8")
     load_function(f"{file}:score")
     require_function(f"{file}:score")
-
-
-def test_what_a_function_binds_inside_is_no_name_of_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
-    file.write_text("def other():\n    score = print\n    return score\n", encoding="utf-8")
-    with pytest.raises(UserError, match="no function 'score'"):
-        require_function(f"{file}:score")

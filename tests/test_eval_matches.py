@@ -104,9 +104,8 @@ def test_a_pair_is_asked_once_for_both_of_its_arms(store: Store, asked: list[str
     assert held(store) == {"reinforce-s0": {"dpo": 1.0}, "dpo-s0": {"reinforce": 0.0}}
 
 
-@pytest.mark.parametrize("side", ONE_RUN_EACH)
-def test_what_is_there_is_not_asked_again(store: Store, asked: list[str], side: str) -> None:
-    write_json(store.path / "matches.json", {side: ONE_RUN_EACH[side]})
+def test_what_is_there_is_not_asked_again(store: Store, asked: list[str]) -> None:
+    write_json(store.path / "matches.json", ONE_RUN_EACH)
     assert match(store) == []
     assert asked == []
     assert held(store) == ONE_RUN_EACH

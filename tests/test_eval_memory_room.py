@@ -160,9 +160,14 @@ def test_arms_that_need_the_same_are_estimated_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(memory, "need_of", counting)
     swept = {f"ppo-{beta}": {"algorithm": "ppo", "beta": beta} for beta in (0.1, 0.2, 0.3)}
-    found = needs(Experiment(algos=("reinforce", *swept), variants=swept), 8)
-    assert list(found) == ["reinforce", *swept]
-    assert len(seen) == 2
+    swept |= {f"ppo-{n}-epochs": {"algorithm": "ppo", "ppo_epochs": n} for n in (1, 8)}
+    swept |= {f"ppo-{rate}": {"algorithm": "ppo", "value_learning_rate": rate} for rate in (1e-3, 1e-4)}
+    epochs = {f"dpo-{n}-epochs": {"algorithm": "dpo", "epochs": n} for n in (1, 2)}
+    parts = {"ppo-parts": {"algorithm": "ppo", "minibatches": 2}}
+    variants = {**swept, **epochs, **parts}
+    found = needs(Experiment(algos=("reinforce", *variants), variants=variants), 8)
+    assert list(found) == ["reinforce", *variants]
+    assert len(seen) == 4  # one of each kind: the parts of a pass are smaller than the whole
     assert len({found[name].peak for name in swept}) == 1
 
 
@@ -229,15 +234,6 @@ def test_a_reward_model_that_is_to_be_trained_counts(small: SmallWorld) -> None:
     assert "reward model" in needs(experiment, 8)
     assert "reward model" not in needs(asked(small), 8)
     assert "reward model" not in needs(Experiment(), 8)
-
-
-def test_a_task_that_does_not_tell_its_model_is_not_estimated() -> None:
-    said: list[str] = []
-    with memory.where_known(said.append):
-        require_room(Experiment(task="mine"), 8)  # type: ignore[arg-type]
-    assert said == [
-        "how much memory a run needs cannot be told: the task mine does not tell its model's configuration"
-    ]
 
 
 def test_a_saved_adapter_is_read_by_its_base(small: SmallWorld, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import sacrebleu
@@ -21,6 +21,7 @@ from algos.engine.calls import GuardedReward, RewardCalls
 from algos.engine.models import frozen
 from algos.engine.rewards import RewardError, call_reward
 from algos.engine.scoring import score_policy, score_reference
+from algos.engine.settings import Truncation
 from algos.losses import sequence_logps
 from eval.directory.kinds import Number
 from eval.experiment import Experiment
@@ -164,8 +165,8 @@ def test_heldout_conversations_are_read_as_they_are_trained_on() -> None:
     assert [*texts.response_ids_PGT[0, 0].tolist(), tokenizer.eos_token_id] == pair.chosen
 
 
-@pytest.mark.parametrize("too_long", ["drop", "left"])
-def test_heldout_texts_are_cut_where_held_out_pairs_are(too_long: Literal["drop", "left"]) -> None:
+@pytest.mark.parametrize("truncate_prompts", ["drop", "left"])
+def test_heldout_texts_are_cut_where_held_out_pairs_are(truncate_prompts: Truncation) -> None:
     """A model of 32 positions: texts that do not fit are cut, not silently left out, and prompts as everywhere."""
     tokenizer = word_tokenizer("a b")
     policy = Policy(gpt2(len(tokenizer)), tokenizer, dtype="fp32")
@@ -173,10 +174,13 @@ def test_heldout_texts_are_cut_where_held_out_pairs_are(too_long: Literal["drop"
         {"prompt": " ".join("ab"[i % 2] for i in range(length)), "completion": " a b" * 8}
         for length in (4, 20, 31, 40)
     ]
-    texts = _heldout_texts(policy, rows, 12, too_long)
+    texts = _heldout_texts(policy, rows, 12, truncate_prompts)
     pairs = [
         encode_pair(
-            policy, {"prompt": row["prompt"], "chosen": row["completion"], "rejected": " b"}, 12, too_long
+            policy,
+            {"prompt": row["prompt"], "chosen": row["completion"], "rejected": " b"},
+            12,
+            truncate_prompts,
         )[0]
         for row in rows
     ]
@@ -193,7 +197,7 @@ def test_heldout_texts_are_cut_where_held_out_pairs_are(too_long: Literal["drop"
         )
     ]
     assert found == expected
-    assert len(found) == (3 if too_long == "drop" else 4)
+    assert len(found) == (3 if truncate_prompts == "drop" else 4)
 
 
 def test_full_kl_by_hand() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_an_iteration_costs_what_the_meter_counts(
 ) -> None:
     experiment = planned(model, lora=lora, gradient_checkpointing=checkpointing)
     reward = Scored(1000)
-    plan = replace(sizes(experiment)[0], reward_parameters=reward.parameter_count)
+    plan = replace(sizes(experiment), reward_parameters=reward.parameter_count)
     first, second = counted(algorithm, experiment, reward, "2iterations")
     said = iteration(algorithm, experiment, plan)
     assert set(said) == set(UNITS)
@@ -103,15 +103,15 @@ def test_an_iteration_costs_what_the_meter_counts(
 
 def test_the_reference_reads_recorded_pairs_once(model: str) -> None:
     arm, experiment = DPO(batch_size=5, epochs=3), planned(model, budget="1Gcompletions")
-    plan, _ = sizes(experiment)
+    plan = replace(sizes(experiment), pairs=len(PAIRS))
     rows = counted(arm, experiment, Scored(0), "1G")
-    count = iterations(arm, experiment, plan, len(PAIRS))
+    count = iterations(arm, experiment, plan)
     assert count == len(rows) == 12
-    assert flops(arm, experiment, plan, len(PAIRS), count) == pytest.approx(rows[-1]["flops"], rel=1e-12)
+    assert flops(arm, experiment, plan, count) == pytest.approx(rows[-1]["flops"], rel=1e-12)
     # And the other way round: a budget of so many FLOPs buys as many iterations.
     for made in (3, 9):
         bought = replace(experiment, budget=f"{rows[made - 1]['flops']:.0f}flops")
-        assert iterations(arm, bought, plan, len(PAIRS)) == pytest.approx(made, rel=1e-9)
+        assert iterations(arm, bought, plan) == pytest.approx(made, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -137,46 +137,45 @@ def test_a_run_ends_with_the_iteration_that_reaches_the_budget(
     experiment = replace(
         experiment, hyperparameters=replace(experiment.hyperparameters, **{algorithm.name: algorithm})
     )
-    plan, _ = sizes(experiment)
+    plan = replace(sizes(experiment), pairs=len(PAIRS))
     counts = counted(algorithm, experiment, Scored(0), budget)
-    assert iterations(algorithm, experiment, plan, len(PAIRS)) == len(counts) == made
-    cost = flops(algorithm, experiment, plan, len(PAIRS), made)
+    assert iterations(algorithm, experiment, plan) == len(counts) == made
+    cost = flops(algorithm, experiment, plan, made)
     assert cost == pytest.approx(counts[-1]["flops"], rel=1e-12)
     shown = [str(made), f"{counts[-1]['completions']:.0f}", f"{cost:.2e}"]
     named = {algorithm.name: 7}
-    assert rows(experiment, plan, len(PAIRS), named) == [[algorithm.name, algorithm.name, "7", *shown]]
+    assert rows(experiment, plan, named) == [[algorithm.name, algorithm.name, "7", *shown]]
 
 
 def test_rounding_buys_no_iteration(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     each = 0.1
     assert 3 * each / each > 3
-    plan, _ = sizes(planned(model))
+    plan = sizes(planned(model))
     monkeypatch.setattr("eval.plan.iteration", lambda *_: {"flops": each})
-    assert iterations(REINFORCE(), planned(model, budget=f"{3 * each!r}flops"), plan, None) == 3
+    assert iterations(REINFORCE(), planned(model, budget=f"{3 * each!r}flops"), plan) == 3
 
 
 def test_a_budget_of_time_buys_what_nobody_knows(model: str) -> None:
     experiment = planned(model, budget="5min")
-    plan, _ = sizes(experiment)
-    assert iterations(PPO(), experiment, plan, None) is None
-    assert iterations(DPO(batch_size=5), experiment, plan, 20) == 4  # its epochs end before
+    plan = replace(sizes(experiment), pairs=20)
+    assert iterations(PPO(), experiment, plan) is None
+    assert iterations(DPO(batch_size=5), experiment, plan) == 4  # its epochs end before
+    assert iterations(DPO(batch_size=5), experiment, replace(plan, pairs=None)) is None
 
 
 def test_what_is_known_of_texts_and_models(model: str) -> None:
-    given, _ = sizes(planned(model))
-    quick, _ = sizes(planned(model), quick=True)
-    assert asdict(given) == asdict(quick)
+    given, quick = sizes(planned(model)), sizes(planned(model), quick=True)
+    assert given == replace(quick, pairs=1024)  # what is sampled where none are given
+    assert quick.pairs is None
     assert (given.prompt_tokens, given.longest_prompt, given.response_tokens) == (3, 3, 4)
     assert (given.reward_parameters, given.judge_parameters) == (0, 0)
     policy = Policy.load(model, device="cpu")
     assert given.parameters == policy.size
     assert given.trunk_parameters == policy.size - policy.inner.get_output_embeddings().weight.numel()
-    learned, pairs = sizes(
-        Experiment(task="custom", model=model, pairs=f"{model}/pairs.jsonl", sampling=SAMPLING)
-    )
+    learned = sizes(Experiment(task="custom", model=model, pairs=f"{model}/pairs.jsonl", sampling=SAMPLING))
     assert learned.scorer_parameters == 2 * given.parameters  # a reward model and a judge of the model's size
-    assert pairs is not None
-    assert 0 < pairs < len(PAIRS)
+    assert learned.pairs is not None
+    assert 0 < learned.pairs < len(PAIRS)
 
 
 @pytest.mark.parametrize("what", ["reward", "judge"])
@@ -190,14 +189,14 @@ def test_every_response_that_is_scored_is_counted(model: str) -> None:
         model, budget="3iterations", seeds=2, sampled_pairs=10, eval=Evaluation(prompts=5, responses=2, points=3),
         frontier=Frontier(prompts=4, samples=8),
     )  # fmt: skip
-    found, _ = sizes(asked)
+    found = sizes(asked)
     runs = {"reinforce": 2, "ppo": 1, "dpo": 2}
 
     judge = f"{model}/reward.py:other"
 
     def told(begun: bool = False, **changes: Any) -> dict[str, list[str]]:
         changed = replace(asked, **{"judge": judge, **changes})
-        return {name.split()[0]: counts for name, *counts in scored(changed, found, 10, runs, begun)}
+        return {name.split()[0]: counts for name, *counts in scored(changed, found, runs, begun)}
 
     assert told() == {
         "training": ["108", "0"],  # 3 runs of 3 iterations of 4 × 3 responses
@@ -206,23 +205,21 @@ def test_every_response_that_is_scored_is_counted(model: str) -> None:
         "the": ["128", "128"],  # the base and three arms: 4 × 4 × 8
     }
     assert told(begun=True)["evaluation"] == ["150", "150"]
-    tuned = [
-        row for row in scored(replace(asked, tune=2, tune_seeds=3), found, 10, runs) if "tuning" in row[0]
-    ]
+    tuned = [row for row in scored(replace(asked, tune=2, tune_seeds=3), found, runs) if "tuning" in row[0]]
     # Two arms that sample and one that does not, 6 runs each of 36 responses, evaluated once each and the base.
     assert tuned == [["tuning: training", "432", "0"], ["tuning: evaluation", "190", "0"]]
     for none in (None, asked.reward):  # the reward judges, and is asked once
         assert told(judge=none)["evaluation"] == ["160", "0"]
         assert told(judge=none)["the"] == ["128", "0"]
     assert "pairs" not in told(pairs=f"{model}/pairs.jsonl")
-    alone = scored(replace(asked, algos=("dpo",)), found, 10, {"dpo": 2})
+    alone = scored(replace(asked, algos=("dpo",)), found, {"dpo": 2})
     assert [name.split()[0] for name, *_ in alone] == ["pairs", "evaluation", "the"]
     assert "the" not in told(frontier=Frontier(samples=0))
     assert "the" not in told(eval=replace(asked.eval, temperature=0.5))
     assert told(budget="9s")["training"] == ["until the time is up", "0"]
     more = {f"ppo-{i}": {"algorithm": "ppo"} for i in range(6)}
     every = replace(asked, judge=judge, algos=tuple(more), variants=more)
-    counts = {name.split()[0]: row for name, *row in scored(every, found, 10, dict.fromkeys(more, 1))}
+    counts = {name.split()[0]: row for name, *row in scored(every, found, dict.fromkeys(more, 1))}
     assert counts["the"] == ["128", "128"]  # 4 × (8 + 6 × 4)
 
 
@@ -246,11 +243,11 @@ def test_reward_and_judge_are_asked_for_what_was_told(small: SmallWorld, tmp_pat
     lines = [line.split() for line in calls.read_text().splitlines()]
     counted = {name: sum(int(n) for who, n in lines if who == name) for name in ("reward", "judge")}
     store = Store.open(tmp_path / "out")
-    told = scored(store.experiment, sizes(store.experiment)[0], 64, {"reinforce": 1, "dpo": 1})
+    told = scored(store.experiment, sizes(store.experiment), {"reinforce": 1, "dpo": 1})
     assert counted["reward"] == sum(int(reward.replace(",", "")) for _, reward, _ in told)
     assert counted["judge"] == sum(int(judge.replace(",", "")) for *_, judge in told)
     evaluated, frontier = (
         {name.split()[0]: int(judge) for name, _, judge in told}[row] for row in ("evaluation", "the")
     )
     said = summary.cost(store, evaluations(store)).blocks[-1]
-    assert f"had {evaluated} responses scored, the frontier {frontier} more;" in said.text
+    assert f"Evaluation scored {evaluated} responses, the frontier {frontier} more;" in said.text

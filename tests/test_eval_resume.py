@@ -31,7 +31,7 @@ from faults import (
 from outcomes import report, same
 from small_world import SmallWorld
 
-from algos.engine.storage import versions
+from algos.engine.storage import saved_states
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_ctrl_c_once_saves_and_says_how_to_go_on(
     assert f"Go on with: rlhf-compare --resume {out}" in said
     assert "Traceback" not in said
     run = out / "runs" / "reinforce-s0"
-    (saved,) = versions(run / "checkpoint")
+    (saved,) = saved_states(run / "checkpoint")
     assert int(saved.name) == lines(run / "events.jsonl") >= 4
     assert not (run / "status.json").exists()
     assert start(again(small, out)).wait() == 0

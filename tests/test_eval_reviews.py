@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from pages import ROOT
 
+from algos import Policy
 from eval.data.split import split_of
 from eval.experiment import Experiment
 from eval.stages.cache import ArtefactCache
-from eval.tasks.reviews import Reviews, build_tokenizer, gold, task
+from eval.stages.fitting import Fit
+from eval.tasks.learned import learned_reward
+from eval.tasks.reviews import task
+from eval.tasks.reviews.gold import gold
 from eval.tasks.reviews.grammar import corpus, parse, prompts, vocabulary
-from eval.tasks.reviews.world import Fit
+from eval.tasks.reviews.tokenizer import build_tokenizer
+from eval.tasks.reviews.world import Reviews
 
 TINY = Reviews(
     corpus=64, base=Fit(1, 1e-2), pairs=48, reward=Fit(1, 1e-2), hidden=16, layers=1, heads=2, test_prompts=8
@@ -159,11 +168,23 @@ def test_stages_are_built_once_for_what_they_depend_on(tmp_path):
         {"prompt": prompt, "chosen": " good", "rejected": " bad"}
         for prompt in dict.fromkeys(TINY.pair_prompts(0))
     ]
-    centre = [pairs[0]["prompt"] + " fine"]
-    assert not TINY.reward_model(cache, base.path, pairs, centre, seed=0, threads=1).cached
-    assert TINY.reward_model(cache, base.path, pairs, centre, seed=0, threads=1).cached
-    assert not TINY.reward_model(cache, base.path, pairs[1:], centre, seed=0, threads=1).cached
-    assert not TINY.reward_model(cache, base.path, pairs, centre, seed=1, threads=1).cached
+    options = {
+        "pairs": pairs, "fit": TINY.reward, "prompts": pairs[:2], "count": 4, "max_new_tokens": 4,
+        "identity": {"model": "tiny"},
+    }  # fmt: skip
+
+    def is_cached(**changed: Any) -> bool:
+        policy = Policy.load(base.path, device="cpu")
+        return learned_reward(
+            cache, policy, base.path, stage="reward model", **options | changed
+        ).built.cached
+
+    assert [is_cached(), is_cached()] == [False, True]
+    others: dict[str, Any] = {
+        "pairs": pairs[1:], "fit": replace(TINY.reward, seed=1), "prompts": pairs[:3], "count": 5, "max_new_tokens": 5,
+        "identity": {"model": "other"}, "truncate_prompts": "left",
+    }  # fmt: skip
+    assert not any(is_cached(**{name: value}) for name, value in others.items())
 
 
 def test_labels_of_the_judge_are_no_calls_of_the_reward(tmp_path, monkeypatch):
@@ -171,6 +192,35 @@ def test_labels_of_the_judge_are_no_calls_of_the_reward(tmp_path, monkeypatch):
     made = task.materials(Experiment(), ArtefactCache(tmp_path), data_seed=0)
     assert 0 < made.pairs_cost.labels == len(made.pairs) <= TINY.pairs
     assert made.pairs_cost.reward_calls == made.reward_cost.reward_calls == 0
+
+
+def test_a_reward_model_costs_six_flops_a_parameter_and_token_and_nothing_is_sampled_for_a_cached_one(
+    tmp_path, monkeypatch
+):
+    tiny = replace(TINY, reward=replace(TINY.reward, epochs=2))
+    monkeypatch.setattr(task, "Reviews", lambda: tiny)
+    made = task.materials(Experiment(), ArtefactCache(tmp_path), data_seed=0)
+    base = Policy.load(made.model, device="cpu")
+    words = [(pair["prompt"] + pair[side]).split() for pair in made.pairs for side in ("chosen", "rejected")]
+    tokens = sum(len(text) + 1 for text in words)  # BOS and a token a word
+    assert made.reward_cost.flops == 6 * base.size * tokens * 2
+    monkeypatch.setattr("eval.tasks.learned.base_responses", lambda *_: pytest.fail("sampled again"))
+    again = task.materials(Experiment(), ArtefactCache(tmp_path), data_seed=0)
+    assert again.reward == made.reward
+    assert again.reward_cost == made.reward_cost
+    assert [stage["cached"] for stage in again.facts["stages"]] == [True, True, True]
+    assert again.facts["labels"] == "come from the gold reward (scale 5), not from the training reward"
+
+
+def test_its_settings_are_read_without_what_builds_it():
+    """Every command reads them, also one that is wrong."""
+    code = (
+        "import sys; from eval.tasks import preset; preset('reviews'); "
+        "print(*(name for name in sys.modules if name.startswith(('eval.stages', 'eval.tasks.'))))"
+    )
+    run = [sys.executable, "-c", code]
+    found = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    assert set(found) == {"eval.tasks.reviews", "eval.tasks.reviews.preset"}
 
 
 def test_pair_prompts_are_training_openings_drawn_from_the_seed():

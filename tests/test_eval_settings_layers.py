@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,17 @@ from eval.settings.layers import layered, load_yaml
         ({"algos": None}, r"^algos must be a list; got nothing\."),
         ({"eval": 8}, r"^eval takes settings by name; got 8\."),
         ({"columns": "prompt"}, r"^columns takes values by name; got 'prompt'\."),
-        ({"top_k": 0}, r"unknown setting 'top_k'\. Known here: task,"),  # of sampling and of eval
+        ({"temperature": 1}, r"unknown setting 'temperature'\. Known here: task,"),  # of sampling and of eval
+        (
+            {"top_k": 0},
+            r"'top_k': what is learned from is drawn from the whole distribution.* set eval\.top_k \(",
+        ),
+        (
+            {"sampling": {"top-p": 1}},
+            r"'sampling\.top-p': what is learned.* set eval\.top_p \(--eval\.top-p\)\.$",
+        ),
+        ({"ppo": {"top_k": 5}}, r"'hyperparameters\.ppo\.top_k': what is learned from"),
+        ({"eval": {"top_kk": 5}}, r"'eval\.top_kk'; did you mean 'top_k'\?"),
         ({"ppo": {"clip_rang": 0.1}}, r"'hyperparameters\.ppo\.clip_rang'; did you mean 'clip_range'\?"),
         ({"ppo": {"clip_range": 2}}, r"clip_range must be in \(0, 1\); got 2"),
         ({"seeds": "three"}, r"seeds: .*integer.*got 'three'"),
@@ -55,6 +66,7 @@ from eval.settings.layers import layered, load_yaml
         ({"dpo": {"epochs": True}}, r"^hyperparameters\.dpo\.epochs takes a number; got true\."),
         ({"seeds": 0}, r"seeds must be at least 1; got 0"),
         ({"eval": {"points": 0}}, r"eval points must be at least 1; got 0"),
+        ({"frontier": {"samples": 1}}, r"frontier samples must be 0 \(no frontier\) or at least 2; got 1"),
         ({"algos": ["pqo"]}, r"unknown algorithm 'pqo'; did you mean 'ppo'\?"),
         ({"algos": ["ppo", "ppo"]}, r"algos must be each named once"),
         ({"budget": -3}, r"cannot read the budget '-3'\. Write a number and a unit"),
@@ -87,7 +99,21 @@ from eval.settings.layers import layered, load_yaml
         ({"before_tuning": {"pqo": {}}}, r"unknown arm 'before_tuning\.pqo'; did you mean 'ppo'\?"),
         ({"before_tuning": {"ppo": {"bta": 1}}}, r"'before_tuning\.ppo\.bta'; did you mean 'beta'\?"),
         ({"sampling": {"group_size": 1}}, r"reinforce needs at least 2 responses a prompt; got 1"),
-        ({"sampling": {"top_k": 5}, "algos": ["dpo"]}, r"got top_p=1\.0, top_k=5\. Train with 1\.0 and 0"),
+        ({"label_scale": math.inf}, r"label_scale must be above 0 and finite; got inf"),
+        ({"label_scale": math.nan}, r"label_scale must be above 0 and finite; got nan"),
+        ({"objective_beta": math.inf}, r"objective_beta must be above 0 and finite; got inf"),
+        ({"objective_beta": 0}, r"objective_beta must be above 0 and finite; got 0"),
+        (
+            {"reward_model": {"learning_rate": math.inf}},
+            r"reward-model learning_rate must be above 0 and finite; got inf",
+        ),
+        ({"sampling": {"temperature": math.inf}}, r"temperature must be above 0 and finite; got inf"),
+        ({"eval": {"temperature": math.inf}}, r"temperature must be above 0 and finite; got inf"),
+        (
+            {"sampling": {"missing_eos_penalty": math.inf}},
+            r"missing_eos_penalty must be at least 0 and finite; got inf",
+        ),
+        ({"ppo": {"weight_decay": math.inf}}, r"weight_decay must be at least 0 and finite; got inf"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(values: dict[str, object], message: str) -> None:

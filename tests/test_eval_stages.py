@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +26,12 @@ from eval.stages.reward_model import (
     require_classifier,
     train_reward_model,
 )
-from eval.tasks.reviews import build_tokenizer
 from eval.tasks.reviews.grammar import corpus
+from eval.tasks.reviews.tokenizer import build_tokenizer
 
 TEXTS = [row["prompt"] + row["completion"] for row in corpus(0, 64)]
-FIT: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-2, "batch_size": 16, "seed": 0, "threads": 1}
-LONGER = FIT | {"epochs": 4}
+FIT = Fit(epochs=1, learning_rate=1e-2, batch_size=16)
+LONGER = replace(FIT, epochs=4)
 
 
 def config() -> GPT2Config:
@@ -49,19 +49,19 @@ def pairs(n: int = 64) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("base")
-    train_base(config(), build_tokenizer(), TEXTS, out, **FIT)
+    train_base(config(), build_tokenizer(), TEXTS, out, FIT)
     return out
 
 
 @pytest.fixture(scope="module")
 def reward_model(base, tmp_path_factory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("reward")
-    return out, train_reward_model(base, pairs(), out, centre_on=TEXTS, **LONGER)
+    return out, train_reward_model(base, pairs(), out, LONGER, centre_on=TEXTS)
 
 
 def test_the_base_is_bit_identical_twice_and_another_seed_differs(base, tmp_path):
-    train_base(config(), build_tokenizer(), TEXTS, tmp_path / "same", **FIT)
-    train_base(config(), build_tokenizer(), TEXTS, tmp_path / "other", **FIT | {"seed": 1})
+    train_base(config(), build_tokenizer(), TEXTS, tmp_path / "same", FIT)
+    train_base(config(), build_tokenizer(), TEXTS, tmp_path / "other", replace(FIT, seed=1))
     assert content_hash(tmp_path / "same") == content_hash(base)
     first, other = (load_file(path / "model.safetensors") for path in (base, tmp_path / "other"))
     assert not torch.equal(first["transformer.wte.weight"], other["transformer.wte.weight"])
@@ -104,7 +104,7 @@ def test_the_reward_of_the_bases_own_texts_averages_zero(reward_model):
 
 
 def test_the_reward_model_is_bit_identical_twice(reward_model, base, tmp_path):
-    train_reward_model(base, pairs(), tmp_path, centre_on=TEXTS, **LONGER)
+    train_reward_model(base, pairs(), tmp_path, LONGER, centre_on=TEXTS)
     assert content_hash(tmp_path) == content_hash(reward_model[0])
 
 
@@ -133,7 +133,7 @@ def test_training_pools_at_the_last_attended_position(base, tmp_path, monkeypatc
         assert torch.equal(pooled, trunk["logits"].detach()[torch.arange(len(last)), last])
 
     monkeypatch.setattr("eval.stages.reward_model._train_on_pairs", record)
-    train_reward_model(tmp_path / "base", pairs(), tmp_path / "out", centre_on=TEXTS, **FIT)
+    train_reward_model(tmp_path / "base", pairs(), tmp_path / "out", FIT, centre_on=TEXTS)
     assert seen
 
 
@@ -160,7 +160,7 @@ def test_texts_have_one_bos_one_eos_and_keep_their_spaces():
 
 def test_pairs_that_do_not_fit_are_left_out_and_counted(base, tmp_path):
     long = [{"prompt": "overall the plot was", "chosen": " very" * 70, "rejected": " dull"}]
-    facts = train_reward_model(base, pairs() + long, tmp_path, centre_on=TEXTS, **FIT)
+    facts = train_reward_model(base, pairs() + long, tmp_path, FIT, centre_on=TEXTS)
     assert facts["dropped_too_long"] == 1
     assert facts["pairs"] + facts["heldout_pairs"] == 64
 
@@ -218,7 +218,7 @@ def test_generators_and_threads_of_the_caller_are_put_back():
     torch.manual_seed(3)
     np.random.seed(3)
     random.seed(3)
-    with controlled(Fit(1, 1e-3, 16, seed=7, threads=1, device="cpu")):
+    with controlled(Fit(1, 1e-3, seed=7)):
         assert torch.get_num_threads() == 1
         torch.rand(1), np.random.rand(), random.random()
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
@@ -233,6 +233,6 @@ def test_nothing_is_printed_and_nothing_is_sent(base, tmp_path, capfd, monkeypat
     monkeypatch.setattr(telemetry.constants, "is_offline_mode", lambda: False)
     monkeypatch.setattr(telemetry.constants, "HF_HUB_DISABLE_TELEMETRY", False)
     monkeypatch.setattr(telemetry, "_start_telemetry_thread", lambda: pytest.fail("telemetry"))
-    train_base(config(), build_tokenizer(), TEXTS[:16], tmp_path / "base", **FIT)
-    train_reward_model(base, pairs(16), tmp_path / "reward", centre_on=TEXTS[:8], **FIT)
+    train_base(config(), build_tokenizer(), TEXTS[:16], tmp_path / "base", FIT)
+    train_reward_model(base, pairs(16), tmp_path / "reward", FIT, centre_on=TEXTS[:8])
     assert capfd.readouterr() == ("", "")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from small_world import SmallWorld
 from transformers import AutoTokenizer, CodeGenConfig, CodeGenForCausalLM
 
 from algos import DPO, PPO, Policy, Sampling, UserError
-from algos.engine.storage import atomic_directory, read_json, write_json
+from algos.engine.storage import write_json
 from eval.experiment import Experiment
 from eval.recording.recorder import costs_before
 from eval.settings.parts import RewardTraining
 from eval.stages.cache import ArtefactCache
+from eval.stages.fitting import Fit
 from eval.tasks import materials_of
 from eval.tasks.custom.sizes import sizes
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
@@ -43,21 +43,6 @@ def test_materials_come_back_as_they_were(tmp_path: Path) -> None:
     MADE.save(tmp_path / "0")
     assert Materials.load(tmp_path / "0") == MADE
     assert Materials.load(tmp_path / "1") is None
-
-
-def test_materials_that_did_not_count_reward_calls_have_none(tmp_path: Path) -> None:
-    MADE.save(tmp_path / "new")
-    about = read_json(tmp_path / "new" / "materials.json")
-    for stage in ("pairs_cost", "reward_cost"):
-        del about[stage]["reward_calls"]
-    with atomic_directory(tmp_path / "old") as folder:
-        for rows in (tmp_path / "new").glob("*.jsonl"):
-            shutil.copy(rows, folder)
-        write_json(folder / "materials.json", about)
-    old = Materials.load(tmp_path / "old")
-    assert old is not None
-    assert old.pairs_cost == replace(MADE.pairs_cost, reward_calls=0)
-    assert old.pairs == MADE.pairs
 
 
 @pytest.mark.parametrize(
@@ -106,7 +91,7 @@ def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) ->
     assert first.pairs == second.pairs
     assert first.facts["varies"] == ["reward model"]
     # The judge's half is not DPO's, which a plan knows.
-    assert sizes(experiment)[1] == len(first.pairs)
+    assert sizes(experiment).pairs == len(first.pairs)
 
 
 def written(path: Path, rows: Rows) -> str:
@@ -122,9 +107,9 @@ def test_a_plan_counts_the_recorded_pairs_beside_a_file_of_prompts(small: SmallW
         sampling=Sampling(max_new_tokens=6), test_prompts=written(tmp_path / "test.jsonl", rows[:30]),
     )  # fmt: skip
     made = materials_of(experiment, ArtefactCache(tmp_path / "cache"), 0)
-    assert sizes(experiment)[1] == len(made.pairs) < len(rows)
+    assert sizes(experiment).pairs == len(made.pairs) < len(rows)
     sampled = replace(experiment, pairs=None, sampled_pairs=17)
-    assert (sizes(sampled)[1], sizes(experiment, quick=True)[1]) == (17, None)
+    assert (sizes(sampled).pairs, sizes(experiment, quick=True).pairs) == (17, None)
 
 
 def test_pairs_are_sampled_from_prompts_that_are_cut(small: SmallWorld, tmp_path: Path) -> None:
@@ -167,11 +152,11 @@ def test_a_reward_model_is_centred_on_prompts_that_are_cut(
     """Of pairs whose prompts leave room for their recorded responses, and none for as long ones as are sampled."""
     seen: list[list[str]] = []
 
-    def note(base: Path, pairs: Rows, out: Path, *, centre_on: list[str], **_: Any) -> None:
+    def note(base: Path, pairs: Rows, out: Path, fit: Fit, *, centre_on: list[str]) -> None:
         seen.append(centre_on)
         write_json(out / "facts.json", {"dropped_too_long": 0, "pairs": len(pairs), "heldout_pairs": 0})
 
-    monkeypatch.setattr("eval.tasks.custom.task.train_reward_model", note)
+    monkeypatch.setattr("eval.tasks.learned.train_reward_model", note)
     words = ("good", "bad", "dog", "cat", "the", "a", "sees", "likes")
     ends = [f"{first} {second}" for first in words for second in words]
     long = [{"prompt": f"{'red ' * 25}{end}", "chosen": " good", "rejected": " bad"} for end in ends]

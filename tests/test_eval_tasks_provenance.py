@@ -9,7 +9,7 @@ import pytest
 from lexicon_world import LEXICON, PREPARED, REFUSED, again, begun
 from small_world import SmallWorld
 
-from algos.engine.storage import read_json, write_json
+from algos.engine.storage import read_json
 from eval import comparison
 from eval.console import Console
 from eval.process.jobs import Job
@@ -70,26 +70,10 @@ def test_what_a_reward_reads_beside_it_is_part_of_it(
     )
     (world.folder / "words.txt").write_text("good", encoding="utf-8")
     assert main(again(world)) == PREPARED
-
-
-def test_sources_of_before_files_beside_were_kept_still_do(
-    world: SmallWorld, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Store, "evaluated", True)
-    assert main(begun()) == PREPARED
-    file = world.folder / "out" / "sources.json"
-    seeds = {
-        seed: {name: [source["where"], source["content"]] for name, source in sources.items()}
-        for seed, sources in read_json(file).items()
-    }
-    write_json(file, seeds)
-    assert main(again(world)) == PREPARED
     (world.folder / "lexicon.py").write_text(LEXICON + "\n", encoding="utf-8")
     assert main(again(world)) == REFUSED
-    assert (
-        "lexicon.py:score is not what this comparison began with: its content differs"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "lexicon.py:score is not what this comparison began with: its content differs" in said
 
 
 def test_a_reward_may_be_mended_until_something_is_evaluated(

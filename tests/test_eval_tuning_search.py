@@ -100,4 +100,4 @@ def test_mistakes_are_one_line(values: dict[str, Any], message: str) -> None:
 def test_nothing_is_checked_of_arms_that_are_not_tuned() -> None:
     search = {"ppo": {"clip_range": {"low": 0.3, "high": 0.4}}}
     assert experiment(tune=0, search=search).untuned == ()
-    assert experiment(tuned=["ppo"], search=search).untuned == ("reinforce", "dpo")
+    assert experiment(before_tuning={"ppo": {}}, search=search).untuned == ("reinforce", "dpo")

@@ -15,10 +15,11 @@ from small_world import SmallWorld, compared
 import eval.tuning.tune
 from algos import PPO, Budget, UserError
 from eval.console import Console
-from eval.experiment import TUNING_SEED, Experiment
+from eval.experiment import Experiment
 from eval.process.jobs import Job, Update
 from eval.process.workers import Workers
 from eval.run import execute
+from eval.settings.limits import TUNING_SEED
 from eval.settings.resume import extended
 from eval.stages.cache import ArtefactCache
 from eval.store import Store
@@ -116,7 +117,9 @@ def test_the_best_is_the_highest_and_of_equal_ones_the_earliest() -> None:
 def test_settling_an_arm_changes_no_other() -> None:
     """`low` inherits from ppo what it does not name; ppo's tuning must not reach it."""
     variants = {"low": {"algorithm": "ppo", "beta": 0.01}, "other": {"algorithm": "ppo", "gamma": 0.9}}
-    before = Experiment(algos=("ppo", "low", "dpo", "other"), variants=variants, tune=2, tuned=("other",))
+    before = Experiment(
+        algos=("ppo", "low", "dpo", "other"), variants=variants, tune=2, before_tuning={"other": variants["other"]}
+    )  # fmt: skip
     start = {name: before.arm(name) for name in before.untuned}
     chosen = {"ppo": {"clip_range": 0.1, "learning_rate": 1e-4}, "low": {"learning_rate": 1e-5}, "dpo": {}}
     after = settled(before, start, chosen)
@@ -192,7 +195,7 @@ def tuned(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_chosen_settings_are_what_ran(tuned: Path) -> None:
     store, found = Store.open(tuned), choice(Store.open(tuned))
     begun = Store.open(tuned / "tuning").experiment
-    assert store.experiment.tuned == ("ppo", "dpo")
+    assert set(store.experiment.before_tuning) == {"ppo", "dpo"}
     for name, about in found["arms"].items():
         values = [each["value"] for each in about["tries"]]
         assert [each["number"] for each in about["tries"]] == [1, 2, 3]
@@ -367,7 +370,7 @@ def test_every_seed_of_tuning_has_data_of_its_own_where_every_seed_has(
 ) -> None:
     shared = Experiment(tune=2, data_seed=5)
     assert [shared.data_seed_of(seed) for seed in shared.tuning_seeds] == [5, 5]
-    assert not replace(shared, tuned=shared.algos).tuning_seeds
+    assert not replace(shared, before_tuning={name: {} for name in shared.algos}).tuning_seeds
     store = prepared(
         small, tmp_path / "own", "--algos", "dpo", "--replicate-data", "--tune-seeds", "2", "--tune", "1"
     )
@@ -398,7 +401,7 @@ def test_on_the_built_in_task(tmp_path: Path) -> None:
     out = tmp_path / "reviews"
     assert main([*arguments, "--cache", str(tmp_path / "cache"), "--out", str(out)]) == 0
     store = Store.open(out)
-    assert store.experiment.tuned == ("reinforce", "ppo-beta-0.05", "ppo-beta-0.2")
+    assert set(store.experiment.before_tuning) == {"reinforce", "ppo-beta-0.05", "ppo-beta-0.2"}
     assert list(store.tuning["arms"]["ppo-beta-0.05"]["space"]) == ["learning_rate", "ppo_epochs"]
     assert [store.experiment.arm(name).beta for name in store.experiment.algos[1:]] == [0.05, 0.2]
     tuning = Store.open(out / "tuning")

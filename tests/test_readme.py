@@ -30,4 +30,4 @@ def test_the_examples_are_what_they_say(small: SmallWorld, tmp_path: Path) -> No
     assert is_pairwise(judge)
     assert judge(prompts=["p", "p"], a=["yes?", "no"], b=["no", "no"]) == [1.0, 0.5]
     experiment = Experiment.from_dict(layered(preset("reviews"), load_yaml(folder / "experiment.yaml")))
-    assert experiment.arms["ppo-many-epochs"].passes == 8
+    assert experiment.arms["ppo-many-epochs"].needs.passes == 8

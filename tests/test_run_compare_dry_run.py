@@ -93,7 +93,7 @@ def test_help_says_whose_defaults_it_shows_and_what_options_are(capsys: pytest.C
         with pytest.raises(SystemExit):
             main(args)
         shown.append(re.sub(r"[\s│]+", " ", capsys.readouterr().out))
-    for words in ("dtype", "device", "temperature", "prompts-per-iteration", "max-new-tokens", "top-p", "top-k",
+    for words in ("dtype", "device", "temperature", "prompts-per-iteration", "max-new-tokens",
                   "eval.top-p", "eval.top-k", "ppo.dual-clip", "ppo.value-clip-range", "reward-model.epochs",
                   "reward-model.learning-rate", "reward-model.batch-size"):  # fmt: skip
         assert re.search(rf" --{words} \S+ (?!\(default)", shown[0]), words

@@ -21,7 +21,7 @@ from benchmarks.calibration.trials import (
 from benchmarks.page import markdown, percent, rate
 from eval import stats
 from eval.report.numbers.standings import equal_cost, matched_kl, own_end
-from eval.report.sections.verdict import MOST_SEEDS
+from eval.report.sections.forecast import MOST_SEEDS
 
 ARMS = ("reinforce", "ppo")
 ALPHA = 0.05

@@ -12,7 +12,7 @@ from benchmarks.calibration.stored import METRICS
 from eval import stats
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.standings import Standing, own_end
-from eval.report.sections.verdict import MOST_SEEDS
+from eval.report.sections.forecast import MOST_SEEDS
 
 Rule = Callable[[Evaluations], Standing]
 BLOCK = 10

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.findings.curves import fit
-from benchmarks.findings.measured import JUDGE, KL, PROXY, base, by_seed, ends, paths
+from benchmarks.findings.measured import JUDGE, KL, PROXY, base, by_seed, ends, fitted, paths
 from benchmarks.findings.tables import BETAS, events, passed
 from eval.report.figures import axes, theme
 from eval.stats import mean_interval
@@ -101,9 +100,8 @@ def over_optimization(reports: Path) -> Figure:
                 label=label,
             )  # fmt: skip
             d_K = np.linspace(0.01, float(np.sqrt(run[KL].max())), 200)
-            curve = fit(run[KL], gain, "rl")(d_K)
             ax.plot(
-                d_K, curve, color=theme.INK, linewidth=0.8, alpha=0.6,
+                d_K, fitted(run, start, metric).gain(d_K**2), color=theme.INK, linewidth=0.8, alpha=0.6,
                 label="d(a − b·log d), fitted to each seed" if seed == 0 else None,
             )  # fmt: skip
         ax.axhline(0, color=theme.BASE_COLOUR, linestyle=":", linewidth=1)

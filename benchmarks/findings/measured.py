@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.frontier.overoptimization import Fit, Form, fit
 from eval.stats import Difference, Estimate, holm, mean_interval, paired_difference
 from eval.store import Store
 
@@ -55,6 +56,13 @@ def ends(rows: DataFrame) -> DataFrame:
 def base(reports: Path, comparison: str) -> dict[str, float]:
     """The untrained model's metrics in a comparison."""
     return Store.open(folder(reports, comparison)).base_metrics
+
+
+def fitted(run: DataFrame, start: Mapping[str, float], metric: str, form: Form = "rl") -> Fit:
+    """Gao's curve through a run's gains in a metric over the base (`start`)."""
+    found = fit(run[KL], run[metric] - start[metric], form)
+    assert found is not None  # of fewer than three evaluations; these comparisons have more
+    return found
 
 
 def by_seed(rows: DataFrame, arm: str, metric: str = JUDGE) -> Series:

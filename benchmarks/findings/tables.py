@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.findings.curves import fit
 from benchmarks.findings.measured import (
     JUDGE,
     KL,
@@ -17,6 +16,7 @@ from benchmarks.findings.measured import (
     by_seed,
     differences,
     ends,
+    fitted,
     folder,
     leave_one_out_gap,
     paths,
@@ -198,13 +198,12 @@ def over_optimization(reports: Path) -> str:
     start = base(reports, "over-optimization")
     lines, quality = [], []
     for seed, run in rows[rows["point"] > 0].groupby("seed"):
-        gold = fit(run[KL], run[JUDGE] - start[JUDGE], "rl")
-        other = fit(run[KL], run[JUDGE] - start[JUDGE], "best_of_n")
-        proxy = fit(run[KL], run[PROXY] - start[PROXY], "rl")
+        gold, proxy = fitted(run, start, JUDGE), fitted(run, start, PROXY)
+        other = fitted(run, start, JUDGE, "best_of_n")
         best = run.sort_values(JUDGE).iloc[-1]
         quality.append([gold.r_squared, other.r_squared, proxy.r_squared, gold.peak_kl, best[KL]])
         lines.append(
-            [str(seed), f"{gold.a:.3f}", f"{gold.b:.3f}", *(f"{value:.2f}" for value in quality[-1]),
+            [str(seed), f"{gold.alpha:.3f}", f"{gold.beta:.3f}", *(f"{value:.2f}" for value in quality[-1]),
              f"{best[JUDGE]:.3f}", f"{run[JUDGE].iloc[-1]:.3f}", f"{run[KL].max():.1f}"]
         )  # fmt: skip
     means = [text(mean_interval(column), 2) for column in np.array(quality).T]

@@ -9,14 +9,12 @@ from __future__ import annotations
 from eval.data.accounting import Accounting
 from eval.data.clean import load_pairs, load_prompts, settle
 from eval.data.read import read_rows
-from eval.data.rows import Row, Table
-from eval.data.split import Splits, split_of, split_rows
+from eval.data.rows import Row
+from eval.data.split import split_of, split_rows
 
 __all__ = [
     "Accounting",
     "Row",
-    "Splits",
-    "Table",
     "load_pairs",
     "load_prompts",
     "read_rows",

@@ -1,4 +1,4 @@
-"""Whether a comparison's directory holds what was written to it.
+"""Whether a comparison's directory holds what was written to it, and nothing that is followed elsewhere or run.
 
 Every file tells by a checksum whether it was changed (algos/engine/storage.py, eval/directory/runs.py). That one is gone is
 told by `index.json`, which names what has been written. Corruption is noticed, forgery is not: who can write
@@ -8,8 +8,10 @@ the files can write their checksums.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from algos import UserError
@@ -38,8 +40,8 @@ _LOST = (
 class Integrity:
     """What has been written to one comparison's directory."""
 
-    def __init__(self, path: Path, run_of: Callable[[str], Run]) -> None:
-        self.path, self.run_of = path, run_of
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def begin(self) -> None:
         """An empty index, without which no directory is a comparison's."""
@@ -83,7 +85,7 @@ class Integrity:
         place = self.path / unit
         if unit.startswith("runs/"):
             if self._is_there(unit) or (place.exists() and unit in self._known()):
-                self.run_of(place.name).check()
+                Run.at(place).check()
             return place.exists()
         if unit in FILES:
             return place.is_file() and read_checked(place, FILES[unit]) is not None
@@ -144,6 +146,36 @@ def refuse_taken(path: Path) -> None:
 
 def _nothing_yet(path: Path) -> bool:
     return path.name in (LOCKS, INDEX) or MAKING in path.name
+
+
+def refuse_links(directory: Path) -> None:
+    """Raises UserError naming a link or a special file in it: what it stands for would be read, or overwritten.
+
+    The directory itself may be reached through links, which are the user's own. The folder of Weights & Biases,
+    which links into itself, is none of ours: nothing here reads it.
+    """
+    folders = [os.fspath(directory)]
+    while folders:
+        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # a run may be tidying up
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [] if Path(entry.path) == directory / "wandb" else [entry.path]
+                elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                    kind = "a link" if entry.is_symlink() else "a device, pipe or socket"
+                    raise UserError(
+                        f"{entry.path} is {kind}, but a comparison holds only files and folders. Replace it by "
+                        "what it stands for, or remove it."
+                    )
+
+
+def refuse_code_inside(directory: Path, where: str) -> None:
+    """Raises UserError where `file.py:function` lies in a comparison's directory, as no reward of the user's does."""
+    file, colon, _ = where.rpartition(":")
+    if colon and file.endswith(".py") and Path(file).resolve().is_relative_to(directory.resolve()):
+        raise UserError(
+            f"{file} lies in the comparison's own directory, which holds results, not code. Keep the function elsewhere, "
+            "and start another comparison with it."
+        )
 
 
 def sealed(text: str) -> str:

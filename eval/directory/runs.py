@@ -22,7 +22,7 @@ from algos.engine.storage import (
     clear_leftovers,
     disk,
     file_hash,
-    versions,
+    saved_states,
     write_json,
 )
 from eval.directory.lock import held
@@ -41,6 +41,12 @@ class Run:
     arm: str
     seed: int
     folder: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> Run:
+        """The run of a folder that is named <arm>-s<seed>."""
+        arm, _, seed = folder.name.rpartition("-s")
+        return cls(arm, int(seed), folder)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -64,7 +70,7 @@ class Run:
         disk.remove(self.folder / "traceback.txt")
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
-        for saved in reversed(versions(self.checkpoints)):
+        for saved in reversed(saved_states(self.checkpoints)):
             try:
                 whole(saved)
                 self._cut(read_checked(saved / "state.json", Checkpoint)["notes"]["rows"])

@@ -46,14 +46,10 @@ class _Source(Closed):
     """Of a function: the files beside it that it may read."""
 
 
-_Bare = Annotated[list[str], Field(min_length=2, max_length=2)]
-"""Where it is and a hash, in directories of versions that knew no files beside a function."""
-
-
 class _Sources(Closed):
-    model: _Source | _Bare
-    reward: _Source | _Bare
-    judge: _Source | _Bare
+    model: _Source
+    reward: _Source
+    judge: _Source
 
 
 class Sources(RootModel[dict[str, _Sources]]):
@@ -235,7 +231,7 @@ class _StageCost(Closed):
     flops: Amount
     seconds: Amount
     labels: Count
-    reward_calls: Count = 0  # not there in directories of versions that did not count them
+    reward_calls: Count
 
 
 class MaterialsAbout(Closed):

@@ -65,20 +65,18 @@ class Curve:
             np.interp(root, np.sqrt(self.kl_B[drawn_B]), self.reward_B[drawn_B], left=np.nan, right=np.nan)
         )
 
-    def band(
-        self, kl_Q: np.ndarray, rng: np.random.Generator, draws: int = 1000, confidence: float = 0.95
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Percentile interval of the reward at each KL, prompts resampled: kl_Q nats → low_Q, high_Q; nan where not drawn."""
+    def band(self, kl_Q: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """95% percentile interval of the reward at each KL, prompts resampled: kl_Q nats → low_Q, high_Q; nan where not drawn."""
         prompts = self.kl_BP.shape[1]
         if prompts < 2:  # one prompt says nothing of others
             return np.full(np.shape(kl_Q), np.nan), np.full(np.shape(kl_Q), np.nan)
-        means_R2B = bootstrap_means(np.concatenate([self.kl_BP, self.reward_BP]).T, draws, rng)
+        means_R2B = bootstrap_means(np.concatenate([self.kl_BP, self.reward_BP]).T, 1000, rng)
         root_Q = np.sqrt(np.maximum(kl_Q, 0.0))
         reward_RQ = [
             np.interp(root_Q, np.sqrt(kl_B), reward_B)
             for kl_B, reward_B in (np.split(means_2B, 2) for means_2B in means_R2B)
         ]
-        low_Q, high_Q = np.quantile(reward_RQ, bootstrap_levels(prompts, confidence), axis=0)
+        low_Q, high_Q = np.quantile(reward_RQ, bootstrap_levels(prompts), axis=0)
         outside_Q = np.isnan(self.reward_at(kl_Q))
         return np.where(outside_Q, np.nan, low_Q), np.where(outside_Q, np.nan, high_Q)
 
@@ -96,7 +94,7 @@ def reach(ess_BP: np.ndarray) -> np.ndarray:
     return np.array(["none", "dashed", "solid"])[np.minimum.accumulate(level_B)]
 
 
-def beta_grid(rewards_PN: np.ndarray, points: int = 120, include: Sequence[float] = ()) -> np.ndarray:
+def beta_grid(rewards_PN: np.ndarray, include: Sequence[float] = ()) -> np.ndarray:
     """β from the base to beyond what samples can reach, descending: the reference's rewards_PN → betas_B.
 
     The first is ∞, the base itself; then log-spaced over 300 to 1/300 of σ, the rewards' spread at a prompt: at first
@@ -105,7 +103,7 @@ def beta_grid(rewards_PN: np.ndarray, points: int = 120, include: Sequence[float
     spread = float(np.sqrt(np.var(rewards_PN, axis=-1).mean()))
     if spread <= 1e-9 * float(np.abs(rewards_PN).max()):  # all alike but for rounding: any β gives the base
         spread = 1.0
-    spaced = np.geomspace(300 * spread, spread / 300, points)
+    spaced = np.geomspace(300 * spread, spread / 300, num=120)
     return np.unique(np.concatenate([[np.inf], spaced, np.asarray(include, dtype=float)]))[::-1]
 
 
@@ -160,17 +158,15 @@ def reference_weights(logps_KPM: np.ndarray, counts: Sequence[int]) -> np.ndarra
     return np.asarray(log_v_PM - np.logaddexp.reduce(log_v_PM, axis=-1, keepdims=True))
 
 
-def total_probability(
-    logps_KPM: np.ndarray, counts: Sequence[int], confidence: float = 0.999
-) -> list[Estimate]:
+def total_probability(logps_KPM: np.ndarray, counts: Sequence[int]) -> list[Estimate]:
     """Each sampler's probabilities summed, by importance sampling: 1, if responses were drawn from them.
 
-    The mean of q_k/q̄ over the pool, without calibration, with Student's t interval over prompts. Intervals that leave
+    The mean of q_k/q̄ over the pool, without calibration, with Student's t interval of 99.9% over prompts. Intervals that leave
     out 1 mean a bug: a sampler, not necessarily that one, whose responses were drawn at another temperature, from
     another template or of truncated probabilities.
     """
     mass_KP = np.exp(_log_ratios(logps_KPM, counts)).mean(-1)
-    return [mean_interval(mass_P, confidence) for mass_P in mass_KP]
+    return [mean_interval(mass_P, 0.999) for mass_P in mass_KP]
 
 
 def _log_ratios(logps_KPM: np.ndarray, counts: Sequence[int]) -> np.ndarray:

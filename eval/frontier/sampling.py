@@ -208,13 +208,8 @@ class _Drawing:
     def _load(self, k: int) -> Policy:
         sampler, seed = self.plan.samplers[k], self.plan.seeds[k]
         trained = self.store.run(sampler, seed).folder / "policy"
-        return Policy.load(
-            self.materials.model if sampler == "base" else str(trained),
-            dtype=self.experiment.dtype,
-            device=self.experiment.device,
-            trust_remote_code=self.experiment.trust_remote_code,
-            reference=False,
-        )
+        model = self.materials.model if sampler == "base" else str(trained)
+        return Policy.load(model, reference=False, **self.experiment.loading)
 
     def _prompts(self, policy: Policy) -> list[EncodedPrompt]:
         length, truncate = self.experiment.sampling.max_new_tokens, self.experiment.truncate_prompts

@@ -14,16 +14,16 @@ from torch import nn
 
 from algos import DPO, LoRA, Policy, Sampling
 from algos.engine.algorithm import Algorithm
-from algos.engine.checkpointing import recomputed
 from algos.engine.critic import Critic
-from algos.engine.decoding import filtered, inverse_cdf, stepper
-from algos.engine.fast import direct
-from algos.engine.fast.head import linear_head, remember
-from algos.engine.fast.kernels import quicken
+from algos.engine.decoding import inverse_cdf, stepper
+from algos.engine.fast.direct import declare_layers
+from algos.engine.fast.head import declare_linear_head, linear_head
+from algos.engine.fast.kernels import patch_kernels
 from algos.engine.fast.products import packed_bytes
 from algos.engine.forward import forward, groups_per_forward, upcast
 from algos.engine.inputs import precision
 from algos.engine.models.frozen import resting_place
+from algos.engine.recompute import recomputed
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import MAX_ROWS
 from eval.memory.standins import FullRollouts, Peak, has_linear_head, stand_ins, with_trained
@@ -184,13 +184,13 @@ class _Phases:
     def read_only(self) -> Any:
         """For what leaves the model as it is: made once, as that takes longer than what is done with it."""
         model = self._made()
-        remember(model, has_linear_head(model))
+        declare_linear_head(model, has_linear_head(model))
         return model
 
     def model(self) -> Any:
         """One to be changed."""
         model = self._made()
-        remember(model, linear_head(self.read_only) is not None)
+        declare_linear_head(model, linear_head(self.read_only) is not None)
         return model
 
     def _made(self) -> Any:
@@ -198,9 +198,10 @@ class _Phases:
 
         config = self.load.config.get_text_config()
         model = AutoModelForCausalLM.from_config(config, dtype=self.weights).eval()
-        quicken(model)
-        # What can't be tried out without data is taken for unknown: through caches, which takes more.
-        direct.remember(model, model.base_model, None)
+        patch_kernels(model)
+        # Layers cannot be tried without data, and are taken for unknown: texts go through caches, which takes from a fifth
+        # less (of attention's short texts the probabilities are then not kept) to a tenth more.
+        declare_layers(model, model.base_model, None)
         return model
 
     def critic(self, kind: Literal["shared", "separate"], lora: LoRA | None = None) -> Critic:
@@ -209,7 +210,7 @@ class _Phases:
         critic = Critic(model, "shared")
         if kind == "separate":
             critic.shared, critic.trunk = False, model.base_model
-            direct.remember(critic, model.base_model, None)
+            declare_layers(critic, model.base_model, None)
         return critic
 
     def peak(self, *models: nn.Module | None) -> Peak:
@@ -235,7 +236,7 @@ class _Phases:
         model, kind = self.model(), self.algorithm.needs.values
         critic = self.critic(kind, load.lora) if kind else None
         model, _ = with_trained(model, load.lora)
-        minibatch = math.ceil(self.P / self.algorithm.steps_per_pass)
+        minibatch = math.ceil(self.P / self.algorithm.needs.steps_per_pass)
         groups = min(load.micro_batch or self._portion(minibatch, self.G, backward=True), minibatch)
         rollouts = self.rollouts(groups, self.G)
         again = recomputed(model, critic) if load.gradient_checkpointing else nullcontext()
@@ -267,7 +268,7 @@ class _Phases:
             batch = stepper(cast(Policy, read), [text], rows, 1)
             batch.prefill()
             logits_BV = batch.step(torch.zeros(rows, dtype=torch.long))
-            logps_BV = filtered(upcast(logits_BV) / sampling.temperature, sampling).log_softmax(-1)
+            logps_BV = (upcast(logits_BV) / sampling.temperature).log_softmax(-1)
             inverse_cdf(logps_BV, torch.zeros(rows, dtype=torch.float64))
         copies = 0 if self.load.on_gpu else packed_bytes(read.model, rows, self.load.dtype)
         return peak.bytes + copies

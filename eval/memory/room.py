@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import torch
 
-from algos import UserError
+from algos import Algorithm, UserError
+from algos.engine.algorithm import Needs
 from algos.engine.errors import one_line
 from algos.engine.inputs import max_positions
 from algos.engine.models.loading import compute_dtype, pick_device
@@ -44,12 +45,17 @@ def needs(
     """
     load = replace(load_of(experiment, prompt_tokens, scorer_parameters), at_once=workers)
     # Arms that differ in what memory does not depend on, as those of a sweep do, need the same.
-    kinds = {(arm.needs, arm.steps_per_pass): arm for arm in experiment.arms.values()}
+    kinds = {_kind(arm): arm for arm in experiment.arms.values()}
     each = {kind: need_of(arm, load) for kind, arm in kinds.items()}
-    found = {name: each[arm.needs, arm.steps_per_pass] for name, arm in experiment.arms.items()}
-    if experiment.task == "custom" and not experiment.reward:
+    found = {name: each[_kind(arm)] for name, arm in experiment.arms.items()}
+    if experiment.learns_reward:
         found["reward model"] = reward_model_need(load, experiment.reward_model.batch_size)
     return found
+
+
+def _kind(arm: Algorithm) -> Needs:
+    """What memory depends on: not on how often an arm goes over its data, nor on its learning rates."""
+    return replace(arm.needs, passes=1, pair_epochs=0, value_learning_rate=None)
 
 
 def require_room(
@@ -91,8 +97,8 @@ def at_once(experiment: Experiment, workers: int) -> int:
 
 @contextmanager
 def where_known(say: Callable[[str], None]) -> Iterator[None]:
-    """The block in which memory is estimated. A model's own code may do what tensors without data cannot,
-    and a task may not tell its model: then that is said, and nothing is refused."""
+    """The block in which memory is estimated. A model's own code may do what tensors without data cannot: then that is
+    said, and nothing is refused."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""A worker process: it does jobs until its parent has no more, or is gone."""
+"""A worker process: how it is started, and how it does jobs until its parent has no more, or is gone."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 from algos import RunError, UserError
 from eval.process.quiet import quiet
-from eval.process.safe_path import ordinary_path
 from eval.process.stopping import SIGNALS
 
 STOP = "stop"
 """Sent to a worker: the job that is going on ends as it next tells its progress."""
+_SWITCH = "PYTHONSAFEPATH"
+_OURS = "for-workers"  # any value counts
 
 
 def serve(pipe: Connection) -> None:
     """A worker's life: jobs from the pipe until it says None. Ctrl-C and SIGTERM are the parent's to handle."""
-    ordinary_path()
+    _ordinary_path()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Not SIG_IGN, which a program that a reward starts would inherit: it could not be terminated.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -50,6 +53,28 @@ def serve(pipe: Connection) -> None:
             pipe.send(("raised", 1.0, error))
             continue
         pipe.send(("end", 1.0, status))
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Python processes started in the block, such as multiprocessing's, do not look for modules where they start.
+
+    They are started as `python -c`, which looks there first: a file `multiprocessing.py` there would be run.
+    """
+    if os.environ.get(_SWITCH):
+        yield
+        return
+    os.environ[_SWITCH] = _OURS
+    try:
+        yield
+    finally:
+        del os.environ[_SWITCH]
+
+
+def _ordinary_path() -> None:
+    """In a process that was started so: those that it starts in turn are as they would be elsewhere."""
+    if os.environ.get(_SWITCH) == _OURS:
+        del os.environ[_SWITCH]
 
 
 def _end_with_parent() -> None:

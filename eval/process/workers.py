@@ -18,9 +18,8 @@ from typing import Any, Self
 from algos import UserError
 from eval.experiment import Experiment
 from eval.process.jobs import Job, Update
-from eval.process.safe_path import safe_path
 from eval.process.stopping import SAVED, SIGNALS, Stopping, stoppable
-from eval.process.worker import STOP, serve
+from eval.process.worker import STOP, safe_path, serve
 
 
 class Workers:

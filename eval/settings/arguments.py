@@ -17,7 +17,7 @@ import tyro
 from algos import ALGORITHMS, UserError
 from eval.escape import for_terminal
 from eval.experiment import Experiment
-from eval.settings.layers import ELSEWHERE, layered, load_yaml
+from eval.settings.layers import ELSEWHERE, judged_alone, layered, load_yaml
 from eval.settings.limits import WORKERS, at_most
 from eval.settings.paths import anchored
 from eval.settings.resume import extended
@@ -125,6 +125,8 @@ def _refuse_foreign(args: Sequence[str]) -> None:
     for arg in args[: _end_of_options(args)]:
         name = arg.partition("=")[0].removeprefix("--")
         *where, word = name.split(".")
+        if arg.startswith("--") and where != ["eval"] and (reason := judged_alone(word)):
+            raise UserError(f"there is no option --{name}: {reason}")
         ours = ELSEWHERE.get(word.replace("-", "_"))
         if ours is None or not arg.startswith("--"):
             continue

@@ -91,6 +91,8 @@ def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         place = f"{where}.{key}".strip(".")
         if key not in hints:
+            if reason := judged_alone(str(key)):
+                raise UserError(f"unknown setting {place!r}: {reason}")
             raise UserError(f"unknown setting {place!r}{_near(kind, str(key), where)} {_known(kind)}")
         kinds = set(get_args(hints[key]) or (hints[key],)) - {type(None)}
         if isinstance(value, bool) and kinds <= {int, float}:
@@ -154,6 +156,18 @@ ELSEWHERE = {
     "max_completion_length": "max_new_tokens", "response_length": "max_new_tokens",
 }  # fmt: skip
 """What TRL and others call settings that are known here."""
+
+
+def judged_alone(word: str) -> str:
+    """Of a filter of samples, which others have in training, too, why it is none of its settings here and whose it is;
+    empty for any other word."""
+    name = word.replace("-", "_")
+    if name not in ("top_p", "top_k"):
+        return ""
+    return (
+        "what is learned from is drawn from the whole distribution, of which ratios and KL are made. For the responses "
+        f"that are judged set eval.{name} (--eval.{name.replace('_', '-')})."
+    )
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

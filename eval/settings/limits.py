@@ -49,6 +49,8 @@ RUNS = 100_000
 CORNERS = 10_000
 """Combinations of the ends of what tuning may try: each is built once, to see that its algorithm takes it."""
 WORKERS = 1024
+TUNING_SEED = 1_000_000
+"""The first training seed of tuning's runs: no run of a comparison that tunes has it or one above it."""
 
 
 def check_limits(experiment: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from algos import Sampling
 from algos.engine.algorithm import require, require_choices
+from algos.engine.settings import require_filters
 from eval.frontier.plain import unusual
 
 
@@ -37,7 +39,8 @@ class Evaluation:
         require_choices(self)
         for name in ("prompts", "responses", "points", "batch_size"):
             require(getattr(self, name) >= 1, f"eval {name}", "at least 1", getattr(self, name))
-        self.sampling(max(1, self.greedy_prefix + 1))  # checks the ranges of the others
+        self.sampling(max(1, self.greedy_prefix + 1))  # checks temperature and prefix
+        require_filters(self.top_p, self.top_k)
         if self.decoding == "greedy":
             alone = "as it is by default where decoding is greedy, which draws nothing"
             for name in unusual(vars(self) | {"decoding": "sample"}):
@@ -55,13 +58,11 @@ class Evaluation:
         return not unusual(vars(self))
 
     def sampling(self, max_new_tokens: int) -> Sampling:
-        """How the responses that are judged are drawn. Raises UserError for a prefix as long as they are."""
+        """How the responses that are judged are drawn, filters aside. Raises UserError for a prefix as long as they are."""
         return Sampling(
             max_new_tokens=max_new_tokens,
             group_size=self.responses,
             temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
             greedy_prefix=self.greedy_prefix,
         )
 
@@ -77,17 +78,14 @@ class Frontier:
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "frontier prompts", "at least 1 (no frontier: samples 0)", self.prompts)
-        require(self.samples >= 0, "frontier samples", "at least 0", self.samples)
+        # Of one response a prompt nothing can be estimated.
+        several = self.samples == 0 or self.samples >= 2
+        require(several, "frontier samples", "0 (no frontier) or at least 2", self.samples)
 
     def each(self, arms: int) -> int:
         """Responses per prompt of each of so many arms: together they draw about three times what the reference draws,
         so that the size of the pool, though not the number of policies that score it, stays the same."""
         return min(self.samples, -(-3 * self.samples // max(arms, 1)))
-
-    def require_several(self) -> None:
-        """Raises UserError for one response a prompt, of which nothing can be estimated. Apart from the other
-        checks: a comparison that was made so can still be opened."""
-        require(self.samples != 1, "frontier samples", "0 (no frontier) or at least 2", self.samples)
 
 
 @dataclass(frozen=True)
@@ -103,5 +101,6 @@ class RewardTraining:
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "reward-model epochs", "at least 1", self.epochs)
-        require(self.learning_rate > 0, "reward-model learning_rate", "above 0", self.learning_rate)
+        usable = 0 < self.learning_rate < math.inf
+        require(usable, "reward-model learning_rate", "above 0 and finite", self.learning_rate)
         require(self.batch_size >= 1, "reward-model batch_size", "at least 1", self.batch_size)

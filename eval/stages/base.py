@@ -19,29 +19,22 @@ def train_base(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     out: Path,
-    *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    seed: int,
-    threads: int,
-    device: str = "cpu",
+    fit: Fit,
 ) -> None:
     """Trains a causal LM of this `config` from scratch on whole texts (prompt and completion), EOS at the end of each.
 
-    Writes model (safetensors) and tokenizer to `out`. `seed` alone decides initial weights and order.
+    Writes model (safetensors) and tokenizer to `out`. `fit.seed` alone decides initial weights and order.
     """
-    fit = Fit(epochs, learning_rate, batch_size, seed, threads, device)
     with controlled(fit):
         from datasets import Dataset
         from transformers import AutoModelForCausalLM
         from trl import SFTConfig, SFTTrainer
 
-        from algos.engine.fast.kernels import quicken
+        from algos.engine.fast.kernels import patch_kernels
 
         # A copy: the trainer writes into the configuration of the model it is given.
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-        quicken(model)
+        patch_kernels(model)
         ids = [encode_whole(tokenizer, text) for text in texts]
         # Tokenised here, so that BOS and EOS are there exactly once: TRL takes such rows as they are.
         rows = Dataset.from_dict({"input_ids": ids, "labels": ids})

@@ -25,10 +25,10 @@ class Fit:
 
     epochs: int
     learning_rate: float
-    batch_size: int
-    seed: int
-    threads: int
-    device: str
+    batch_size: int = 32
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
 
 
 def encode_whole(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

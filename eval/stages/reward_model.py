@@ -44,14 +44,9 @@ def train_reward_model(
     base: str | Path,
     pairs: Sequence[Mapping[str, str]],
     out: Path,
+    fit: Fit,
     *,
     centre_on: Sequence[str],
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    seed: int,
-    threads: int,
-    device: str = "cpu",
 ) -> dict[str, Any]:
     """Trains a reward model, initialised from `base`, on rows {"prompt", "chosen", "rejected"} of rendered text.
 
@@ -62,20 +57,19 @@ def train_reward_model(
     std of the reward of `centre_on`. Raises UserError where nothing is left to hold out or train on.
     """
     start = time.perf_counter()
-    fit = Fit(epochs, learning_rate, batch_size, seed, threads, device)
     with controlled(fit):
         from transformers import AutoTokenizer
 
-        from algos.engine.fast.kernels import quicken
+        from algos.engine.fast.kernels import patch_kernels
         from algos.engine.inputs import embedding_rows, max_positions
         from algos.engine.models.hub import cached_where_unreachable, pinned
 
         with cached_where_unreachable(str(base)):
             tokenizer = AutoTokenizer.from_pretrained(**pinned(str(base)), trust_remote_code=False)
             model = _classifier(str(base))
-        quicken(model)
+        patch_kernels(model)
         kept, dropped = _encode_pairs(tokenizer, pairs, max_positions(model.config))
-        train, heldout = _split_by_prompt(kept, seed)
+        train, heldout = _split_by_prompt(kept, fit.seed)
         rows = embedding_rows(model)
         model.config.get_text_config().pad_token_id = _unused_id(tokenizer, train, rows)
         _train_on_pairs(model, tokenizer, train, fit)
@@ -84,7 +78,7 @@ def train_reward_model(
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         # Scored as it will be used, so that offset and accuracy are those of the reward the policies meet.
-        centre, accuracy = _score(out, device, centre_on, heldout)
+        centre, accuracy = _score(out, fit.device, centre_on, heldout)
         model.config.reward_offset = float(centre.mean())
         model.config.save_pretrained(out)
     facts = {
@@ -92,7 +86,7 @@ def train_reward_model(
         "pairs": len(train),
         "heldout_pairs": len(heldout),
         "dropped_too_long": dropped,
-        "epochs": epochs,
+        "epochs": fit.epochs,
         "std": float(centre.std()),
         "seconds": time.perf_counter() - start,
     }

@@ -32,22 +32,17 @@ def materials_of(experiment: Experiment, cache: ArtefactCache, data_seed: int) -
 
 
 def model_config(experiment: Experiment) -> PretrainedConfig:
-    """The configuration of the model that is trained, without its weights, from which memory is estimated.
-
-    Raises NotImplementedError for a task that has none here: then nothing is estimated.
-    """
+    """The configuration of the model that is trained, without its weights, from which memory is estimated."""
     if experiment.task == "reviews":
         from eval.tasks.reviews.world import Reviews
 
         return Reviews().model_config()
-    if experiment.task == "custom":
-        from algos.engine.models.loading import read_config
+    from algos.engine.models.loading import read_config
 
-        return read_config(experiment.model or "", experiment.trust_remote_code)
-    raise NotImplementedError(f"the task {experiment.task} does not tell its model's configuration")
+    return read_config(experiment.model or "", experiment.trust_remote_code)
 
 
-def sizes_of(experiment: Experiment, quick: bool = False) -> tuple[Sizes, int | None]:
+def sizes_of(experiment: Experiment, quick: bool = False) -> Sizes:
     """What nominal cost and memory depend on, from the task's description or the model's configuration;
     `quick` from the first of the data alone."""
     if experiment.task == "reviews":

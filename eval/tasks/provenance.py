@@ -81,8 +81,8 @@ class FunctionFiles:
         if left != stored:
             write_json(self.path / "sources.json", left)
 
-    def _left_of(self, source: Any) -> Any:
-        if not isinstance(source, Mapping) or not source.get("beside"):
+    def _left_of(self, source: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not source.get("beside"):
             return source
         written = self.written.get(str(_file_of(source["where"])), set())
         return {**source, "beside": _without(source["beside"], written)}
@@ -107,7 +107,7 @@ def check_inputs(
     other: dict[str, Any] = next(iter(stored.values()), {})
     before = stored.get(str(data_seed)) or {name: other[name] for name in shared if name in other}
     problems = {
-        f"{name} {_where(source)}": what
+        f"{name} {source['where']}": what
         for name, source in before.items()
         if (what := _otherwise(source, found[name]))
     }
@@ -128,7 +128,7 @@ def changed_functions(functions: FunctionFiles, experiment: Experiment) -> list[
     changed: list[str] = []
     for name in ("reward", "judge"):
         if getattr(experiment, name) and name in begun:
-            where = _where(begun[name])
+            where = begun[name]["where"]
             now = functions.of(name, where) if names_function(where, name) else _of_model(name, where)
             changed += [name] if _otherwise(begun[name], now) else []
     return changed
@@ -169,16 +169,10 @@ def _file_of(where: str) -> Path:
     return Path(where.rpartition(":")[0])
 
 
-def _where(source: Any) -> str:
-    return str(source["where"] if isinstance(source, Mapping) else source[0])
-
-
-def _otherwise(before: Any, now: Mapping[str, Any]) -> list[str]:
-    """What of a source is no longer as it was. Of one that was noted without the files beside it, nothing is said of them."""
-    if not isinstance(before, Mapping):
-        before = {"content": before[1], "beside": now.get("beside", {})}
+def _otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of a source is no longer as it was."""
     own = [] if before["content"] == now["content"] else ["its content"]
-    others = _changed(before.get("beside") or {}, now.get("beside") or {})
+    others = _changed(before.get("beside", {}), now.get("beside", {}))
     return own + [f"{name} beside it" for name in others]
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from algos.engine.batches.prompts import EncodedPrompt, encode_prompts, texts
 from algos.engine.budget import Meter
 from algos.engine.rewards import Reward, call_reward
 from algos.engine.seeding import derive
+from algos.engine.settings import Truncation
 from algos.engine.text.template import Text
 from eval.stages.cache import Artefact, ArtefactCache
 from eval.tasks.materials import StageCost
@@ -34,7 +35,7 @@ def sampled_pairs(
     reward: Reward,
     scale: float,
     identity: Mapping[str, Any],
-    truncate_prompts: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
 ) -> tuple[list[dict[str, Any]], StageCost, Artefact]:
     """`count` pairs of base responses at most, labelled by P(a preferred) = σ(scale·(r_a − r_b)).
 
@@ -49,11 +50,7 @@ def sampled_pairs(
         "count": count,
         "seed": seed,
         "scale": scale,
-        "computed": {
-            "dtype": str(base.dtype),
-            "device": base.device.type,
-            "threads": torch.get_num_threads(),
-        },
+        "computed": computed(base),
         "truncate_prompts": truncate_prompts,
     }
 
@@ -135,7 +132,7 @@ def base_responses(
     max_new_tokens: int,
     count: int,
     seed: int,
-    truncate_prompts: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
 ) -> list[dict[str, Any]]:
     """Rows with the base's own `completion` at temperature 1: what a reward model is centred on.
 
@@ -159,7 +156,7 @@ def _in_turn(
     prompts: Sequence[Mapping[str, Any]],
     max_new_tokens: int,
     count: int,
-    truncate_prompts: Literal["drop", "left"],
+    truncate_prompts: Truncation,
 ) -> list[EncodedPrompt]:
     """`count` of the prompts that fit the model, one after the other and again from the first."""
     encoded, counts = encode_prompts(base, prompts, max_new_tokens, truncate_prompts)
@@ -170,6 +167,11 @@ def _in_turn(
             "shorter prompts, lower --max-new-tokens, or pass --truncate-prompts left."
         )
     return [encoded[i % len(encoded)] for i in range(count)]
+
+
+def computed(base: Policy) -> dict[str, Any]:
+    """What the last bits of a policy's responses depend on beside all that was asked, for cache keys."""
+    return {"dtype": str(base.dtype), "device": base.device.type, "threads": torch.get_num_threads()}
 
 
 def digest_rows(rows: Sequence[Mapping[str, Any]]) -> str:

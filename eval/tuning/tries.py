@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from algos import Algorithm
 from algos.engine.seeding import derive
-from eval.experiment import TUNING_SEED
 from eval.settings.layers import plain
+from eval.settings.limits import TUNING_SEED
 from eval.store import Run, Store
 from eval.tuning.search import Choices, Range, Space, name_of, three_digits
 

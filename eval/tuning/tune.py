@@ -15,10 +15,11 @@ from algos import ALGORITHMS, Algorithm, Budget, UserError
 from algos.engine.batches.prompts import encode_prompts
 from algos.engine.storage import write_json
 from eval.console import Console
-from eval.experiment import TUNING_SEED, Experiment
+from eval.experiment import Experiment
 from eval.process.workers import Workers
 from eval.run import evaluate_base, load_base, run_jobs
 from eval.settings.layers import plain
+from eval.settings.limits import TUNING_SEED
 from eval.store import Run, Store
 from eval.tasks.materials import Materials, Rows
 from eval.tuning.search import Space, name_of
@@ -87,7 +88,6 @@ def _comparison_of_tries(experiment: Experiment, arms: Sequence[_Arm]) -> Experi
         eval=replace(experiment.eval, points=1),
         tune=0,
         search={},
-        tuned=(),
         before_tuning={},
     )
 
@@ -217,12 +217,10 @@ def settled(
         }
         before[name] = variants[name]
         variants[name] = variants[name] | differing | dict(chosen.get(name, {}))
-    tuned = tuple(dict.fromkeys((*experiment.tuned, *start)))
     return replace(
         experiment,
         hyperparameters=hyperparameters,
         variants=variants,
-        tuned=tuned,
         before_tuning=before | experiment.before_tuning,
     )
 

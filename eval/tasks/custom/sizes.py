@@ -17,11 +17,10 @@ from eval.tasks.fingerprints import names_function
 SAMPLED = 256  # rows whose prompts are counted
 
 
-def sizes(experiment: Experiment, quick: bool = False) -> tuple[Sizes, int | None]:
-    """Parameters from the configurations, tokens a prompt from the data's first rows; the number of pairs that DPO
-    learns from, if known: those that do not fit the model are among them.
+def sizes(experiment: Experiment, quick: bool = False) -> Sizes:
+    """Parameters from the configurations, tokens a prompt from the data's first rows.
 
-    `quick`: from these rows alone, bad ones left out, and without the number of pairs in a file.
+    `quick`: from these rows alone, bad ones left out, and without the number of pairs.
     """
     name, trusted = require_inputs(experiment), experiment.trust_remote_code
     parameters, trunk = _parameters(name, trusted)
@@ -40,7 +39,8 @@ def sizes(experiment: Experiment, quick: bool = False) -> tuple[Sizes, int | Non
         prompt_tokens=sum(some) / len(some),
         longest_prompt=max(some),
         response_tokens=float(experiment.sampling.max_new_tokens),
-    ), None if quick else _pairs(experiment, rows)
+        pairs=None if quick else _pairs(experiment, rows),
+    )
 
 
 def _rows(experiment: Experiment, quick: bool) -> list[Row]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,16 @@ from eval.data import Accounting
 from eval.experiment import Experiment
 from eval.functions import load_function
 from eval.settings.paths import readable
-from eval.stages.cache import FACTS, Artefact, ArtefactCache
-from eval.stages.reward_model import require_classifier, train_reward_model
+from eval.stages.cache import ArtefactCache
+from eval.stages.fitting import Fit
+from eval.stages.reward_model import require_classifier
 from eval.tasks.custom.inputs import halves, read_inputs, require_inputs
 from eval.tasks.fingerprints import model_key, names_function, reward_key
+from eval.tasks.learned import Learned, learned_reward, stage_fact
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
-from eval.tasks.sampled import base_responses, digest_rows, sampled_pairs
+from eval.tasks.sampled import sampled_pairs
+
+CENTRED_ON = 256  # responses of the base, to the pairs' prompts
 
 
 def materials(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> Materials:
@@ -27,26 +30,12 @@ def materials(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> M
     return _Builder(experiment, cache, data_seed).build()
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """A reward model trained on pairs, and what is to be told of it."""
-
-    scorer: Scorer
-    facts: dict[str, Any]
-    cost: StageCost
-
-
 class _Builder:
     def __init__(self, experiment: Experiment, cache: ArtefactCache, data_seed: int) -> None:
         self.experiment, self.cache, self.data_seed = experiment, cache, data_seed
         model = require_inputs(experiment)
         self.stages: list[dict[str, Any]] = []
-        self.base = Policy.load(
-            model,
-            dtype=experiment.dtype,
-            device=experiment.device,
-            trust_remote_code=experiment.trust_remote_code,
-        )
+        self.base = Policy.load(model, **experiment.loading)
         self.model = _place(model)
         if not experiment.reward:
             require_classifier(self.model)
@@ -63,7 +52,7 @@ class _Builder:
         reward, learned = self._reward(train_pairs)
         judge, learned_judge = self._judge(judge_pairs, reward)
         pairs_cost = StageCost(labels=len(train_pairs))
-        if not experiment.pairs and any(arm.needs.source == "pairs" for arm in experiment.arms.values()):
+        if experiment.samples_pairs:
             train_pairs, pairs_cost = self._sampled(inputs.train_prompts, reward)
         return Materials(
             model=self.model,
@@ -83,23 +72,22 @@ class _Builder:
             facts=self._facts(reward, judge, learned, learned_judge),
         )
 
-    def _reward(self, pairs: Rows) -> tuple[Scorer, _Learned | None]:
+    def _reward(self, pairs: Rows) -> tuple[Scorer, Learned | None]:
         if self.experiment.reward:
             return self._named(self.experiment.reward, "reward"), None
-        learned = self._learn("reward model", pairs, self.data_seed)
-        return learned.scorer, learned
+        return self._learn("reward model", pairs, self.data_seed)
 
-    def _judge(self, pairs: Rows, reward: Scorer) -> tuple[Scorer, _Learned | None]:
+    def _judge(self, pairs: Rows, reward: Scorer) -> tuple[Scorer, Learned | None]:
         """The judge that was named, one learned from `pairs`, or the training reward itself."""
         if self.experiment.judge:
             return self._named(self.experiment.judge, "judge"), None
         if pairs:
             # The same for all: what runs and the base are measured by is no part of the data that is drawn anew.
-            learned = self._learn("judge model", pairs, self.experiment.data_seed)
+            scorer, learned = self._learn("judge model", pairs, self.experiment.data_seed)
             self.notes.append(
                 f"No judge was given: responses are judged by a reward model trained on a disjoint half of the pairs (held-out accuracy {learned.facts['accuracy']:.2f})."
             )
-            return learned.scorer, learned
+            return scorer, learned
         return reward, None
 
     def _named(self, given: str, what: str) -> Scorer:
@@ -113,47 +101,29 @@ class _Builder:
             )
         return Scorer("model", _place(spec), spec)
 
-    def _learn(self, name: str, pairs: Rows, seed: int) -> _Learned:
+    def _learn(self, name: str, pairs: Rows, seed: int) -> tuple[Scorer, Learned]:
         """A reward model initialised from the base and trained on the pairs, centred on the base's responses."""
-        experiment, settings = self.experiment, self.experiment.reward_model
-        rendered = _rendered(self.base, pairs)
-        key = {
-            "model": self.model_key, "pairs": digest_rows(rendered), "settings": asdict(settings), "seed": seed,
-            "threads": experiment.threads_per_run, "max_new_tokens": experiment.sampling.max_new_tokens,
-            "dtype": str(self.base.dtype), "device": self.base.device.type,
-            "truncate_prompts": experiment.truncate_prompts,
-        }  # fmt: skip
-
-        def make(folder: Path) -> None:
-            prompts = [{"prompt": row["prompt"]} for row in rendered]
-            own = base_responses(
-                self.base, prompts, experiment.sampling.max_new_tokens, 256, seed, experiment.truncate_prompts
-            )
-            centre = [row["prompt"] + row["completion"] for row in own]
-            train_reward_model(
-                self.model, rendered, folder, centre_on=centre, **asdict(settings),
-                seed=seed, threads=experiment.threads_per_run, device=str(self.base.device),
-            )  # fmt: skip
-
-        built = self.cache.build(name.replace(" ", "-"), key, make)
-        facts = json.loads((built.path / FACTS).read_text(encoding="utf-8"))
-        tokens = sum(
-            len(self.base.tokenizer(row["prompt"] + row[side]).input_ids)
-            for row in rendered
-            for side in ("chosen", "rejected")
-        )
-        cost = StageCost(6.0 * self.base.size * tokens * settings.epochs, built.seconds, 0)
-        self._stage(name, built, cost.flops)
+        experiment, rendered = self.experiment, _rendered(self.base, pairs)
+        fit = Fit(
+            **asdict(experiment.reward_model), seed=seed, threads=experiment.threads_per_run, device=str(self.base.device)
+        )  # fmt: skip
+        learned = learned_reward(
+            self.cache, self.base, self.model, rendered, fit, stage=name,
+            prompts=[{"prompt": row["prompt"]} for row in rendered], count=CENTRED_ON,
+            max_new_tokens=experiment.sampling.max_new_tokens, identity={"model": self.model_key},
+            truncate_prompts=experiment.truncate_prompts,
+        )  # fmt: skip
+        self.stages.append(stage_fact(name, learned.built, learned.cost.flops))
         account = Accounting(f"pairs for the {name}", len(pairs))
-        account.drop("longer than the model", rows=facts["dropped_too_long"])
-        account.uses = {"training": facts["pairs"], "held out": facts["heldout_pairs"]}
+        account.drop("longer than the model", rows=learned.facts["dropped_too_long"])
+        account.uses = {"training": learned.facts["pairs"], "held out": learned.facts["heldout_pairs"]}
         self.accounts.append(account)
         title = (
             "a reward model trained on the pairs"
             if name == "reward model"
             else "a reward model trained on a disjoint half of the pairs"
         )
-        return _Learned(Scorer("model", str(built.path), title), facts, cost)
+        return Scorer("model", str(learned.built.path), title), learned
 
     def _sampled(self, prompts: Rows, reward: Scorer) -> tuple[Rows, StageCost]:
         experiment = self.experiment
@@ -164,18 +134,15 @@ class _Builder:
             identity={"model": self.model_key, "reward": reward_key(experiment.reward)},
             truncate_prompts=experiment.truncate_prompts,
         )  # fmt: skip
-        self._stage("sampled pairs", built, cost.flops)
+        self.stages.append(stage_fact("sampled pairs", built, cost.flops))
         account = Accounting("pairs sampled from the model", experiment.sampled_pairs)
         account.drop("identical, empty or unscored", rows=experiment.sampled_pairs - len(pairs))
         account.uses = {"training": len(pairs)}
         self.accounts.append(account)
         return pairs, cost
 
-    def _stage(self, name: str, built: Artefact, flops: float) -> None:
-        self.stages.append({"name": name, "seconds": built.seconds, "flops": flops, "cached": built.cached})
-
     def _facts(
-        self, reward: Scorer, judge: Scorer, learned: _Learned | None, learned_judge: _Learned | None
+        self, reward: Scorer, judge: Scorer, learned: Learned | None, learned_judge: Learned | None
     ) -> dict[str, Any]:
         scale, sampled = self.experiment.label_scale, not self.experiment.pairs
         anew = {

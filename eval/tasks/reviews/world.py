@@ -1,18 +1,16 @@
-"""The built-in task as a whole: its language, model sizes, stage settings, and how its artefacts are built."""
+"""The built-in task as a whole: its language, model sizes, stage settings, and how its base model is built."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eval.data.split import SplitName, split_of
 from eval.stages.base import train_base
-from eval.stages.cache import Artefact, ArtefactCache, content_hash, json_hash
-from eval.stages.reward_model import train_reward_model
+from eval.stages.cache import Artefact, ArtefactCache, json_hash
+from eval.stages.fitting import Fit
 from eval.tasks.reviews.grammar import corpus, prompts
 from eval.tasks.reviews.tokenizer import build_tokenizer
 
@@ -21,24 +19,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a stage is trained."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int = 32
-
-
-@dataclass(frozen=True)
 class Reviews:
     """Sizes and settings of the task `reviews`, chosen so that all its stages take well under a minute on one core."""
 
     corpus: int = 6000
     """Reviews that the base model is trained on."""
-    base: Fit = Fit(epochs=2, learning_rate=3e-3)
+    base: Fit = field(default_factory=lambda: Fit(epochs=2, learning_rate=3e-3))
     pairs: int = 2048
     """Prompts that get two responses of the base each, and a label."""
-    reward: Fit = Fit(epochs=3, learning_rate=1e-3)
+    reward: Fit = field(default_factory=lambda: Fit(epochs=3, learning_rate=1e-3))
     hidden: int = 96
     layers: int = 2
     heads: int = 4
@@ -83,37 +72,14 @@ class Reviews:
         """The base model: SFT on writers' reviews of training openings."""
         texts = [row["prompt"] + row["completion"] for row in self.texts("train", seed, self.corpus)]
         config, tokenizer = self.model_config(), build_tokenizer()
-        settings = {**asdict(self.base), "seed": seed, "threads": threads}
+        fit = replace(self.base, seed=seed, threads=threads)
         key = {
             "config": config.to_dict(), "vocabulary": tokenizer.get_vocab(), "texts": json_hash(texts),
-            "settings": settings,
+            "fit": asdict(fit),
         }  # fmt: skip
-        return cache.build("base", key, lambda out: train_base(config, tokenizer, texts, out, **settings))
+        return cache.build("base", key, lambda out: train_base(config, tokenizer, texts, out, fit))
 
     def pair_prompts(self, seed: int) -> list[str]:
         """The training openings, drawn with replacement, that the base answers twice for the preference pairs."""
         openings = self.prompts("train")
         return [openings[i] for i in np.random.default_rng(seed).integers(len(openings), size=self.pairs)]
-
-    def reward_model(
-        self,
-        cache: ArtefactCache,
-        base: Path,
-        pairs: Sequence[Mapping[str, str]],
-        centre_on: Sequence[str],
-        seed: int,
-        threads: int,
-    ) -> Artefact:
-        """The proxy: a reward model from the base, trained on labelled pairs, whose average over `centre_on` (whole
-        texts: prompt + response of the base's own) is 0."""
-        settings = {**asdict(self.reward), "seed": seed, "threads": threads}
-        rows = [[pair["prompt"], pair["chosen"], pair["rejected"]] for pair in pairs]
-        key = {
-            "base": content_hash(base), "pairs": json_hash(rows), "centre_on": json_hash(list(centre_on)),
-            "settings": settings,
-        }  # fmt: skip
-
-        def make(out: Path) -> None:
-            train_reward_model(base, pairs, out, centre_on=centre_on, **settings)
-
-        return cache.build("reward-model", key, make)

@@ -1,0 +1,103 @@
+"""What an experiment may be, whichever way it was given: its settings' ranges, and what must hold between them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from algos import ALGORITHMS, Algorithm, UserError
+from algos.engine.algorithm import require
+from algos.engine.calls import RewardCalls
+from eval.settings.layers import build, suggestion
+from eval.settings.limits import TUNING_SEED, check_arm, check_limits
+from eval.tuning.search import corners, name_of
+
+if TYPE_CHECKING:
+    from eval.experiment import Experiment
+
+LONGEST_NAME = 150
+"""Characters of an arm's name."""
+
+
+def check(experiment: Experiment) -> None:
+    """Raises UserError for a setting out of its range, and for settings that do not go together."""
+    check_limits(experiment)
+    _check_ranges(experiment)
+    if experiment.task == "reviews" and any(
+        (experiment.model, experiment.prompts, experiment.pairs, experiment.reward, experiment.judge)
+    ):
+        raise UserError(
+            "the task reviews brings its own model, data, reward and judge; got some of yours. Use --task custom."
+        )
+    for name in experiment.variants:
+        _check_name(name, experiment.tune)
+    for name, arm in experiment.arms.items():
+        check_arm(name, arm)
+        _check_group_size(experiment, name, arm)
+    for name in experiment.unused_variants:
+        check_arm(name, experiment.arm(name))
+    _check_tuning(experiment)
+
+
+def _check_ranges(experiment: Experiment) -> None:
+    """Of settings that no part of the experiment checks itself."""
+    algos, beta = experiment.algos, experiment.objective_beta
+    require(experiment.seeds >= 1, "seeds", "at least 1", experiment.seeds)
+    require(experiment.first_seed >= 0, "first_seed", "at least 0", experiment.first_seed)
+    require(experiment.data_seed >= 0, "data_seed", "at least 0", experiment.data_seed)
+    require(len(algos) >= 1, "algos", "at least one arm", "none")
+    require(len(set(algos)) == len(algos), "algos", "each named once", " ".join(algos))
+    require(experiment.sampled_pairs >= 2, "sampled_pairs", "at least 2", experiment.sampled_pairs)
+    scale = experiment.label_scale
+    require(0 < scale < math.inf, "label_scale", "above 0 and finite", scale)
+    require(beta is None or 0 < beta < math.inf, "objective_beta", "above 0 and finite", beta)
+    require(experiment.threads_per_run >= 1, "threads_per_run", "at least 1", experiment.threads_per_run)
+    require(experiment.micro_batch >= 0, "micro_batch", "at least 0", experiment.micro_batch)
+    require(experiment.checkpoint_every >= 0, "checkpoint_every", "at least 0", experiment.checkpoint_every)
+    experiment.eval.sampling(experiment.sampling.max_new_tokens)  # checks its prefix
+    RewardCalls(experiment.reward_timeout, experiment.reward_retries)  # checks its settings
+
+
+def _check_name(name: str, tries: int) -> None:
+    """Of a variant, which becomes a folder's name, as do its tries'."""
+    taken = name in (*ALGORITHMS, "base")
+    require(not taken, "a variant's name", "one of its own, not an algorithm's nor base", repr(name))
+    longest = LONGEST_NAME - len(name_of("", tries)) * (tries > 0)
+    fit = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) and len(name) <= longest
+    tuned = f" where --tune {tries} adds to it" if tries else ""
+    allowed = f"at most {longest} letters, digits, '_', '.' and '-'{tuned}"
+    require(bool(fit), "a variant's name", allowed, f"{name[:60]!r} ({len(name)})")
+
+
+def _check_group_size(experiment: Experiment, name: str, arm: Algorithm) -> None:
+    wanted, given = arm.needs.min_group_size, experiment.sampling.group_size
+    if arm.needs.source == "prompts" and given < wanted:
+        raise UserError(
+            f"{name} needs at least {wanted} responses a prompt; got {given}. Set --group-size {wanted}."
+        )
+
+
+def _check_tuning(experiment: Experiment) -> None:
+    require(experiment.tune >= 0, "tune", "at least 0", experiment.tune)
+    require(experiment.tune_seeds >= 1, "tune_seeds", "at least 1", experiment.tune_seeds)
+    known = [*ALGORITHMS, *experiment.variants]
+    for setting in ("search", "before_tuning"):
+        for name in getattr(experiment, setting):
+            if name not in known:
+                raise UserError(
+                    f"unknown arm '{setting}.{name}'{suggestion(name, known)} Use one of {', '.join(known)}."
+                )
+    for name, before in experiment.before_tuning.items():
+        settings = {setting: value for setting, value in before.items() if setting != "algorithm"}
+        arm = experiment.arm(name)
+        build(type(arm), {**asdict(arm), **settings}, f"before_tuning.{name}")
+    for name in experiment.untuned:
+        for arm in corners(experiment.arm(name), experiment.space(name), name):
+            check_arm(f"search.{name}", arm)
+            _check_group_size(experiment, name, arm)
+    if experiment.tune:
+        last = experiment.training_seeds[-1]
+        allowed = f"below {TUNING_SEED}, where those of tuning begin"
+        require(last < TUNING_SEED, "training seeds", allowed, last)
