@@ -85,7 +85,8 @@ class DPO(Algorithm):
 
     def loss(self, outputs: Outputs, prepared: Rollouts) -> tuple[Tensor, dict[str, Tensor]]:
         (ref_logps_PGT,) = prepared.filled("ref_logps_PGT")
-        mask_PGT, pairs = prepared.loss_mask_PGT, prepared.totals.sequences / 2
+        mask_PGT, totals = prepared.loss_mask_PGT, prepared.totals
+        pairs = totals.sequences / 2
         formula, average = _LOSSES[self.loss_type]
         chosen_P, rejected_P = sequence_logps(outputs.logps_PGT, mask_PGT, average).unbind(-1)
         ref_P2 = sequence_logps(ref_logps_PGT, mask_PGT, average)
@@ -111,5 +112,5 @@ class DPO(Algorithm):
             "accuracy": right_P.sum() / pairs,
             "chosen_logps": sums_P2[:, 0].sum() / pairs,
             "rejected_logps": sums_P2[:, 1].sum() / pairs,
-            "entropy/train": aggregate(outputs.entropy_PGT, mask_PGT, "token_mean", prepared.totals),
+            "entropy/train": aggregate(outputs.entropy_PGT, mask_PGT, "token_mean", totals),
         }

@@ -35,7 +35,7 @@ def decimals_for(values: Iterable[float]) -> int:
 
 
 def reward_decimals(rewards: Iterable[float]) -> int:
-    """Decimals of rewards and their differences in a sentence, by the size of the rewards: three, of small ones as many
+    """Decimals of rewards and their differences, in sentences and tables, by the size of the rewards: three, of small ones as many
     as a column of them has."""
     return max(3, decimals_for(rewards))
 

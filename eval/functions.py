@@ -66,7 +66,7 @@ def require_function(spec: str, what: str = "reward") -> None:
         tree = ast.parse(_content(path, what), str(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(_import_failure(error, path, what)) from error
-    if not {name, *_BINDING} & set(_named_in(tree)):
+    if name not in set(_bound_in(tree)) and not _BINDING & set(_named_in(tree)):
         defined = (node.name for node in tree.body if isinstance(node, _DEFINITIONS))
         raise UserError(_no_such_function([each for each in defined if not each.startswith("_")], spec, what))
 
@@ -78,13 +78,22 @@ _BINDING = {
 """Of a file that has one of these, only loading it would tell which names it has."""
 
 
-def _named_in(tree: ast.Module) -> Iterator[str]:
-    """Every name in a file, wherever it stands; of what is imported under another name that one alone."""
+def _bound_in(tree: ast.Module) -> Iterator[str]:
+    """Names that a file defines, assigns or imports, in functions and classes too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.alias):
             yield node.asname or node.name.partition(".")[0]
+        elif isinstance(node, ast.Name):
+            if isinstance(node.ctx, ast.Store):
+                yield node.id
         else:
-            yield from (getattr(node, part) for part in ("id", "attr", "name", "rest") if hasattr(node, part))
+            yield from (getattr(node, part) for part in ("name", "rest") if hasattr(node, part))
+
+
+def _named_in(tree: ast.Module) -> Iterator[str]:
+    """Every name in a file, wherever it stands."""
+    for node in ast.walk(tree):
+        yield from (getattr(node, part) for part in ("id", "attr", "name") if hasattr(node, part))
 
 
 def is_pairwise(function: Callable[..., Any]) -> bool:

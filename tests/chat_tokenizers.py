@@ -1,6 +1,8 @@
-"""Tokenizers of several kinds, trained in a moment, with special tokens that a person could type."""
+"""Tokenizers of several kinds, trained in a moment, with special tokens that a person could type, and chat templates."""
 
 from __future__ import annotations
+
+import re
 
 from tokenizers import (
     AddedToken,
@@ -13,6 +15,8 @@ from tokenizers import (
     trainers,
 )
 from transformers import PreTrainedTokenizerFast
+
+from algos.engine.text.control import Rendered, Span
 
 CORPUS = [
     "system user assistant hello there, this is a test of some text: be kind and think < | / > [ ] im start end s"
@@ -30,6 +34,16 @@ BRACKETS = (
     "[CLS]{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} [SEP] {% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+# Of answers that end in EOS and a line end, over words that `tiny.word_tokenizer` can be given.
+TURNS = (
+    "{% for m in messages %} {{ m['role'] }}: {{ m['content'] }} {% if m['role'] == 'model' %}<eos>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %} model:{% endif %}"
+)
+
+
+def meant(text: str) -> Rendered:
+    """As a chat template writes it: every `<bos>` and `<eos>` in it is the token."""
+    return Rendered(text, tuple(Span(*found.span(), True) for found in re.finditer("<bos>|<eos>", text)))
 
 
 def byte_pairs() -> PreTrainedTokenizerFast:

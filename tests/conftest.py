@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would reach for the network fails at once instead
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -15,8 +17,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hub_world import FIRST, ROWS, SECOND, keep
 from lexicon_world import lexicon_world
 from small_world import SmallWorld, small_world
+
+if TYPE_CHECKING:
+    from report_world import World
 
 torch.set_num_threads(1)
 
@@ -105,6 +111,14 @@ def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(theme, "save", empty)
 
 
+@pytest.fixture
+def clean() -> World:
+    """The comparison of which no caveat has anything to say."""
+    from report_cases import nothing_amiss
+
+    return nothing_amiss()
+
+
 @pytest.fixture(scope="session")
 def never_stopped(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The comparison of `faults.first`, made in one go."""
@@ -120,3 +134,44 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the children of `faults.start` say."""
     monkeypatch.setenv("FAULTS_LOG", str(tmp_path / "log.txt"))
     return tmp_path / "log.txt"
+
+
+@pytest.fixture
+def cached_model(small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The small world's model, in the hub's cache."""
+    from huggingface_hub import constants
+
+    keep(tmp_path, small.model, FIRST, "main")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return "nobody/something"
+
+
+@pytest.fixture
+def moved_model(small: SmallWorld, cached_model: str, tmp_path: Path) -> str:
+    """The branch main has moved to other weights, which are refs/pr/2 too, since what is tagged v1."""
+    from algos import Policy
+
+    policy = Policy.load(small.model)
+    with torch.no_grad():
+        next(iter(policy.trainable().values())).add_(1.0)
+    policy.save(tmp_path / "second")
+    (tmp_path / "models--nobody--something" / "refs" / "v1").write_text(FIRST)
+    keep(tmp_path, str(tmp_path / "second"), SECOND, "main", "refs/pr/2")
+    return cached_model
+
+
+@pytest.fixture
+def cached_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As the library leaves one that it has loaded, with the configuration `default`."""
+    import datasets
+
+    source = tmp_path / "f.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    datasets.load_dataset("json", data_files=str(source), cache_dir=str(tmp_path / "made"))
+    (made,) = (tmp_path / "made" / "json").iterdir()
+    cached = tmp_path / "cache" / "owner___name" / "default"
+    shutil.copytree(made, cached)
+    for file in cached.rglob("*.arrow"):
+        file.rename(file.with_name(file.name.replace("json-", "name-")))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return "owner/name"

@@ -40,6 +40,15 @@ class Elements(HTMLParser):
         self.feed(text)
         self.close()
 
+    @property
+    def opened(self) -> list[tuple[str, dict[str, str]]]:
+        """Every element with its attributes."""
+        return [
+            (tag, {name: value or "" for name, value in found})
+            for tag, found in self.tags
+            if isinstance(found, list)
+        ]
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         shown = ("alt", "aria-label")
         self.tags.append((tag, [(name, "" if name in shown else value) for name, value in attrs]))

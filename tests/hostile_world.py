@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from payloads import HOST, PAYLOADS, RAN
+from report_world import World, world
 from tiny import gpt2, word_tokenizer
 
 NAME = f"=x;<img src=x onerror=document.title={RAN}> [a](b) `c` \x1b]0;t\x07 \u202egnp"
 """As a folder's name: all but what file systems refuse."""
 FAILURE = f"</td><script>document.title={RAN}</script> ![x](http://{HOST}/e.png) \x1b[2J | =1+1"
+PAYLOAD = (
+    "<script>alert(1)</script><img src=x onerror=alert(1)> [l](javascript:alert(1)) `x` | a |\n```\n# head\n"
+    "\x1b]0;title\x07 \u202eevil </style></title></div> http://evil.example"
+)
+"""What a page, its Markdown, a terminal and a table would each act on, in one text."""
 
 _REWARDS = """
 from words import FAILURE
@@ -50,3 +57,29 @@ def hostile_comparison(folder: Path) -> tuple[list[str], Path]:
         "--max-new-tokens", "4", "--prompts-per-iteration", "4", "--sampled-pairs", "32", "--eval.points", "1",
         "--frontier.samples", "0", "--reward-retries", "0",
     ], out  # fmt: skip
+
+
+def hostile(path: Path) -> World:
+    """A stored comparison whose facts, settings and environment are hostile too: every string that can come from outside
+    carries the payload."""
+    arm = "=evil|<b>`x`</b>"
+    made = world(path, {arm: "reinforce", "ppo": "ppo"}, 2, failed=[("ppo", 1)], text=PAYLOAD)
+    facts = made.facts | {
+        "task": PAYLOAD, "judge": PAYLOAD, "reward": PAYLOAD, "notes": [PAYLOAD], "budget": PAYLOAD,
+        "data": [{"file": PAYLOAD, "read": 2, "kept": 1, "reasons": {PAYLOAD: 1}}],
+        "stages": [{"name": PAYLOAD, "seconds": 1.0, "flops": 1.0, "cached": True}],
+        "arms": {arm: {"algorithm": "reinforce", "settings": {PAYLOAD: PAYLOAD}}},
+    }  # fmt: skip
+    return replace(
+        made,
+        facts=facts,
+        settings={"model": PAYLOAD, PAYLOAD: [PAYLOAD]},
+        environment=made.environment
+        | {
+            "command": PAYLOAD,
+            "started": PAYLOAD,
+            "earlier": [{"command": PAYLOAD, "python": PAYLOAD, "runs": 1}],
+        },
+        samples=made.samples.assign(prompt=PAYLOAD),
+        runs=made.runs.assign(error=PAYLOAD, policy=PAYLOAD),
+    )

@@ -72,7 +72,7 @@ def test_a_budget_written_out_reads_the_same(amount: float, unit: str) -> None:
     assert Budget.parse(str(budget)) == budget
 
 
-def test_the_meter_counts_fractions_and_survives_a_round_trip() -> None:
+def test_the_meter_counts_fractions() -> None:
     meter = Meter(updates=3, completions=50)
     meter.charge(parameters=10, tokens=7)
     meter.charge(parameters=10, tokens=7, factor=6)
@@ -82,7 +82,6 @@ def test_the_meter_counts_fractions_and_survives_a_round_trip() -> None:
     with meter.running():
         pass
     assert meter.seconds > 0
-    assert Meter(**meter.as_dict()) == meter
 
 
 # FLOPs by hand -----------------------------------------------------------------------------------------
@@ -222,7 +221,6 @@ def test_a_budget_in_seconds_is_of_what_follows_the_references_pass(
     assert len(rows) == 1 or rows[-2]["seconds"] < 0.3 + 0.2 + 0.2
     meter, saved = states[0].meter, read_state(saved_states(tmp_path)[-1])["meter"]
     assert 0.3 <= meter.preparation == saved["preparation"] < saved["seconds"]
-    assert Meter(**meter.as_dict()) == meter
 
 
 def test_pairs_stop_after_their_epochs_or_with_the_budget() -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
+from pages import page
+from reward_faults import FAULTS, raising, returning
 from tiny import same_weights, tiny_policy
 from tiny_runs import run
 
-from algos import REINFORCE, UserError
+from algos import REINFORCE, RunError, UserError
 from algos.engine.calls import LONGEST, GuardedReward, RewardCalls, RewardError, TimeUp, within
 from algos.engine.rewards import call_reward
 from eval.tasks.materials import Scorer
@@ -37,91 +34,8 @@ def call(function: Callable[..., Any], calls: RewardCalls = ONCE, **options: Any
     return call_reward(GuardedReward(function, calls), ROWS, [" good", " bad"], [[1], [2]], **options)
 
 
-class Broken:
-    """Objects that fail wherever they are touched."""
-
-    class Length(list):  # type: ignore[type-arg]
-        def __len__(self) -> int:
-            raise RuntimeError("no length")
-
-    class List:
-        def tolist(self) -> list[float]:
-            raise MemoryError
-
-    class Number(float):
-        def __float__(self) -> float:
-            raise ValueError("no number")
-
-        def __repr__(self) -> str:
-            raise ValueError("no words")
-
-
-def recursive(**_: Any) -> Any:
-    return recursive(**_)
-
-
-def raising(error: BaseException) -> Callable[..., Any]:
-    def my_reward(**_: Any) -> Any:
-        raise error
-
-    return my_reward
-
-
-def returning(value: Any) -> Callable[..., Any]:
-    return lambda **_: value
-
-
-FAULTS: dict[str, Callable[..., Any]] = {
-    **{f"raises {type(error).__name__}": raising(error) for error in (
-        ValueError("two\nlines"), KeyError("x"), ZeroDivisionError(), TypeError("t"), AttributeError("a"), IndexError(),
-        MemoryError(), OSError(28, "No space left on device"), ConnectionError("refused"), TimeoutError(), StopIteration(),
-        AssertionError(), NotImplementedError(), SystemExit(3), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
-        RuntimeError("\x1b[31mred\x07"), UserError("mine"),
-    )},
-    "recurses for ever": recursive,
-    "is a generator function": lambda **_: (lambda: (yield))(),
-    "takes other arguments": lambda texts: [0.0] * len(texts),
-    "takes no columns": lambda prompts, completions, completion_ids: [0.0, 0.0],
-    "returns nothing": returning(None),
-    "returns a number": returning(1.0),
-    "returns a string": returning("ab"),
-    "returns bytes": returning(b"ab"),
-    "returns a map": returning({"a": 1.0, "b": 2.0}),
-    "returns a set": returning({1.0, 2.0}),
-    "returns a generator": lambda **_: (x for x in (1.0, 2.0)),
-    "returns too few": returning([1.0]),
-    "returns too many": returning([1.0, 2.0, 3.0]),
-    "returns none at all": returning([]),
-    "returns a scalar tensor": returning(torch.tensor(1.0)),
-    "returns a column": returning(torch.ones(2, 1)),
-    "returns rows": returning([[1.0], [2.0]]),
-    "returns strings": returning([1.0, "2"]),
-    "returns None": returning([1.0, None]),
-    "returns only None": returning([None, None]),
-    "returns words as bytes": returning([1.0, b"2"]),
-    "returns dates": returning(np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[D]")),
-    "returns NaN": returning([1.0, math.nan]),
-    "returns infinity": returning([math.inf, 0.0]),
-    "returns minus infinity": returning([0.0, -math.inf]),
-    "returns a NaN tensor": returning(torch.tensor([1.0, torch.nan])),
-    "returns an infinite array": returning(np.array([1.0, np.inf])),
-    "returns complex numbers": returning([1.0, 1j]),
-    "returns an endless integer": returning([1.0, 10**400]),
-    "returns what 32 bits do not hold": returning([1.0, 1e39]),
-    "returns an object without length": returning(Broken.Length([1.0, 2.0])),
-    "returns an object that cannot be listed": returning(Broken.List()),
-    "returns an object that is no number": returning([1.0, Broken.Number(1)]),
-    "returns an object array": returning(np.array([1.0, None], dtype=object)),
-    "sleeps": lambda **_: time.sleep(60),
-    "loops": lambda **_: next(x for x in iter(int, 1)),
-    "waits for a lock": lambda **_: threading.Event().wait(60),
-    "waits for a socket": lambda **_: socket.socketpair()[0].recv(1),
-    "waits for a process": lambda **_: os.waitpid(os.posix_spawn("/bin/sleep", ["sleep", "20"], {}), 0),
-}  # fmt: skip
-
-
-def test_there_are_enough_of_them() -> None:
-    assert len(FAULTS) >= 56
+def test_the_docs_count_them() -> None:
+    assert f"| {len(FAULTS)} kinds: {len(FAULTS)} one-line errors" in page("reliability.md")
 
 
 # The timer may ring in a callback of the garbage collector's (Hypothesis sets one), where what is raised is dropped with
@@ -131,10 +45,11 @@ def test_there_are_enough_of_them() -> None:
 def test_a_fault_is_one_line_with_a_remedy_and_never_a_score(name: str) -> None:
     with pytest.raises(RewardError) as caught:
         call(FAULTS[name], RewardCalls(reward_timeout=0.2, reward_retries=0))
-    message = str(caught.value)
+    message, who = str(caught.value), f"the reward {FAULTS[name].__name__}"
+    assert isinstance(caught.value, RunError)
     assert "\n" not in message
     assert message.isprintable()
-    assert message.startswith(("the reward ", "what the reward "))
+    assert message.startswith((who, f"what {who}"))
     assert message.endswith(".")
 
 
@@ -308,13 +223,6 @@ def test_a_function_that_changes_its_arguments_changes_nothing() -> None:
     assert call_reward(GuardedReward(vandal, ONCE), rows, [" good", " bad"], ids) == [1.0, 2.0]
     assert ids == [[1], [2]]
     assert rows == [{"prompt": [{"role": "user", "content": "a"}], "words": ["x"]}] * 2
-
-
-@pytest.mark.parametrize(
-    "number", [1, 1.5, np.float32(2), np.int64(3), Fraction(1, 4)], ids=lambda n: type(n).__name__
-)
-def test_numbers_are_numbers(number: Any) -> None:
-    assert call(returning([number, 0.0])) == [float(number), 0.0]
 
 
 def test_none_is_no_score_only_where_both_sides_allow_it() -> None:

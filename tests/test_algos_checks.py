@@ -131,6 +131,20 @@ def test_an_infinite_log_probability_is_not_hidden_by_the_clamp(monkeypatch: pyt
         run(Impossible(ppo_epochs=3), tiny_policy())
 
 
+@pytest.mark.parametrize("micro_batch", [1, None])
+def test_a_loss_that_is_not_finite_stops_before_the_update(micro_batch: int | None) -> None:
+    class Broken(REINFORCE):
+        def loss(self, outputs: Outputs, prepared: Rollouts) -> Any:
+            loss, metrics = super().loss(outputs, prepared)
+            return loss * torch.nan, metrics
+
+    policy = tiny_policy()
+    with pytest.raises(RunError, match=r"the loss is nan at update 1 .*learning.rate") as caught:
+        run(Broken(), policy, micro_batch=micro_batch)
+    assert "\n" not in str(caught.value)
+    assert same_weights(policy, tiny_policy())
+
+
 def test_the_gradient_is_named_by_its_parameter() -> None:
     class Broken(REINFORCE):
         def loss(self, outputs: Outputs, prepared: Rollouts) -> Any:

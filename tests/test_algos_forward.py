@@ -164,17 +164,6 @@ def test_prompt_and_padding_tokens_get_no_loss(policy: Policy) -> None:
     torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in plain if g is not None]))
 
 
-def test_a_greedy_prefix_carries_no_loss(policy: Policy) -> None:
-    rollouts = rollouts_of([[1]], [[[1, 2, 0]]])
-    rollouts = dataclasses.replace(
-        rollouts,
-        advantages_PGT=torch.ones(1, 1, 3, dtype=torch.float64),
-        fixed_PGT=torch.tensor([[[True, False, False]]]),
-    )
-    later = dataclasses.replace(rollouts, advantages_PGT=torch.tensor([[[-9.0, 1, 1]]]).double())
-    torch.testing.assert_close(loss_gradient(policy, rollouts), loss_gradient(policy, later))
-
-
 @pytest.mark.parametrize("algorithm", [REINFORCE(baseline="none"), PPO()])
 def test_a_response_that_is_all_prefix_gives_a_finite_loss_of_zero(
     policy: Policy, algorithm: REINFORCE | PPO

@@ -1,8 +1,9 @@
-"""Where texts meet, are cut, and hold what the model cannot read."""
+"""Texts to token ids: where they begin, end, meet and are cut, and what in them the model cannot read."""
 
 from __future__ import annotations
 
 import pytest
+from chat_tokenizers import meant
 from tiny import EOS, gpt2, pair, policy_with, word_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -12,7 +13,38 @@ from algos.engine.batches.pairs import encode_pairs
 from algos.engine.batches.prompts import encode_prompts
 from algos.engine.batches.responses import split_tokens
 from algos.engine.scoring import score_policy
-from algos.engine.text.tokens import decode_completion, encode
+from algos.engine.text.tokens import decode_completion, encode, encode_prompt
+
+# Beginning and end ---------------------------------------------------------------------------------------
+
+
+def test_exactly_one_bos_and_no_eos_behind_a_prompt() -> None:
+    tokenizer = word_tokenizer("a b", bos="<bos>", add_bos=True, add_eos=True)
+    bos, a, b = tokenizer.bos_token_id, *tokenizer("a b", add_special_tokens=False).input_ids
+    assert tokenizer("a b").input_ids == [bos, a, b, EOS]
+    assert encode(tokenizer, "a b") == [bos, a, b]
+    assert encode(tokenizer, meant("<bos> a b")) == [bos, a, b]  # as a rendered chat template begins
+    assert encode(word_tokenizer("a b", bos="<bos>"), "a b") == [
+        2,
+        3,
+    ]  # none is added that the tokenizer would not
+
+
+def test_an_eos_that_was_meant_stays_and_one_that_was_typed_is_none() -> None:
+    tokenizer = word_tokenizer("a b")
+    assert encode(tokenizer, meant("a <eos>"))[-1] == EOS
+    assert EOS not in encode(tokenizer, "a <eos>")
+
+
+def test_conversations_get_one_bos_and_one_generation_prompt() -> None:
+    tokenizer = word_tokenizer("user: model: a b", bos="<bos>", add_bos=True)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %} {{ m['role'] }}: {{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %} model:{% endif %}"
+    )
+    ids = encode_prompt(tokenizer, [{"role": "user", "content": "a b"}])
+    assert tokenizer.decode(ids) == "<bos> user: a b model:"
+
 
 # Prompt and response -----------------------------------------------------------------------------------
 
@@ -62,6 +94,28 @@ def test_a_boundary_that_does_not_merge_is_the_tokenizers() -> None:
     tokenizer = spaced_tokenizer("first", bos=True)
     whole = tokenizer("Answer: yes").input_ids
     assert split_tokens(policy_with(tokenizer), "Answer:", " yes") == (whole[:3], whole[3:], False)
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """BPE over characters in which `a` and `b` make one token wherever they meet."""
+    vocabulary = {"<eos>": 0, "a": 1, "b": 2, "c": 3, "ab": 4}
+    core = Tokenizer(models.BPE(vocabulary, [("a", "b")]))
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
+
+
+def test_a_token_across_the_boundary_is_noticed() -> None:
+    policy = policy_with(merging_tokenizer())
+    assert split_tokens(policy, "ca", "bc") == ([3, 1], [2, 3], True)
+    assert split_tokens(policy, "ca", "cb") == ([3, 1], [3, 2], False)
+    kept, counts = encode_pairs(policy, [pair("ca", "bc", "cb"), pair("ca", "c", "cc")], 8)
+    assert (len(kept), counts) == (2, {"boundary merge": 1})
+    assert (kept[0].prompt, kept[0].chosen, kept[0].rejected) == ([3, 1], [2, 3, EOS], [3, 2, EOS])
+
+
+def test_completions_are_read_off_the_end_of_the_whole_text() -> None:
+    tokenizer = word_tokenizer("a b")
+    assert decode_completion(tokenizer, [1, 2], [2, 1, EOS]) == " b a"
+    assert decode_completion(tokenizer, [1, 2], [EOS]) == ""
 
 
 # What is cut -----------------------------------------------------------------------------------------

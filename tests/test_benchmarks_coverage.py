@@ -12,7 +12,7 @@ from scipy.stats import binom, t
 
 from benchmarks.calibration.stored import METRICS
 from benchmarks.calibration.trials import claimed
-from benchmarks.coverage import matched, prompts
+from benchmarks.coverage import intervals, matched, prompts
 from benchmarks.coverage.__main__ import TABLES, table
 from benchmarks.coverage.matched import CASES, Case
 from eval.report.inputs import JUDGE, KL
@@ -150,6 +150,7 @@ def test_with_the_prompts_false_claims_stay_near_their_level() -> None:
         (matched, "between-evaluations", {"CASES": CASES[:1], "SEED_COUNTS": (3,), "COMPARISONS": 10}),
         (prompts, "base-claims", {"BASE_SEEDS": (10,), "COMPARISONS": 4}),
         (prompts, "arm-claims", {"ARM_SEEDS": (20,), "ARM_PROMPTS": (8,), "COMPARISONS": 10}),
+        (intervals, "t-intervals", {"SIMULATIONS": 200}),
     ],
 )
 def test_the_same_table_twice_is_equal_and_another_name_draws_others(

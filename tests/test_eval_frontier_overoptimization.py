@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
-from report_world import with_paths
+from gao_paths import KL, path
 from scipy.optimize import curve_fit, minimize_scalar
 
 from eval.frontier.overoptimization import Fit, fit
-from eval.report.document import Section, Table, Text
-from eval.report.figures import theme
-from eval.report.numbers.frames import evaluations
-from eval.report.sections import overoptimization
-
-KL = np.array([0.3, 1.0, 2.5, 6.0, 12.0])
-
-
-def path(form: str, alpha: float, beta: float, kl_N: np.ndarray = KL) -> np.ndarray:
-    d = np.sqrt(kl_N)
-    return d * (alpha - beta * (np.log(d) if form == "rl" else d))
 
 
 def fitted(form: str, kl_N: np.ndarray, gain_N: np.ndarray) -> Fit:
@@ -107,79 +94,6 @@ def test_where_the_fit_goes_at_its_end(form: str, alpha: float, beta: float, tre
     before, end = found.gain([12 - 1e-4, 12.0])
     assert found.trend == trend
     assert trend == ("falling" if end < before else "rising" if end > 0 else "neither")
-
-
-Gains = list[tuple[float, float]]  # KL, gain over the base
-
-
-def section_of(paths: dict[str, list[Gains]]) -> Section:
-    """The report's section on arms whose seeds were evaluated so, judge and proxy alike."""
-    base = 0.44  # of both rewards
-    runs = {
-        arm: [[(0.0, 0.0, base), *((1.0, kl, base + gain) for kl, gain in own)] for own in seeds]
-        for arm, seeds in paths.items()
-    }
-    made = with_paths(runs)
-    judged = made.results[made.results["metric"] == "reward/judge"]
-    results = pd.concat([made.results, judged.assign(metric="reward/proxy")])
-    view = evaluations(dataclasses.replace(made, results=results))
-    with theme.drawing():
-        return overoptimization.section(view, theme.styles(view.arms))
-
-
-def table_of(paths: dict[str, list[Gains]]) -> dict[str, list[str]]:
-    """Arm → what its row says beside it."""
-    (table,) = [block for block in section_of(paths).blocks if isinstance(block, Table)]
-    return {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
-
-
-def along(alpha: float, beta: float, kl_N: np.ndarray = KL) -> Gains:
-    return list(zip(kl_N.tolist(), path("rl", alpha, beta, kl_N).tolist(), strict=True))
-
-
-def test_a_judge_that_only_fell_is_not_still_rising() -> None:
-    """Three seeds of an arm, in the report's table."""
-    gains_SN = [
-        [-0.2, -0.3, -0.32, -0.33, -0.33],  # the fit turns up at its end, below the base
-        [-0.1, -0.2, -0.3, -0.39, -0.45],
-        [0.1, 0.2, 0.3, 0.39, 0.45],
-    ]
-    kl_N = [0.5, 2.0, 5.0, 9.0, 12.0]
-    row = table_of({"ppo": [list(zip(kl_N, gain_N, strict=True)) for gain_N in gains_SN]})["ppo"]
-    assert row[-1] == "1 still rising; 1 falling; 1 no peak"
-
-
-def test_an_arm_that_cannot_be_fitted_has_its_row_and_its_markers() -> None:
-    rising, few, near = along(0.9, 0.3), [(0.5, 0.1), (2.0, 0.3)], along(0.9, 0.3, KL / 300)
-    paths = {
-        "reinforce": [rising, few, near],
-        "ppo": [few, few],
-        "dpo": [near],
-        "flat": [[(kl, 0.1) for kl in KL]],
-    }
-    rows = table_of(paths)
-    assert rows["reinforce"][0] == "1 of 3"
-    assert rows["reinforce"][-1] == (
-        "1 still rising; 1 with too few evaluations at distinct KL to fit; 1 with no evaluation at 0.05 nats or more"
-    )
-    assert rows["ppo"] == ["0 of 2", "–", "–", "–", "too few evaluations at distinct KL to fit"]
-    assert rows["dpo"] == ["0 of 1", "–", "–", "–", "no evaluation at 0.05 nats or more"]
-    assert (rows["flat"][0], rows["flat"][-2:]) == ("1", ["–", "1 without change"])
-    *_, picture = section_of(paths).pictures
-    markers = {
-        line.get_color(): line for line in picture.figure.axes[0].lines if line.get_linestyle() == "None"
-    }
-    points = {
-        arm: len(markers[style.colour].get_xdata())
-        for arm, style in theme.styles({arm: arm for arm in paths}).items()
-    }
-    assert points == {"reinforce": 15, "ppo": 6, "dpo": 6, "flat": 6}
-
-
-def test_where_no_arm_can_be_fitted_a_sentence_says_so() -> None:
-    *_, last = section_of({"ppo": [along(0.9, 0.3, KL / 300)], "dpo": [[(0.5, 0.1)]]}).blocks
-    assert isinstance(last, Text)
-    assert "curve was not fitted" in last.text
 
 
 def test_a_peak_too_far_for_a_float_is_beyond() -> None:

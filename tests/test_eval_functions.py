@@ -218,6 +218,7 @@ def test_what_may_be_a_function_is_found_without_running_the_file(tmp_path: Path
     [
         ("def score(): pass\ndef _own(): pass\ndef other():\n    inner = 1\n    return inner\n", "scores"),
         ("from math import sqrt as root\nimport sys\nsys.path.insert(0, '.')\n", "sqrt"),
+        ("def other(model, text): return model.score(text)\n", "score"),
         ("", "score"),
         ("x = 1\ndef (:\n", "score"),
     ],

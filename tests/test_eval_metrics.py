@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import sacrebleu
@@ -19,13 +18,12 @@ from algos import LoRA, Policy
 from algos.engine.batches.pairs import encode_pair
 from algos.engine.calls import GuardedReward, RewardCalls
 from algos.engine.models import frozen
-from algos.engine.rewards import RewardError, call_reward
 from algos.engine.scoring import score_policy, score_reference
 from algos.engine.settings import Truncation
 from algos.losses import sequence_logps
 from eval.directory.kinds import Number
 from eval.experiment import Experiment
-from eval.judge import Judge, wins
+from eval.judge import Judge
 from eval.metrics import (
     Evaluator,
     _heldout_texts,
@@ -226,39 +224,6 @@ def test_overlap_is_sacrebleus_and_needs_a_reference_for_all() -> None:
     assert overlap([{"prompt": "p"}, rows[0]], texts) == {}
 
 
-def test_ties_count_half() -> None:
-    judge = Judge(lambda **_: [], "j")
-    a = [{"judge": x, "completion": "a"} for x in (1.0, 2.0, 3.0, 3.0)]
-    b = [{"judge": x, "completion": "b"} for x in (1.0, 1.0, 4.0, 1.0)]
-    assert wins(judge, [{"prompt": ""}] * 4, a, b) == pytest.approx((0.5 + 1 + 0 + 1) / 4)
-    rounded = [{"judge": 1.0 + 1e-7, "completion": "a"}]  # the same text, in a batch of another width
-    assert wins(judge, [{"prompt": ""}], rounded, [a[0]]) == 0.5
-
-
-def test_a_pairwise_judge_is_asked_in_both_orders() -> None:
-    """One that always favours the first place prefers nobody."""
-    judge = Judge(lambda prompts, a, b: [1.0] * len(a), "first", pairwise=True)
-    assert judge.prefers([{"prompt": "p"}], ["x"], ["y"]) == [0.5]
-    with pytest.raises(RewardError, match=r"in \[0, 1\]"):
-        Judge(lambda prompts, a, b: [2.0], "wild", pairwise=True).prefers([{"prompt": "p"}], ["x"], ["y"])
-
-
-def test_two_that_are_the_same_are_not_compared() -> None:
-    asked: list[str] = []
-
-    def longer(prompts: list[str], a: list[str], b: list[str]) -> list[float]:
-        asked.extend(a)
-        return [float(len(one) > len(other)) for one, other in zip(a, b, strict=True)]
-
-    judge = Judge(longer, "longer", pairwise=True)
-    rows = [{"prompt": prompt} for prompt in "pqr"]
-    assert judge.prefers(rows, ["x", "same", "yyy"], ["xx", "same", "y"]) == [0.0, 0.5, 1.0]
-    assert "same" not in asked
-    asked.clear()
-    assert judge.prefers(rows[:1], ["x"], ["x"]) == [0.5]
-    assert asked == []
-
-
 def test_a_pairwise_judge_is_asked_once_for_reward_and_win_rate(
     small: SmallWorld, experiment: Experiment
 ) -> None:
@@ -289,41 +254,3 @@ def test_unscored_responses_are_in_a_share_of_their_own(small: SmallWorld, exper
     assert len(found.samples) == 12
     assert found.metrics["unscored"] == 3 / 12
     assert found.metrics["reward/proxy"] == pytest.approx((sum(range(12)) - 1 - 5 - 9) / 9)
-
-
-def test_materials_survive_the_disk(small: SmallWorld, tmp_path: object) -> None:
-    from pathlib import Path
-
-    made = materials(small, facts={"notes": ["n"]})
-    made.save(Path(str(tmp_path)) / "m")
-    again = Materials.load(Path(str(tmp_path)) / "m")
-    assert again is not None
-    assert (list(again.test_prompts), again.reward, again.judge, again.facts) == (
-        list(made.test_prompts),
-        made.reward,
-        made.judge,
-        made.facts,
-    )
-    assert Materials.load(Path(str(tmp_path)) / "none") is None
-
-
-def test_a_reward_that_is_the_judge_is_asked_once(small: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def counted(completions: list[str], **_: Any) -> list[float | None]:
-        asked.append(len(completions))
-        return [float(len(text)) if text else None for text in completions]
-
-    monkeypatch.setattr("eval.tasks.materials.load_function", lambda *_: counted)
-    calls = RewardCalls(reward_retries=0, allow_unscored=True)
-    made = materials(small)
-    reward, judge = replace(made, judge=made.reward).scorers("cpu", calls)
-    rows = [{"prompt": "a"}] * 2
-    proxy = call_reward(reward, rows, ["b", "c d"], [[1], [2]], unscored=True)
-    assert judge.scores(rows, ["b", "c d"], [[1], [2]], ["", ""], proxy) == proxy == [1.0, 3.0]
-    assert asked == [2]
-    unscored = call_reward(reward, rows, ["b", ""], [[1], [2]], unscored=True)
-    with pytest.raises(RewardError):  # a judge has to score them all
-        judge.scores(rows, ["b", ""], [[1], [2]], ["", ""], unscored)
-    _, other = made.scorers("cpu", calls)
-    assert other.scores(rows, ["b", "c d"], [[1], [2]], ["", ""], [7.0, 7.0]) == [1.0, 3.0]

@@ -8,18 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from report_cases import nothing_amiss, told_by, with_facts, with_settings
+from report_cases import told_by, with_facts, with_settings
 from report_world import ARMS, World, with_ends, with_paths, world
 
 from eval.report.caveats import collected
 from eval.report.caveats import runs as caveats
 from eval.report.numbers.frames import evaluations
 from eval.report.numbers.standings import standings
-
-
-@pytest.fixture
-def clean() -> World:
-    return nothing_amiss()
 
 
 def test_nothing_is_said_where_nothing_is_amiss(clean: World) -> None:
@@ -92,7 +87,6 @@ def test_identical_seeds() -> None:
     assert "All seeds of reinforce gave the same judge reward" in text
     assert "ppo" not in text
     assert "A bounded score may have reached its end" in text
-    assert "independent" not in text, "runs on different seeds are"
     assert told_by(caveats.identical, with_ends({"reinforce": [0.7], "ppo": [0.7]})) == ""
 
 

@@ -23,7 +23,7 @@ from eval.report.inputs import JUDGE, PROXY
 from eval.report.numbers import frames
 from eval.report.numbers.frames import evaluations
 from eval.report.numbers.reachable import Reachable, objective_beta, reachable
-from eval.report.sections import frontier, overoptimization, verdict
+from eval.report.sections import frontier, verdict
 from eval.settings.parts import Evaluation
 
 BETA = 0.5  # of the spread of the rewards
@@ -336,15 +336,6 @@ def test_other_decoding_has_no_frontier_objective_or_regret(
     assert frontier.caveats(made, evaluations(made), reachable(made)) == []
 
 
-def test_one_response_a_prompt_has_no_best_of_n(space: FrontierWorld, comparison: World) -> None:
-    """Comparisons made so are refused now, but those that are there have a report."""
-    logps_KPM, counts, rewards_PM = space.sampled([space.ref_PS, space.arms(0)[1]], 1, 0)
-    rewards = {"proxy": rewards_PM, "judge": rewards_PM}
-    made = replace(comparison, pool=Pool(("base", "ppo"), (0, 0), counts, logps_KPM, rewards))
-    assert [best.best_of for best in reachable(made).values()] == [{}, {}]
-    assert section_of(made).pictures
-
-
 def test_many_arms_have_a_curve_an_algorithm(tmp_path: Path) -> None:
     arms = {f"{name}-{i}": name for name in ("reinforce", "ppo", "dpo") for i in range(4)}
     made = section_of(world(tmp_path, arms))
@@ -354,13 +345,3 @@ def test_many_arms_have_a_curve_an_algorithm(tmp_path: Path) -> None:
         line.get_color() for line in pictures[0].figure.axes[0].get_lines() if len(line.get_xdata()) == 4
     }
     assert len(colours) >= 3
-
-
-def test_peaks_are_told_seed_by_seed(tmp_path: Path) -> None:
-    made = world(tmp_path)
-    view = frames.evaluations(made)
-    found = overoptimization.fits(view.paths, view.base, "reward/judge")
-    assert {arm: sorted(seeds) for arm, seeds in found.items()} == {arm: [0, 1, 2] for arm in view.arms}
-    drawn = overoptimization.section(view, theme.styles(view.arms))
-    table = next(block for block in drawn.blocks if isinstance(block, Table))
-    assert [row[1].text for row in table.rows] == ["3", "3", "3"]

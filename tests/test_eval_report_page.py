@@ -1,3 +1,5 @@
+"""The whole report: every section in its order, the same bytes twice, and nothing lost where something is missing."""
+
 from __future__ import annotations
 
 import base64
@@ -8,22 +10,17 @@ import itertools
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from markdown_it import MarkdownIt
+from hostile_outputs import Elements
 from matplotlib.figure import Figure
 from report_world import World, world
 
 from eval.report.figures import theme
 from eval.report.page import write_report
 
-PAYLOAD = (
-    "<script>alert(1)</script><img src=x onerror=alert(1)> [l](javascript:alert(1)) `x` | a |\n```\n# head\n"
-    "\x1b]0;title\x07 \u202eevil </style></title></div> http://evil.example"
-)
 TITLES = [
     "Verdict",
     "Reward against KL",
@@ -43,55 +40,9 @@ TITLES = [
 ]
 
 
-def hostile(path: Path) -> World:
-    """Every string that can come from outside carries the payload."""
-    arm = "=evil|<b>`x`</b>"
-    made = world(path, {arm: "reinforce", "ppo": "ppo"}, 2, failed=[("ppo", 1)], text=PAYLOAD)
-    facts = made.facts | {
-        "task": PAYLOAD, "judge": PAYLOAD, "reward": PAYLOAD, "notes": [PAYLOAD], "budget": PAYLOAD,
-        "data": [{"file": PAYLOAD, "read": 2, "kept": 1, "reasons": {PAYLOAD: 1}}],
-        "stages": [{"name": PAYLOAD, "seconds": 1.0, "flops": 1.0, "cached": True}],
-        "arms": {arm: {"algorithm": "reinforce", "settings": {PAYLOAD: PAYLOAD}}},
-    }  # fmt: skip
-    return dataclasses.replace(
-        made,
-        facts=facts,
-        settings={"model": PAYLOAD, PAYLOAD: [PAYLOAD]},
-        environment=made.environment
-        | {
-            "command": PAYLOAD,
-            "started": PAYLOAD,
-            "earlier": [{"command": PAYLOAD, "python": PAYLOAD, "runs": 1}],
-        },
-        samples=made.samples.assign(prompt=PAYLOAD),
-        runs=made.runs.assign(error=PAYLOAD, policy=PAYLOAD),
-    )
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text a reader sees."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
 @pytest.fixture(scope="module")
 def typical(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(world(Path("reports/example")), tmp_path_factory.mktemp("typical")).parent
-
-
-@pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(hostile(Path("reports/x")), tmp_path_factory.mktemp("attacked")).parent
 
 
 def test_everything_is_there_in_its_order(typical: Path) -> None:
@@ -104,15 +55,15 @@ def test_everything_is_there_in_its_order(typical: Path) -> None:
 
 
 def test_contents_lead_somewhere(typical: Path) -> None:
-    tags = Page((typical / "report.html").read_text()).tags
-    targets = {attributes["id"] for _, attributes in tags if "id" in attributes}
-    links = [attributes["href"][1:] for tag, attributes in tags if tag == "a"]
+    opened = Elements((typical / "report.html").read_text()).opened
+    targets = {attributes["id"] for _, attributes in opened if "id" in attributes}
+    links = [attributes["href"][1:] for tag, attributes in opened if tag == "a"]
     assert len(links) == len(TITLES)
     assert set(links) == targets
 
 
 def test_report_says_how_to_go_on(typical: Path) -> None:
-    page = "".join(Page((typical / "report.html").read_text()).words)
+    page = "".join(Elements((typical / "report.html").read_text()).words)
     assert 'Policy.load("reports/example/runs/reinforce-s0/policy")' in page
     assert "rlhf-compare --resume reports/example --seeds 5" in page
     assert "rlhf-compare --config reports/example/experiment.yaml --algos reinforce --seeds 1" in page
@@ -125,10 +76,9 @@ def test_same_input_same_bytes(typical: Path, tmp_path: Path) -> None:
     assert [name for name in names if (typical / name).read_bytes() != (tmp_path / name).read_bytes()] == []
 
 
-@pytest.mark.parametrize("which", ["typical", "attacked"])
-def test_page_loads_nothing_and_runs_nothing(which: str, request: pytest.FixtureRequest) -> None:
-    page = Page((request.getfixturevalue(which) / "report.html").read_text())
-    assert not {tag for tag, _ in page.tags} & {
+def test_page_loads_nothing_and_runs_nothing(typical: Path) -> None:
+    opened = Elements((typical / "report.html").read_text()).opened
+    assert not {tag for tag, _ in opened} & {
         "script",
         "iframe",
         "object",
@@ -137,59 +87,28 @@ def test_page_loads_nothing_and_runs_nothing(which: str, request: pytest.Fixture
         "base",
         "form",
         "svg",
-        "b-x",
     }
-    for tag, attributes in page.tags:
+    for tag, attributes in opened:
         assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
         assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
         assert attributes.get("href", "#").startswith("#")
 
 
-def test_style_is_the_only_one_allowed(attacked: Path) -> None:
-    page = (attacked / "report.html").read_text()
+def test_style_is_the_only_one_allowed(typical: Path) -> None:
+    page = (typical / "report.html").read_text()
     style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     assert len(style) == 1
     digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
     policy = next(
-        a["content"] for tag, a in Page(page).tags if a.get("http-equiv") == "Content-Security-Policy"
+        a["content"] for _, a in Elements(page).opened if a.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy.startswith(f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'")
 
 
-def test_hostile_text_is_shown_as_text(attacked: Path) -> None:
-    words = "".join(Page((attacked / "report.html").read_text()).words)
-    assert words.count("<script>alert(1)</script>") > 20
-    assert "\\x1b]0;title\\x07 \\u202eevil" in words
-    for name in ("report.html", "report.md", "results.csv"):
-        assert not set((attacked / name).read_text()) & {"\x1b", "\x07", "\u202e"}
-
-
-def test_hostile_markdown_is_not_active(attacked: Path) -> None:
-    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
-    tokens = parser.parse((attacked / "report.md").read_text())
-    raw = [token.content.strip() for token in tokens if token.type == "html_block"]
-    assert all(re.fullmatch(r"</details>|<details><summary>[\w .,()'-]+</summary>", text) for text in raw)
-    headings = [
-        tokens[i + 1].content
-        for i, token in enumerate(tokens)
-        if token.type == "heading_open" and token.tag == "h2"
-    ]
-    assert headings == TITLES
-    for child in itertools.chain.from_iterable(token.children or [] for token in tokens):
-        if child.type == "html_inline":
-            assert re.fullmatch(r'<a id="[a-z-]+">|</a>', child.content)
-        if child.type == "link_open":
-            assert str(child.attrs["href"]).startswith("#")
-        if child.type == "image":
-            assert str(child.attrs["src"]).startswith("figures/")
-
-
-def test_csv_has_no_formulas_and_parquet_has_the_numbers(attacked: Path) -> None:
-    results = hostile(Path("reports/x")).results
-    table = pd.read_csv(attacked / "results.csv")
-    assert len(table) == len(results)
-    assert "'=evil|<b>`x`</b>" in set(table["arm"])
-    pd.testing.assert_frame_equal(pd.read_parquet(attacked / "results.parquet"), results, check_dtype=False)
+def test_csv_and_parquet_have_every_row(typical: Path) -> None:
+    results = world(Path("reports/example")).results
+    assert len(pd.read_csv(typical / "results.csv")) == len(results)
+    pd.testing.assert_frame_equal(pd.read_parquet(typical / "results.parquet"), results, check_dtype=False)
 
 
 TWO = {"reinforce": "reinforce", "dpo": "dpo"}

@@ -269,6 +269,9 @@ def test_so_do_the_tables_and_caveats() -> None:
         assert all(
             re.search("[1-9]", cell.text) for row in table.rows for cell in row[1:] if cell.text != "–"
         )
+    pairs = [row for t in tables if isinstance(t, Table) and "differences" in t.heading for row in t.rows]
+    assert pairs
+    assert all(re.search(r"\.\d{8}", row[2].text) for row in pairs)
     assert any(
         "ppo seed 4 (0.00000200, the others 0.00000690 to 0.00000710)" in text
         for text in verdict.read(made).warnings

@@ -54,6 +54,7 @@ from eval.settings.layers import layered, load_yaml
             r"'sampling\.top-p': what is learned.* set eval\.top_p \(--eval\.top-p\)\.$",
         ),
         ({"ppo": {"top_k": 5}}, r"'hyperparameters\.ppo\.top_k': what is learned from"),
+        ({"eval": {"top-k": 5}}, r"'eval\.top-k'; did you mean 'top_k'\?"),
         ({"eval": {"top_kk": 5}}, r"'eval\.top_kk'; did you mean 'top_k'\?"),
         ({"ppo": {"clip_rang": 0.1}}, r"'hyperparameters\.ppo\.clip_rang'; did you mean 'clip_range'\?"),
         ({"ppo": {"clip_range": 2}}, r"clip_range must be in \(0, 1\); got 2"),

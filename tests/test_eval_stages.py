@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_world import SmallWorld
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from algos import RewardModel, UserError
@@ -236,3 +237,17 @@ def test_nothing_is_printed_and_nothing_is_sent(base, tmp_path, capfd, monkeypat
     train_base(config(), build_tokenizer(), TEXTS[:16], tmp_path / "base", FIT)
     train_reward_model(base, pairs(16), tmp_path / "reward", FIT, centre_on=TEXTS[:8])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_reward_model_is_trained_from_a_revision(
+    small: SmallWorld, moved_model: str, tmp_path: Path
+) -> None:
+    pairs = [{"prompt": f"a {i}", "chosen": " b", "rejected": " c d"} for i in range(20)]
+    scores = []
+    for number, name in enumerate((f"{moved_model}@v1", small.model)):
+        fit = Fit(epochs=1, learning_rate=1e-3, batch_size=8)
+        train_reward_model(name, pairs, tmp_path / f"reward-{number}", fit, centre_on=["a b"])
+        made = RewardModel(tmp_path / f"reward-{number}")
+        scores.append(made(prompts=["a", "a"], completions=[" b", " c d"], completion_ids=[[5], [6, 7]]))
+    assert scores[0] == scores[1]
+    assert scores[0][0] != scores[0][1]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from pages import measured, shares
 
-from benchmarks.coverage import intervals
-from benchmarks.coverage.__main__ import TABLES, table
+from benchmarks.coverage.__main__ import TABLES
 from benchmarks.coverage.populations import PROMPTS, SEEDS, Population
 from benchmarks.page import filled, markdown
 
@@ -57,13 +56,6 @@ def test_power_is_found_as_predicted() -> None:
         predicted, found, bound, by_holm = shares(row)
         assert found == pytest.approx(predicted, abs=0.6)
         assert by_holm > bound - 1.5
-
-
-def test_the_same_table_twice_is_equal_and_another_name_draws_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intervals, "SIMULATIONS", 200)
-    assert table("t-intervals") == table("t-intervals")
-    monkeypatch.setitem(TABLES, "other", intervals.t_intervals)
-    assert table("other") != table("t-intervals")
 
 
 def test_a_table_goes_between_its_markers_and_nowhere_else() -> None:

@@ -87,4 +87,3 @@ def test_unseen_share_is_the_exact_bound_of_no_failure(n: int) -> None:
     """Clopper and Pearson's one-sided bound where none of n failed."""
     exact = scipy.stats.binomtest(0, n, alternative="less").proportion_ci(0.95, method="exact").high
     assert unseen_share(n) == pytest.approx(exact)
-    assert (1 - unseen_share(n)) ** n == pytest.approx(0.05)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
+from hub_world import FIRST, SECOND
+from report_world import world
 from small_world import SmallWorld
 from transformers import AutoTokenizer, CodeGenConfig, CodeGenForCausalLM
 
 from algos import DPO, PPO, Policy, Sampling, UserError
+from algos.engine.calls import RewardCalls, RewardError
+from algos.engine.rewards import call_reward
+from algos.engine.settings import Truncation
 from algos.engine.storage import write_json
 from eval.experiment import Experiment
 from eval.recording.recorder import costs_before
+from eval.report.sections import details
 from eval.settings.parts import RewardTraining
 from eval.stages.cache import ArtefactCache
 from eval.stages.fitting import Fit
@@ -23,7 +29,7 @@ from eval.tasks.custom.sizes import sizes
 from eval.tasks.materials import Materials, Rows, Scorer, StageCost
 from eval.tasks.sampled import sampled_pairs
 
-SCORER = Scorer("function", "rewards.py:score", "score")
+SCORER, STRICT = (Scorer("function", f"rewards.py:{name}", name) for name in ("score", "strict"))
 MADE = Materials(
     model="model",
     train_prompts=[{"prompt": "a"}],
@@ -40,9 +46,14 @@ MADE = Materials(
 
 
 def test_materials_come_back_as_they_were(tmp_path: Path) -> None:
-    MADE.save(tmp_path / "0")
-    assert Materials.load(tmp_path / "0") == MADE
-    assert Materials.load(tmp_path / "1") is None
+    texts = [{"prompt": "b", "completion": "c"}]
+    made = replace(
+        MADE, test_prompts=[{"prompt": "b"}], judge=STRICT, heldout_texts=texts, facts={"notes": ["n"]}
+    )
+    for number, each in enumerate((MADE, made)):
+        each.save(tmp_path / str(number))
+        assert Materials.load(tmp_path / str(number)) == each
+    assert Materials.load(tmp_path / "2") is None
 
 
 @pytest.mark.parametrize(
@@ -131,7 +142,7 @@ def test_whether_prompts_are_cut_is_in_the_key_of_sampled_pairs(small: SmallWorl
     base = Policy.load(small.model, device="cpu")
     reward = Scorer("function", small.reward(), "score").open("cpu")
 
-    def path(rows: Rows, truncate_prompts: Literal["drop", "left"]) -> Path:
+    def path(rows: Rows, truncate_prompts: Truncation) -> Path:
         return sampled_pairs(
             ArtefactCache(tmp_path), base, rows, Sampling(max_new_tokens=6), count=4, seed=0, scale=1.0, identity={},
             reward=reward, truncate_prompts=truncate_prompts,
@@ -162,7 +173,7 @@ def test_a_reward_model_is_centred_on_prompts_that_are_cut(
     long = [{"prompt": f"{'red ' * 25}{end}", "chosen": " good", "rejected": " bad"} for end in ends]
     short = [{"prompt": end, "chosen": " good", "rejected": " bad"} for end in ends]
 
-    def centred(pairs: Rows, truncate_prompts: Literal["drop", "left"]) -> str:
+    def centred(pairs: Rows, truncate_prompts: Truncation) -> str:
         experiment = Experiment(
             task="custom", model=small.model, prompts=small.prompts, pairs=written(tmp_path / "pairs.jsonl", pairs),
             judge=small.reward(), device="cpu", sampling=Sampling(max_new_tokens=6), truncate_prompts=truncate_prompts,
@@ -191,3 +202,43 @@ def test_what_compares_two_responses_is_no_reward(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the reward prefers compares two responses.*Name it with --judge"):
         scorer.open("cpu")
     assert scorer.judge("cpu").pairwise
+
+
+def test_a_comparison_keeps_to_the_commit_that_it_began_with(
+    small: SmallWorld, moved_model: str, tmp_path: Path
+) -> None:
+    asked = Experiment(
+        task="custom",
+        model=moved_model,
+        prompts=small.prompts,
+        reward=small.reward(),
+        sampling=Sampling(max_new_tokens=8),
+    )
+    made = materials_of(asked, ArtefactCache(tmp_path / "cache"), 0)
+    assert made.model == made.facts["hub"]["model"] == f"{moved_model}@{SECOND}"
+    comparison = replace(world(tmp_path), facts={"hub": made.facts["hub"]})
+    (told,) = [block.text for block in details.data(comparison).blocks if "hub" in block.text]
+    assert told == f"Taken from the hub, at these commits: model {moved_model}@{SECOND}."
+    tagged = materials_of(replace(asked, model=f"{moved_model}@v1"), ArtefactCache(tmp_path / "cache"), 0)
+    assert tagged.model == f"{moved_model}@{FIRST}"
+
+
+def test_a_reward_that_is_the_judge_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(completions: list[str], **_: Any) -> list[float | None]:
+        asked.append(len(completions))
+        return [float(len(text)) if text else None for text in completions]
+
+    monkeypatch.setattr("eval.tasks.materials.load_function", lambda *_: counted)
+    calls = RewardCalls(reward_retries=0, allow_unscored=True)
+    reward, judge = MADE.scorers("cpu", calls)
+    rows = [{"prompt": "a"}] * 2
+    proxy = call_reward(reward, rows, ["b", "c d"], [[1], [2]], unscored=True)
+    assert judge.scores(rows, ["b", "c d"], [[1], [2]], ["", ""], proxy) == proxy == [1.0, 3.0]
+    assert asked == [2]
+    unscored = call_reward(reward, rows, ["b", ""], [[1], [2]], unscored=True)
+    with pytest.raises(RewardError):  # a judge has to score them all
+        judge.scores(rows, ["b", ""], [[1], [2]], ["", ""], unscored)
+    _, other = replace(MADE, judge=STRICT).scorers("cpu", calls)
+    assert other.scores(rows, ["b", "c d"], [[1], [2]], ["", ""], [7.0, 7.0]) == [1.0, 3.0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 from small_world import SmallWorld, compared
 
 import eval.tuning.tune
-from algos import PPO, Budget, UserError
+from algos import Budget, UserError
 from eval.console import Console
 from eval.experiment import Experiment
 from eval.process.jobs import Job, Update
@@ -25,17 +24,9 @@ from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of
 from eval.tuning import tries
-from eval.tuning.search import Choices, Range, Space
-from eval.tuning.tries import Try, best, next_settings
-from eval.tuning.tune import settled, tune
+from eval.tuning.tune import tune
 from run_compare import main, parse
 
-SPACE: Space = {
-    "learning_rate": Range(1e-5, 1e-1, log=True),
-    "ppo_epochs": Range(1, 16, log=True),
-    "clip_range": Range(0.1, 0.9),
-    "kl_control": Choices(("fixed", "adaptive")),
-}
 SHORT = (
     "--budget",
     "2iterations",
@@ -48,110 +39,6 @@ SHORT = (
     "--tune-seeds",
     "1",
 )
-
-
-def tried(number: int, value: float | None, **settings: Any) -> Try:
-    return Try(number, settings, "failed" if value is None else "done", value, "", 0.0, 0.0)
-
-
-# What is tried next ------------------------------------------------------------------------------------
-
-
-def suggested(number: int, history: Sequence[Try] = (), name: str = "ppo") -> dict[str, Any]:
-    return next_settings(PPO(), name, number, SPACE, history)
-
-
-def test_the_first_try_is_the_arm_as_it_is() -> None:
-    assert suggested(1) == {"learning_rate": 1e-5, "ppo_epochs": 4, "clip_range": 0.2, "kl_control": "fixed"}
-
-
-def test_suggestions_lie_in_the_space_and_can_be_read() -> None:
-    for number in range(2, 40):
-        found = suggested(number)
-        assert list(found) == list(SPACE)
-        assert all(found[setting] in values for setting, values in SPACE.items())
-        assert float(f"{found['learning_rate']:.3g}") == found["learning_rate"]
-        assert isinstance(found["ppo_epochs"], int)
-        PPO(**found)
-
-
-def test_a_suggestion_is_a_function_of_arm_number_and_what_came_before() -> None:
-    history = [tried(n, value, **suggested(n)) for n, value in enumerate((0.1, 0.5, None, 0.2, 0.3), 1)]
-    assert suggested(2) == suggested(2, history)  # drawn at random: nothing that ran matters
-    assert suggested(2) != suggested(3)
-    assert suggested(2) != suggested(2, name="other")
-    assert suggested(6, history) == suggested(6, history)
-    other = [*history[:1], replace(history[1], value=0.0), *history[2:]]
-    assert suggested(6, history) != suggested(6, other)
-
-
-def test_it_learns_where_the_good_settings_are() -> None:
-    """A peak at learning rate 1e-3: later suggestions are nearer to it than those of the start."""
-    history: list[Try] = []
-    for number in range(1, 25):
-        settings = suggested(number, history)
-        history.append(tried(number, -((math.log10(settings["learning_rate"]) + 3) ** 2), **settings))
-    distance = [abs(math.log10(t.settings["learning_rate"]) + 3) for t in history]
-    assert sum(distance[-8:]) / 8 < 0.5 * sum(distance[:8]) / 8
-    chosen = best(history)
-    assert chosen is not None
-    assert 3e-4 < chosen.settings["learning_rate"] < 3e-3
-
-
-def test_the_best_is_the_highest_and_of_equal_ones_the_earliest() -> None:
-    made = [tried(1, 0.2), tried(2, None), tried(3, 0.7), tried(4, 0.7), tried(5, 0.1)]
-    assert best(made) == made[2]
-    assert best([tried(1, None)]) is None
-    # The same eight scores, added in another order.
-    made = [
-        tried(1, sum([0.5, 0.5, 0.6, 0.1, 0, 0.8, 0.7, 0.6])),
-        tried(2, sum([0.5, 0.5, 0.6, 0.1, 0.1, 0.8, 0.7, 0.5])),
-    ]
-    assert made[0].value != made[1].value
-    assert best(made) == made[0]
-
-
-# What is written into the experiment -------------------------------------------------------------------
-
-
-def test_settling_an_arm_changes_no_other() -> None:
-    """`low` inherits from ppo what it does not name; ppo's tuning must not reach it."""
-    variants = {"low": {"algorithm": "ppo", "beta": 0.01}, "other": {"algorithm": "ppo", "gamma": 0.9}}
-    before = Experiment(
-        algos=("ppo", "low", "dpo", "other"), variants=variants, tune=2, before_tuning={"other": variants["other"]}
-    )  # fmt: skip
-    start = {name: before.arm(name) for name in before.untuned}
-    chosen = {"ppo": {"clip_range": 0.1, "learning_rate": 1e-4}, "low": {"learning_rate": 1e-5}, "dpo": {}}
-    after = settled(before, start, chosen)
-    assert after.arms == {
-        "ppo": replace(before.arm("ppo"), clip_range=0.1, learning_rate=1e-4),
-        "low": before.arm("low"),
-        "dpo": before.arm("dpo"),
-        "other": before.arm("other"),
-    }
-    assert after.untuned == ()
-    assert Experiment.from_dict(after.to_dict()) == after
-
-
-def test_what_a_variant_names_is_what_it_named_before_tuning() -> None:
-    """Of `low` tuning chose a setting that it names itself, and `other` was written out as ppo changed."""
-    variants = {"low": {"algorithm": "ppo", "beta": 0.01}, "other": {"algorithm": "ppo", "gamma": 0.9}}
-    search = {"low": {"beta": {"low": 0.001, "high": 0.1}}, "other": {"gamma": {"low": 0.8, "high": 1}}}
-    before = Experiment(algos=("ppo", "low", "other"), variants=variants, tune=2, search=search)
-    start = {name: before.arm(name) for name in before.algos}
-    chosen = {"ppo": {"learning_rate": 1e-4}, "low": {"beta": 0.05}, "other": {"gamma": 0.95}}
-    after = settled(before, start, chosen)
-    assert after.arm("low").beta == 0.05
-    assert after.variants["other"] == {"algorithm": "ppo", "gamma": 0.95, "learning_rate": 1e-5}
-    assert after.before_tuning == {**variants, "ppo": {"learning_rate": 1e-5}}
-    for name in after.algos:
-        assert after.named_by(name) == before.named_by(name)
-    more = replace(after, algos=(*after.algos, "dpo"))
-    again = settled(more, {"dpo": more.arm("dpo")}, {"dpo": {"beta": 0.2}})
-    assert again.before_tuning == {**after.before_tuning, "dpo": {"beta": 0.1}}
-
-
-# Real tries --------------------------------------------------------------------------------------------
 
 
 def prepared(small: SmallWorld, out: Path, *more: str, reward: str = "score") -> Store:

@@ -15,6 +15,7 @@ import pytest
 import run_compare
 from eval.data import load_pairs
 from eval.experiment import Experiment
+from eval.settings.layers import load_yaml
 from eval.tuning.search import Range
 
 ROOT = Path(__file__).parents[1]
@@ -147,3 +148,10 @@ def test_the_tuning_example_searches_as_much_for_every_algorithm() -> None:
         others = [len(each.ends) for key, each in asked.space(name).items() if key not in ranges]
         searched.append(({key: round(each.high / each.low, 6) for key, each in ranges.items()}, others))
     assert searched == [({"learning_rate": 25, "beta": 25}, [3])] * 3
+
+
+def test_the_kept_comparison_can_be_made_again() -> None:
+    """Its report says how: `--config reports/example/experiment.yaml`."""
+    kept = Experiment.from_dict(load_yaml(ROOT / "reports" / "example" / "experiment.yaml"))
+    assert kept.task == "reviews"
+    assert kept.seeds >= 3

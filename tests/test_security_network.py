@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 from small_world import SmallWorld
 
-from algos import UserError
 from algos.engine.errors import one_line, without_secrets
-from eval.experiment import Experiment
-from eval.process.offline import go_offline, refuse_hub_ids
 
 ROOT = Path(__file__).parents[1]
 SECRET = "canary-value-that-nobody-else-has"
@@ -180,80 +177,3 @@ def test_short_values_and_other_names_stay(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false-and-long-enough")
     monkeypatch.setenv("API_KEY", "no")
     assert without_secrets("no, false-and-long-enough") == "no, false-and-long-enough"
-
-
-# --offline
-
-
-@pytest.fixture
-def as_before(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """What going offline changes is put back."""
-    import datasets
-    from huggingface_hub import constants
-
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    return monkeypatch
-
-
-def test_offline_reaches_libraries_that_are_imported_already(as_before: pytest.MonkeyPatch) -> None:
-    import datasets
-    import huggingface_hub
-
-    assert not huggingface_hub.is_offline_mode()
-    go_offline()
-    assert huggingface_hub.is_offline_mode()
-    assert datasets.config.HF_HUB_OFFLINE
-    assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_DATASETS_OFFLINE"] == "1"
-    assert os.environ["WANDB_MODE"] == "offline"
-
-
-def test_offline_reaches_libraries_that_are_not(tmp_path: Path) -> None:
-    code = (
-        "from eval.process.offline import go_offline; go_offline(); import datasets, huggingface_hub; "
-        "print(huggingface_hub.is_offline_mode(), datasets.config.HF_HUB_OFFLINE)"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert said.split() == ["True", "True"]
-
-
-SOURCES = {"model": "owner/name", "prompts": "owner/name:test", "pairs": "owner/name/configuration", "test_prompts": "o/n",
-           "reward": "owner/reward", "judge": "gpt2"}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_offline_refuses_every_hub_id(name: str) -> None:
-    with pytest.raises(UserError, match=f"--offline: {name} '{SOURCES[name]}'"):
-        refuse_hub_ids(Experiment(task="custom", **{name: SOURCES[name]}))
-
-
-def test_offline_takes_what_is_here(small: SmallWorld, tmp_path: Path) -> None:
-    here = {
-        "model": small.model,
-        "prompts": small.prompts,
-        "pairs": f"{tmp_path}:train",
-        "reward": small.reward(),
-    }
-    refuse_hub_ids(Experiment(task="custom", **here))
-    refuse_hub_ids(Experiment())
-
-
-def test_the_command_line_goes_offline_first(
-    small: SmallWorld, tmp_path: Path, as_before: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from run_compare import main
-
-    arguments = [
-        arg if arg != small.model else "owner/name" for arg in small.arguments(tmp_path / "out", "--offline")
-    ]
-    assert main(arguments) == 2
-    assert capsys.readouterr().err == (
-        "error: --offline: model 'owner/name' is not on this machine, and no hub is asked for it. "
-        "Give a file or directory, or leave --offline out.\n"
-    )
-    assert not (tmp_path / "out").exists()

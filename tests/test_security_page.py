@@ -14,8 +14,9 @@ import lxml.etree
 import pandas as pd
 import pytest
 from hostile_outputs import FORMULA, Elements, document, is_quiet
-from hostile_world import FAILURE, hostile_comparison
+from hostile_world import FAILURE, hostile, hostile_comparison
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from payloads import HOST, HTML, PAYLOADS, RAN
 
 import run_compare
@@ -64,33 +65,44 @@ def test_the_terminal_showed_text(compared: Compared) -> None:
     assert is_quiet(compared.said)
 
 
-def test_the_page_is_of_the_report_s_own_elements(compared: Compared) -> None:
-    for tag, found in Elements(compared.text("report.html")).tags:
-        if tag in ("/", "!"):
-            continue
-        assert tag in TAGS
-        attributes = dict(found)
+def has_its_own_elements_alone(html: str) -> None:
+    found = Elements(html)
+    assert {tag for tag, _ in found.tags} <= {*TAGS, "/", "!"}
+    for _, attributes in found.opened:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
-        assert str(attributes.get("src", "data:image/svg+xml;base64,")).startswith(
-            "data:image/svg+xml;base64,"
-        )
-        assert str(attributes.get("href", "#")).startswith("#")
+        assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
+        assert attributes.get("href", "#").startswith("#")
+
+
+def parsed(markdown: str) -> list[Token]:
+    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(markdown)
+
+
+def links_to_itself_alone(markdown: str) -> None:
+    for part in [child for token in parsed(markdown) for child in [token, *(token.children or [])]]:
+        assert str(part.attrs.get("href", "#")).startswith("#")
+        assert str(part.attrs.get("src", "figures/")).startswith("figures/")
+        if part.type.startswith("html"):
+            found = Elements(part.content)
+            assert {tag for tag, _ in found.tags} <= {"a", "details", "summary", "/"}
+            assert {name for _, attributes in found.opened for name in attributes} <= {"id"}
+
+
+def formulas(table: Path) -> list[str]:
+    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    texts = frame[["arm", "algorithm", "metric"]].to_numpy().ravel()
+    return [text for text in texts if text.startswith(FORMULA)]
+
+
+def test_the_page_is_of_the_report_s_own_elements(compared: Compared) -> None:
+    has_its_own_elements_alone(compared.text("report.html"))
 
 
 def test_its_markdown_and_the_policies_cards_link_to_nothing_but_themselves(compared: Compared) -> None:
     files = [compared.out / "report.md", *compared.out.glob("runs/*/policy/README.md")]
     assert len(files) == 3
-    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     for file in files:
-        tokens = reader.parse(file.read_text(encoding="utf-8"))
-        for part in [child for token in tokens for child in [token, *(token.children or [])]]:
-            assert str(part.attrs.get("href", "#")).startswith("#")
-            assert str(part.attrs.get("src", "figures/")).startswith("figures/")
-            if part.type.startswith("html"):
-                found = Elements(part.content).tags
-                assert {tag for tag, _ in found} <= {"a", "details", "summary", "/"}
-                attributes = [name for _, names in found if isinstance(names, list) for name, _ in names]
-                assert set(attributes) <= {"id"}
+        links_to_itself_alone(file.read_text(encoding="utf-8"))
 
 
 def test_figures_hold_no_script_and_no_link_out(compared: Compared) -> None:
@@ -114,14 +126,30 @@ def test_figures_hold_no_script_and_no_link_out(compared: Compared) -> None:
 
 
 def test_tables_hold_no_formula(compared: Compared) -> None:
-    frame = pd.read_csv(compared.out / "results.csv", dtype=str, keep_default_na=False)
-    texts = frame[["arm", "algorithm", "metric"]].to_numpy().ravel()
-    assert not [text for text in texts if text.startswith(FORMULA)]
+    assert not formulas(compared.out / "results.csv")
 
 
 def test_names_of_files_are_the_program_s_own(compared: Compared) -> None:
     names = {path.name for path in compared.out.rglob("*")}
     assert [name for name in names if not re.fullmatch(r"\.?[A-Za-z0-9_.-]+", name)] == []
+
+
+def test_stored_facts_and_settings_are_shown_as_text(tmp_path: Path) -> None:
+    """A comparison's files may be anybody's: what no command would have written into them does nothing either."""
+    folder = page.write_report(hostile(Path("reports/x")), tmp_path).parent
+    html, markdown, table = (
+        (folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md", "results.csv")
+    )
+    has_its_own_elements_alone(html)
+    links_to_itself_alone(markdown)
+    assert not formulas(folder / "results.csv")
+    heads = [token.tag for token in parsed(markdown) if token.type == "heading_open"]
+    for level in ("h1", "h2"):
+        assert heads.count(level) == [tag for tag, _ in Elements(html).opened].count(level) > 0
+    words = "".join(Elements(html).words)
+    assert words.count("<script>alert(1)</script>") > 20
+    assert "\\x1b]0;title\\x07 \\u202eevil" in words
+    assert all(is_quiet(text) for text in (words, markdown.replace("\u2060", ""), table))
 
 
 # In a browser

@@ -102,8 +102,9 @@ class Rollouts:
     def totals(self) -> Totals:
         if self.step_totals is not None:
             return self.step_totals
-        sequences = max(int(self.learnable_PG.sum()), 1)
-        return Totals(sequences, int(self.loss_mask_PGT.sum()), self.max_tokens or self.T)
+        # Both at once: each number that is read would be waited for on a GPU.
+        sequences, tokens = torch.stack([self.learnable_PG.sum(), self.loss_mask_PGT.sum()]).tolist()
+        return Totals(max(sequences, 1), tokens, self.max_tokens or self.T)
 
     @property
     def token_count(self) -> int:

@@ -64,12 +64,12 @@ def ppo_seeds(reports: Path) -> str:
     )
 
 
-def deviation_interval(values: Series, confidence: float = 0.95) -> tuple[float, float]:
+def deviation_interval(values: Series) -> tuple[float, float]:
     """Interval of a standard deviation, (n − 1)s²/χ²: exact for Gaussian values only."""
     from scipy.stats import chi2
 
     n = len(values)
-    low, high = chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], n - 1)
+    low, high = chi2.ppf([0.975, 0.025], n - 1)
     return float(values.std() * np.sqrt((n - 1) / low)), float(values.std() * np.sqrt((n - 1) / high))
 
 

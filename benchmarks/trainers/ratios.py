@@ -12,6 +12,7 @@ from benchmarks.trainers.phases import UPDATE
 from benchmarks.trainers.records import Contestant, Phase
 from benchmarks.trainers.tables import NOTHING, TITLES
 from benchmarks.trainers.worlds import SIZES
+from eval.format import span
 
 NONE = float("inf")
 """Where nothing was to be reached."""
@@ -76,20 +77,14 @@ def _line(goal: Goal, rows: Sequence[Contestant], updates: Sequence[Phase]) -> l
     return [
         _machine(*rows[0].conditions),
         *(_met(cell, cell != MISSING and float(cell) >= least) for cell, least in zip(faster, goal.faster, strict=True)),
-        _met(_range([f"{share:.2f}" for share in memory]), bool(memory) and memory[-1] <= goal.memory),
-        _met(_range([f"{share:.0%}" for share in shares]), bool(shares) and shares[0] >= goal.update),
+        _met(span([f"{share:.2f}" for share in memory]) or MISSING, bool(memory) and memory[-1] <= goal.memory),
+        _met(span([f"{share:.0%}" for share in shares]) or MISSING, bool(shares) and shares[0] >= goal.update),
     ]  # fmt: skip
 
 
 def _machine(device: str, threads: int, dtype: str) -> str:
     usual = "" if threads == USUAL_THREADS else f", {threads} {'thread' if threads == 1 else 'threads'}"
     return f"{MACHINES.get(device, device)}{usual}, {dtype}"
-
-
-def _range(cells: Sequence[str]) -> str:
-    if not cells:
-        return MISSING
-    return cells[0] if cells[0] == cells[-1] else f"{cells[0]} to {cells[-1]}"
 
 
 def _met(cell: str, goal: bool) -> str:

@@ -91,7 +91,7 @@ def _refuse_unknown(kind: type, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         place = f"{where}.{key}".strip(".")
         if key not in hints:
-            if reason := judged_alone(str(key)):
+            if where != "eval" and (reason := judged_alone(str(key))):
                 raise UserError(f"unknown setting {place!r}: {reason}")
             raise UserError(f"unknown setting {place!r}{_near(kind, str(key), where)} {_known(kind)}")
         kinds = set(get_args(hints[key]) or (hints[key],)) - {type(None)}

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from algos import Policy
+from algos.engine.settings import Truncation
 from eval.stages.cache import FACTS, Artefact, ArtefactCache
 from eval.stages.fitting import Fit
 from eval.stages.reward_model import train_reward_model
@@ -37,7 +38,7 @@ def learned_reward(
     count: int,
     max_new_tokens: int,
     identity: Mapping[str, Any],
-    truncate_prompts: Literal["drop", "left"] = "drop",
+    truncate_prompts: Truncation = "drop",
 ) -> Learned:
     """A reward model initialised from `model`, where the weights of `base` lie, trained on rendered `pairs` and centred: its
     rewards of `count` responses of `base` to `prompts` average 0. Its cost is 6·N a token of every pair's two texts, times

@@ -55,7 +55,7 @@ def diverged(comparison: ReportInput, view: Evaluations) -> list[str]:
 def outlying(comparison: ReportInput, view: Evaluations) -> list[str]:
     """Seeds far from the others of their arm (`stats.outlying`)."""
     found = []
-    decimals = tables.judge_decimals(view)
+    decimals = view.judge_decimals
     for arm in view.arms:
         values = view.at_end(arm, JUDGE)
         ordered = list(values.values())
@@ -147,7 +147,7 @@ def middle_half(comparison: ReportInput, view: Evaluations) -> list[str]:
     leader, best = next(iter(values)), max(middle, key=middle.__getitem__)
     if best == leader:
         return []
-    first, second = (fmt.number(middle[arm], tables.judge_decimals(view)) for arm in (best, leader))
+    first, second = (fmt.number(middle[arm], view.judge_decimals) for arm in (best, leader))
     return [
         f"By the interquartile mean, which leaves out the best and the worst quarter of the seeds, {best} leads at the end "
         f"of training with {first}, before {leader} with {second}: single seeds decide here."

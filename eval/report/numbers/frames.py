@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from eval.report.inputs import BASE, PROXY, WIN_PREFIX, ReportInput
+from eval import format as fmt
+from eval.report.inputs import BASE, JUDGE, PROXY, WIN_PREFIX, ReportInput
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,6 +53,12 @@ class Evaluations:
         rows = self.done[self.done["arm"] == arm]
         pairs = zip(rows["seed"], rows[metric], strict=True)
         return {int(seed): float(value) for seed, value in pairs if not math.isnan(value)}
+
+    @cached_property
+    def judge_decimals(self) -> int:
+        """Decimals of the judge's rewards and their differences, by the size of what base and arms came to."""
+        ends = [list(self.at_end(arm, JUDGE).values()) for arm in self.arms]
+        return fmt.reward_decimals([self.base.get(JUDGE, math.nan), *(fmean(each) for each in ends if each)])
 
 
 def evaluations(comparison: ReportInput) -> Evaluations:

@@ -131,10 +131,10 @@ def _of(pool: Pool, metric: str, name: str, beta: float | None) -> Reachable:
 
 
 def _best_of(chosen_by_PM: np.ndarray, valued_by_PM: np.ndarray) -> dict[int, tuple[float, float]]:
-    """`Reachable.best_of`, for each N up to the responses of a prompt: none where it has but one, or where one that might
-    be chosen has no score."""
+    """`Reachable.best_of`, for each N up to the responses of a prompt: none where one that might be chosen has no
+    score."""
     ns = [n for n in NS if n <= chosen_by_PM.shape[-1]]
-    if not ns or np.isnan(chosen_by_PM).any():
+    if np.isnan(chosen_by_PM).any():
         return {}
     values_NP = best_of_n(chosen_by_PM, valued_by_PM, ns)
     return {

@@ -44,12 +44,6 @@ def at_end(view: Evaluations, arm: str, metric: str) -> stats.Estimate:
     return stats.mean_interval(list(view.at_end(arm, metric).values()))
 
 
-def judge_decimals(view: Evaluations) -> int:
-    """Decimals of the judge's rewards and their differences, by the size of what base and arms came to."""
-    means = [at_end(view, arm, JUDGE).mean for arm in (BASE, *view.arms)]
-    return fmt.reward_decimals(means)
-
-
 def gain(view: Evaluations, arm: str) -> stats.Estimate:
     """Judge reward of the arm minus that of the base, one fixed number here: the interval is over the arm's seeds only."""
     if JUDGE not in view.base:

@@ -137,12 +137,12 @@ def others(lead: Standing, rest: Sequence[Standing]) -> list[str]:
 
 
 def mean(view: Evaluations, arm: str) -> str:
-    return fmt.number(tables.at_end(view, arm, JUDGE).mean, tables.judge_decimals(view))
+    return fmt.number(tables.at_end(view, arm, JUDGE).mean, view.judge_decimals)
 
 
 def gains(view: Evaluations, arms: Sequence[tuple[str, Estimate]]) -> str:
     """Each arm's gain with its interval; of many arms the range of gains."""
-    decimals = tables.judge_decimals(view)
+    decimals = view.judge_decimals
     if len(arms) > NAMED:
         between = _range([gain.mean for _, gain in arms], decimals)
         return f"{between} ({fmt.listing([arm for arm, _ in arms])})"

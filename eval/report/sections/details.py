@@ -16,7 +16,6 @@ from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row,
 from eval.report.figures import diagnostics
 from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, ReportInput
-from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
 
 MANY_DATA_SEEDS = 3  # a table with the stages of more is folded
@@ -162,7 +161,7 @@ def _last_evaluation(view: Evaluations, arm: str, seed: int) -> str:
     value = float(rows[JUDGE].iloc[0]) if JUDGE in rows else math.nan
     if math.isnan(value):
         return point
-    return f"{point}: {fmt.label(JUDGE)} {fmt.number(value, tables.judge_decimals(view))}"
+    return f"{point}: {fmt.label(JUDGE)} {fmt.number(value, view.judge_decimals)}"
 
 
 def configuration(comparison: ReportInput) -> Section:

@@ -15,7 +15,6 @@ from eval.report.figures import kl as kl_figures
 from eval.report.figures import outcomes as figures
 from eval.report.figures.theme import Style
 from eval.report.inputs import JUDGE, KL, PROXY
-from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.standings import MIN_KL
 from eval.stats import mean_interval
@@ -104,7 +103,7 @@ def _table(found: Fits, view: Evaluations) -> Table:
     for arm, seed, rows in _finished(view.paths):
         if seed not in found.get(arm, {}):
             unfitted[arm][NEAR if _near(rows) else FEW] += 1
-    decimals = tables.judge_decimals(view)
+    decimals = view.judge_decimals
     rows_ = [
         _row(arm, list(found.get(arm, {}).values()), without, decimals) for arm, without in unfitted.items()
     ]

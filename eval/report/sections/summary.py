@@ -146,7 +146,7 @@ def _judge_by_seed(comparison: ReportInput, view: Evaluations) -> Table:
     """Judge reward of every run, with mean, the verdict's gain over the base and, from 8 seeds, the middle half."""
     seeds = sorted({int(seed) for seed in view.runs["seed"]})
     gains = {arm: conditions.gain(comparison, view, arm) for arm in view.arms}
-    decimals = tables.judge_decimals(view)
+    decimals = view.judge_decimals
     robust = any(len(view.at_end(arm, JUDGE)) >= stats.MIN_SEEDS_INTERQUARTILE for arm in view.arms)
     heads = [Column(f"seed {seed}") for seed in seeds]
     tail = [

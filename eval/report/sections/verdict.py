@@ -116,7 +116,7 @@ def _one_seed(comparison: ReportInput, view: Evaluations, ranked: Sequence[str])
 
 
 def _base(view: Evaluations) -> str:
-    return fmt.number(view.base[JUDGE], tables.judge_decimals(view))
+    return fmt.number(view.base[JUDGE], view.judge_decimals)
 
 
 def _against_base(comparison: ReportInput, view: Evaluations, ranked: Sequence[str]) -> list[str]:

@@ -60,7 +60,7 @@ def _comparisons(view: Evaluations, found: Standings, lead: Standing) -> list[Bl
         return [Text("No two arms finished the same seed, so no pair of arms can be compared.")]
     rest = [standing for standing in (found.end, found.cost, found.kl) if standing is not lead]
     blocks: list[Block] = [Text(_HOW)]
-    decimals = tables.judge_decimals(view)
+    decimals = view.judge_decimals
     if found.cost.known:
         blocks.append(_by_arm(found, decimals))
     for standing in (lead, *rest):

@@ -37,7 +37,7 @@ class _Builder:
         self.stages: list[dict[str, Any]] = []
         self.base = Policy.load(model, **experiment.loading)
         self.model = _place(model)
-        if not experiment.reward:
+        if experiment.learns_reward:
             require_classifier(self.model)
         self.inputs = read_inputs(experiment, self.base)
         self.accounts, self.notes = list(self.inputs.accounts), list(self.inputs.notes)
