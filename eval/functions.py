@@ -73,27 +73,32 @@ def require_function(spec: str, what: str = "reward") -> None:
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _BINDING = {
-    "exec", "eval", "globals", "locals", "vars", "setattr", "modules", "f_globals", "f_locals", "__dict__", "__getattr__", "*",
+    "exec", "eval", "globals", "locals", "vars", "setattr", "builtins", ".modules", ".f_globals", ".f_locals", ".__dict__",
+    "__getattr__", "modules", "*",
 }  # fmt: skip
 """Of a file that has one of these, only loading it would tell which names it has."""
 
 
 def _bound_in(tree: ast.Module) -> Iterator[str]:
-    """Names that a file defines, assigns or imports, in functions and classes too."""
+    """Names that a file defines, assigns or imports, in functions and classes too, attributes among them: they may be
+    those of the module itself."""
     for node in ast.walk(tree):
         if isinstance(node, ast.alias):
             yield node.asname or node.name.partition(".")[0]
-        elif isinstance(node, ast.Name):
+        elif isinstance(node, ast.Name | ast.Attribute):
             if isinstance(node.ctx, ast.Store):
-                yield node.id
+                yield node.id if isinstance(node, ast.Name) else node.attr
         else:
             yield from (getattr(node, part) for part in ("name", "rest") if hasattr(node, part))
 
 
 def _named_in(tree: ast.Module) -> Iterator[str]:
-    """Every name in a file, wherever it stands."""
+    """Every name in a file, wherever it stands; an attribute's with its dot: `model.eval()` binds nothing."""
     for node in ast.walk(tree):
-        yield from (getattr(node, part) for part in ("id", "attr", "name") if hasattr(node, part))
+        if isinstance(node, ast.Attribute):
+            yield f".{node.attr}"
+        else:
+            yield from (getattr(node, part) for part in ("id", "name") if hasattr(node, part))
 
 
 def is_pairwise(function: Callable[..., Any]) -> bool:

@@ -22,7 +22,7 @@ def document(text: str) -> parts.Document:
         parts.Text(text, label=text),
         parts.Bullets((text, text)),
         parts.Table(columns, (cells, cells), text, text, text),
-        parts.Picture("seeds", None, text, text),  # type: ignore[arg-type]
+        parts.Picture("seeds", None, text, text, text),  # type: ignore[arg-type]
         parts.Code(text, "sh"),
         parts.Code(text, "yaml", text),
         parts.Answers(text, answers),

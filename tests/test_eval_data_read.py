@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_world import ROWS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from algos.engine.errors import UserError
 from eval.data import load_prompts, read_rows
 from eval.data.rows import as_json
-
-ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b\u2028c", "n": 2}]
 
 
 def _write(path: Path, content: str | bytes) -> str:

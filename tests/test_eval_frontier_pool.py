@@ -57,6 +57,16 @@ def test_what_the_reward_left_unscored_is_kept_as_such(tmp_path: Path) -> None:
             kept(name, value)
 
 
+def test_a_pool_of_one_response_of_the_base_is_refused(tmp_path: Path) -> None:
+    """There is no best of one, and no command samples it."""
+    pool = a_pool()
+    rewards = {name: values[:, 2:] for name, values in pool.rewards.items()}
+    alone = replace(pool, counts=(1, 2), logps_KPM=pool.logps_KPM[:, :, 2:], rewards=rewards)
+    alone.save(tmp_path / "frontier")
+    with pytest.raises(DamagedFile, match="the base has fewer than two responses"):
+        Pool.load(tmp_path / "frontier")
+
+
 def test_a_sampler_has_its_own_places() -> None:
     pool = a_pool()
     assert (pool.of("base"), pool.of("ppo")) == (slice(0, 3), slice(3, 5))

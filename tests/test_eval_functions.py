@@ -205,6 +205,8 @@ def test_what_a_file_imports_is_not_suggested(tmp_path: Path) -> None:
         "def make():\n    global score\n    score = len\nmake()\n",
         "import sys\nsetattr(sys.modules[__name__], 'score', len)\n",
         "exec('def score(): pass')\n",
+        "import sys\nsys.modules[__name__].score = len\n",
+        "import importlib\nimportlib.import_module(__name__).score = len\n",
     ],
 )
 def test_what_may_be_a_function_is_found_without_running_the_file(tmp_path: Path, text: str) -> None:
@@ -218,7 +220,7 @@ def test_what_may_be_a_function_is_found_without_running_the_file(tmp_path: Path
     [
         ("def score(): pass\ndef _own(): pass\ndef other():\n    inner = 1\n    return inner\n", "scores"),
         ("from math import sqrt as root\nimport sys\nsys.path.insert(0, '.')\n", "sqrt"),
-        ("def other(model, text): return model.score(text)\n", "score"),
+        ("def other(model, text): return model.eval().score(text)\n", "score"),
         ("", "score"),
         ("x = 1\ndef (:\n", "score"),
     ],

@@ -83,7 +83,7 @@ def test_how_to_read_diagnostics_is_said_once() -> None:
         how, *pictures = training(made, theme.styles(evaluations(made).arms)).blocks
     assert isinstance(how, Text)
     assert how.text.startswith("What training logged, against updates. Thin lines are seeds")
-    assert [getattr(picture, "caption", None) for picture in pictures] == ["reinforce.", "ppo.", "dpo."]
+    assert [getattr(picture, "heading", None) for picture in pictures] == ["reinforce", "ppo", "dpo"]
 
 
 def test_where_nothing_was_logged_there_is_nothing_to_read() -> None:

@@ -150,6 +150,8 @@ def test_stored_facts_and_settings_are_shown_as_text(tmp_path: Path) -> None:
     assert words.count("<script>alert(1)</script>") > 20
     assert "\\x1b]0;title\\x07 \\u202eevil" in words
     assert all(is_quiet(text) for text in (words, markdown.replace("\u2060", ""), table))
+    assert not set(html) & {"\x1b", "\x07", "\u202e"}
+    assert "'=evil" in table
 
 
 # In a browser

@@ -65,7 +65,7 @@ def ppo_seeds(reports: Path) -> str:
 
 
 def deviation_interval(values: Series) -> tuple[float, float]:
-    """Interval of a standard deviation, (n − 1)s²/χ²: exact for Gaussian values only."""
+    """95% interval of a standard deviation, (n − 1)s²/χ²: exact for Gaussian values only."""
     from scipy.stats import chi2
 
     n = len(values)

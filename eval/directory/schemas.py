@@ -212,6 +212,8 @@ class PoolAbout(Closed):
             raise ValueError("the samplers are not base and then different arms")
         if not len(self.samplers) == len(self.seeds) == len(self.counts):
             raise ValueError("samplers, seeds and counts are not equally many")
+        if self.counts[0] < 2:
+            raise ValueError("the base has fewer than two responses to a prompt")
         return self
 
 

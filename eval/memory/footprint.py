@@ -16,10 +16,8 @@ from algos import DPO, LoRA, Policy, Sampling
 from algos.engine.algorithm import Algorithm
 from algos.engine.critic import Critic
 from algos.engine.decoding import inverse_cdf, stepper
-from algos.engine.fast.attention import by_products
 from algos.engine.fast.direct import declare_layers
 from algos.engine.fast.head import declare_linear_head, linear_head
-from algos.engine.fast.hidden import reads_once
 from algos.engine.fast.kernels import patch_kernels
 from algos.engine.fast.products import packed_bytes
 from algos.engine.forward import forward, groups_per_forward, upcast
@@ -201,8 +199,8 @@ class _Phases:
         config = self.load.config.get_text_config()
         model = AutoModelForCausalLM.from_config(config, dtype=self.weights).eval()
         patch_kernels(model)
-        # Layers cannot be tried without data, and are taken for unknown: texts go through caches, which takes up to a tenth
-        # more, but for attention's probabilities (`_probabilities`).
+        # Layers cannot be tried without data, and are taken for unknown: texts go through caches, which takes from a
+        # twentieth less to a fifth more.
         declare_layers(model, model.base_model, None)
         return model
 
@@ -246,19 +244,7 @@ class _Phases:
             outputs = forward(model, rollouts, load.sampling.temperature, load.dtype, critic)
             loss = outputs.logps_PGT.sum()
             (loss if outputs.values_PGT is None else loss + outputs.values_PGT.sum()).backward()
-        return peak.bytes + self._probabilities(rollouts) * (2 if kind == "separate" else 1)
-
-    def _probabilities(self, rollouts: Rollouts) -> int:
-        """Bytes of attention's, which the layers of known models keep for the backward pass where they compute it as
-        products. Layers are known of most models; where they are not, this is too much."""
-        load, config = self.load, self.load.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", 0)
-        L, R, G = load.prompt_tokens, load.sampling.max_new_tokens - 1, rollouts.G
-        width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
-        if load.on_gpu or load.gradient_checkpointing or not by_products(L + R, width):
-            return 0
-        a_group = L**2 + G * R * (L + R) if reads_once(rollouts, self.read_only) else G * (L + R) ** 2
-        return 4 * config.num_hidden_layers * heads * rollouts.P * a_group
+        return peak.bytes
 
     def _scoring(self) -> int:
         model, rollouts = self.read_only, self.rollouts(self._portion(self.P, self.G), self.G)

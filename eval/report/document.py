@@ -57,13 +57,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with what to see in it and how it was computed; `stem` names its files."""
+    """A figure under a heading, if it has one, with what to see in it and how it was computed unless the text before it
+    says so; `stem` names its files."""
 
     kind: ClassVar[str] = "picture"
     stem: str
     figure: Figure
     caption: str
     alternative: str
+    heading: str = ""
 
 
 @dataclass(frozen=True)

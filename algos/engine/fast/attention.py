@@ -29,7 +29,7 @@ def attend(texts: Texts, query: Tensor, key: Tensor, value: Tensor, scale: float
     """Attention within texts: queries [M, heads, D], keys and values [M, A, D] → [M, heads·D]. The heads are A, or a
     multiple of A: several queries then share a key."""
     longest = texts.places.L + texts.places.R
-    if query.device.type != "cpu" or not by_products(longest, query.shape[-1]):
+    if query.device.type != "cpu" or MOST_KEPT * query.shape[-1] < longest or not is_short(longest):
         return _by_kernel(texts, query, key, value, scale)
     return _exactly(lambda q, k, v: Products.apply(q, k, v, texts, scale), query, key, value)
 
@@ -52,11 +52,6 @@ def _by_kernel(texts: Texts, query: Tensor, key: Tensor, value: Tensor, scale: f
         )
         found = torch.cat([found, _kernel(own.contiguous(), key, value, texts.responses_B1RS, scale)])
     return places.of_tokens(found)
-
-
-def by_products(longest: int, width: int) -> bool:
-    """Whether products are used on a CPU, for texts of so many tokens at most and heads so wide."""
-    return longest <= MOST_KEPT * width and is_short(longest)
 
 
 def is_short(tokens: int) -> bool:

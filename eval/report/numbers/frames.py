@@ -1,4 +1,5 @@
-"""The comparison's rows brought into the shapes that tables and figures need. No statistics here."""
+"""The comparison's rows brought into the shapes that tables and figures need. No statistics here but
+a mean that tells how many decimals to show."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
             blocks.append(Text(f"{algorithm}: nothing was logged during training.", label="No diagnostics"))
             continue
         figure, alternative = diagnostics.figure(rows, own, metrics), f"Training diagnostics of {algorithm}"
-        blocks.append(Picture(f"diagnostics-{number + 1}", figure, f"{algorithm}.", alternative))
+        blocks.append(Picture(f"diagnostics-{number + 1}", figure, "", alternative, heading=algorithm))
     first = [how] if any(isinstance(block, Picture) for block in blocks) else []
     return Section("diagnostics", "Diagnostics of training", (*first, *blocks))
 
