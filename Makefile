@@ -45,11 +45,15 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+STORED = Stored without its runs: read it; it cannot be resumed or its policies loaded.
+
 example: $(READY) ## Remakes reports/example, the report that is kept with the code
 	rm -rf reports/example
 	$(BIN)/python run_compare.py --seeds 5 --out reports/example
 	# What is kept with the code is the report and its numbers: under 3 MB.
 	cd reports/example && rm -rf runs base frontier materials matches.json sources.json .locks figures/*.svg
+	cd reports/example && awk -v said="$(STORED)" '{ print } NR == 1 { print "\n" said }' report.md > kept && mv kept report.md
+	cd reports/example && awk -v said="$(STORED)" '/^<\/header>/ { print "<p class=\"note\">" said "</p>" } { print }' report.html > kept && mv kept report.html
 
 peers: $(PEERS)/.ready ## An environment of its own with the last TRL that had PPO
 

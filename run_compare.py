@@ -29,8 +29,9 @@ quiet()
 from algos import Budget, UserError  # noqa: E402 (libraries are told to be quiet before they are imported)
 from eval.console import Console  # noqa: E402
 from eval.escape import for_terminal  # noqa: E402
+from eval.opening import creating, discard, resuming  # noqa: E402
 from eval.process.offline import go_offline, refuse_hub_ids  # noqa: E402
-from eval.process.refusals import nobody_reads  # noqa: E402
+from eval.process.refusals import disk_told, nobody_reads  # noqa: E402
 from eval.recording.trackers import require_trackers  # noqa: E402
 from eval.report.commands import repeat, resume  # noqa: E402
 from eval.settings.arguments import Options, parse  # noqa: E402
@@ -71,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _redraw(args: Sequence[str]) -> int:
     from eval.drawing import draw
 
-    print(for_terminal(str(draw(Store.reading(_folder_to_redraw(args))))))
+    folder = _folder_to_redraw(args)
+    with disk_told(folder, resumed=False):
+        report = draw(Store.reading(folder))
+    print(for_terminal(str(report)))
     return 0
 
 
@@ -125,12 +129,12 @@ def _opened(options: Options) -> Iterator[Store]:
     """The comparison to make or to go on with, which nobody else writes meanwhile."""
     if options.resume is not None:
         # What is asked is written once what it needs is there.
-        with Store.resuming(options.resume, options.experiment) as store:
+        with resuming(options.resume, options.experiment) as store:
             yield store
         return
     today = datetime.date.today().isoformat()
     folder = options.out or next_folder(Path("reports"), options.experiment.task, today)
-    with Store.creating(folder, options.experiment) as store:
+    with creating(folder, options.experiment) as store:
         yield store
 
 
@@ -146,7 +150,7 @@ def _carry_out(store: Store, options: Options, console: Console, command: str) -
         return 130
     except Exception:
         if options.resume is None:
-            store.discard()  # where nothing has run, the same command, mended if need be, may use the folder
+            discard(store.path)  # where nothing has run, the same command, mended if need be, may use it
         raise
     show_ends(Store.open(store.path), console)
     failed = [run for run in store.all_runs if run.status["status"] != "done"]
@@ -164,14 +168,16 @@ def _compared(store: Store, options: Options, console: Console, command: str) ->
     """The report's path."""
     from eval.comparison import compare
     from eval.format import counted
+    from eval.memory.room import at_once
     from eval.process.workers import Workers, workers_for
     from eval.stages.cache import ArtefactCache
 
     asked = store.experiment
+    count = workers_for(asked, options.workers)
     console.say(
         f"{counted(len(asked.algos), 'arm')} × {counted(asked.seeds, 'seed')}, budget {Budget.parse(asked.budget).told} each, into {store.path}"
     )
-    with Workers(workers_for(asked, options.workers)) as workers:
+    with Workers(count, asked.device, at_once(asked, count)) as workers:
         return compare(store, ArtefactCache(options.cache), workers, console, command)
 
 

@@ -77,6 +77,9 @@ def gae(
     δ_t = r_t + γ·V_{t+1} − V_t with V = 0 after the last token of the mask; A_t = δ_t + γλ·A_{t+1};
     returns = A + V. V_t is the value predicted where token t is predicted. Zero off the mask.
     """
+    device = values.device
+    # On a GPU to start seven operations a token takes far longer than to compute them, and than to move it all.
+    rewards, values, mask = rewards.cpu(), values.cpu(), mask.cpu()
     rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)
     advantages = torch.zeros_like(values)
     later = torch.zeros_like(values[..., 0])
@@ -85,7 +88,7 @@ def gae(
         delta = rewards[..., t] + gamma * following - values[..., t]
         later = torch.where(mask[..., t], delta + gamma * lam * later, 0.0)
         advantages[..., t] = later
-    return advantages, torch.where(mask, advantages + values, 0.0)
+    return advantages.to(device), torch.where(mask, advantages + values, 0.0).to(device)
 
 
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require
 from algos.engine.rollouts import Rollouts
-from algos.losses import SMOOTHED, DPOFormula, aggregate, dpo_loss, sequence_logps
+from algos.losses import SMOOTHED, DPOFormula, dpo_loss, sequence_logps
 
 DPOLoss = Literal["sigmoid", "sigmoid_normalised", "robust", "hinge", "ipo", "ipo_average"]
 _LOSSES: dict[DPOLoss, tuple[DPOFormula, bool]] = {
@@ -112,5 +112,4 @@ class DPO(Algorithm):
             "accuracy": right_P.sum() / pairs,
             "chosen_logps": sums_P2[:, 0].sum() / pairs,
             "rejected_logps": sums_P2[:, 1].sum() / pairs,
-            "entropy/train": aggregate(outputs.entropy_PGT, mask_PGT, "token_mean", totals),
         }

@@ -32,12 +32,17 @@ class Totals:
 
 
 def aggregate(x_PGT: Tensor, mask_PGT: Tensor, how: Aggregation, totals: Totals | None = None) -> Tensor:
-    """Masked sum of x over one micro-batch, divided by what the whole optimizer step averages over.
+    """Masked sum of x over one micro-batch, divided by what the whole optimizer step averages over. [..., T] → scalar.
 
     `sequence_sum` divides by the number of sequences (unbiased), `token_mean` by the number of tokens,
     `sequence_mean` averages within each sequence first (a 1/length bias), `constant` divides by
     sequences times the longest possible response (unbiased up to a constant; Liu et al. 2025).
+    Raises ValueError where x and mask differ in shape.
     """
+    if x_PGT.shape != mask_PGT.shape:
+        raise ValueError(
+            f"what is aggregated must have the mask's shape; got {[*x_PGT.shape]} and {[*mask_PGT.shape]}. Expand it."
+        )
     x_PGT = torch.where(mask_PGT, x_PGT, 0.0)
     if totals is None:
         rows = mask_PGT[..., 0].numel()
@@ -81,6 +86,17 @@ def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: KLEstimator = "k1")
     raise ValueError(f"estimator must be k1, k2 or k3; got {estimator!r}.")
 
 
+def _require_tokens(logps: Tensor, **others: Tensor) -> None:
+    """Raises ValueError where something has not an axis for each of the log-probabilities': numbers a response, [B],
+    would go along the tokens of [B, T] where B = T."""
+    for name, x in others.items():
+        if x.dim() != logps.dim():
+            raise ValueError(
+                f"{name} must have as many axes as {[*logps.shape]}; got {[*x.shape]}. Give it a value a token, or [..., None] "
+                "for one a response."
+            )
+
+
 def policy_gradient_loss(
     logps: Tensor,
     advantages: Tensor,
@@ -88,7 +104,9 @@ def policy_gradient_loss(
     aggregation: Aggregation = "sequence_sum",
     totals: Totals | None = None,
 ) -> Tensor:
-    """REINFORCE: −(1/B)·Σ_i Σ_t A_it·log π(y_it) (Williams 1992). logps [..., T] in nats → scalar."""
+    """REINFORCE: −(1/B)·Σ_i Σ_t A_it·log π(y_it) (Williams 1992). logps [..., T] in nats, advantages likewise or, one a
+    response, [..., 1] → scalar."""
+    _require_tokens(logps, advantages=advantages)
     return aggregate(-advantages.detach() * logps, mask, aggregation, totals)
 
 
@@ -104,6 +122,7 @@ def ppo_token_losses(
 
     `dual_clip` c > 1 bounds the loss of negative advantages by −c·A (Ye et al. 2020, eq. 5).
     """
+    _require_tokens(logps, old_logps=old_logps, advantages=advantages)
     ratio = log_ratio(logps, old_logps).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
     losses = torch.maximum(-advantages * ratio, -advantages * clipped)
@@ -130,6 +149,33 @@ def ppo_loss(
     return aggregate(losses, mask, aggregation, totals)
 
 
+@torch.no_grad()
+def ratio_metrics(
+    logps: Tensor,
+    old_logps: Tensor,
+    mask: Tensor,
+    clip_range: float = 0.2,
+    clip_range_high: float | None = None,
+    totals: Totals | None = None,
+) -> dict[str, Tensor]:
+    """How far the policy has moved from the one that sampled, to be logged beside a clipped loss; all inputs [..., T].
+
+    `clip_fraction`: share of tokens whose ratio ρ lies outside 1 − ε … 1 + ε_high; `approx_kl` [nats a token]:
+    ρ − 1 − log ρ, the k3 of KL(old‖new), as the tokens were drawn from the old policy; `ratio_max`: the largest ρ, at
+    least 1 where something is masked. The first two are shares of the step's averages (`Totals`), which add up.
+    """
+    log_ratios = torch.where(mask, log_ratio(logps, old_logps), 0.0)
+    ratios = log_ratios.exp()
+    high = clip_range if clip_range_high is None else clip_range_high
+    outside = (ratios < 1 - clip_range) | (ratios > 1 + high)
+    return {
+        "clip_fraction": aggregate(outside.to(ratios.dtype), mask, "token_mean", totals),
+        # Not kl_estimate(old_logps, logps, "k3"), which rounds otherwise: logged numbers would move.
+        "approx_kl": aggregate(ratios - 1 - log_ratios, mask, "token_mean", totals),
+        "ratio_max": ratios.max(),
+    }
+
+
 def value_loss(
     values: Tensor,
     returns: Tensor,
@@ -141,12 +187,15 @@ def value_loss(
     """½·mean (V−R)² over tokens, or ½·mean max((V−R)², (clip(V, V_old±ε)−R)²) with a `clip_range`.
 
     The clipped form is the one of OpenAI's baselines, kept by every reference implementation of PPO on
-    language models (Huang et al. 2022, detail 9). [..., T] → scalar.
+    language models (Huang et al. 2022, detail 9). [..., T] → scalar; the values alone carry gradient.
     """
+    _require_tokens(values, returns=returns)
+    returns = returns.detach()
     errors = (values - returns).square()
     if clip_range is not None:
         if old_values is None:
             raise ValueError("value_loss with a clip_range needs old_values; got none.")
+        old_values = old_values.detach()
         kept_near = old_values + (values - old_values).clamp(-clip_range, clip_range)
         errors = torch.maximum(errors, (kept_near - returns).square())
     return 0.5 * aggregate(errors, mask, "token_mean", totals)
@@ -165,7 +214,7 @@ def dpo_loss(
     ref_rejected_logps: Tensor,
     beta: float,
     loss_type: DPOFormula = "sigmoid",
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
 ) -> Tensor:
     """The DPO family on [N] sequence log-probabilities (nats) → [N] losses, not reduced.
 
@@ -174,12 +223,17 @@ def dpo_loss(
     `robust`   ((1−e)(−log σ(z)) − e(−log σ(−z)))/(1−2e) (Chowdhury et al. 2024, eq. 12);
     `hinge`    relu(1 − z) (Zhao et al. 2023, SLiC with a reference);
     `ipo`      (h − 1/(2β))² (Azar et al. 2023, eq. 17), where β is the paper's τ.
+    e is `label_smoothing`, one for all pairs or, [N], one for each: soft labels P(w ≻ l) = 1 − e.
     Whether log-probabilities are sums over tokens or means is the caller's business (`sequence_logps`); for
     reference-free variants pass zeros as the reference. Raises ValueError for label smoothing where it has no meaning.
     """
     if loss_type not in get_args(DPOFormula):
-        raise ValueError(f"loss_type must be one of {', '.join(get_args(DPOFormula))}; got {loss_type!r}.")
-    if label_smoothing and loss_type not in SMOOTHED:
+        raise ValueError(
+            f"loss_type must be one of {', '.join(get_args(DPOFormula))}; got {loss_type!r}. Losses of averages, such as "
+            "ipo_average, are these of what sequence_logps(…, average=True) gives: 'ipo'."
+        )
+    smoothed = isinstance(label_smoothing, Tensor) or label_smoothing != 0
+    if smoothed and loss_type not in SMOOTHED:
         raise ValueError(
             f"label_smoothing must be 0 for loss_type {loss_type!r}, which has no smoothed form; got {label_smoothing}."
         )

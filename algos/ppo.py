@@ -12,7 +12,7 @@ from torch import Tensor
 from algos.advantages import gae, token_rewards, whiten
 from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require, require_value_settings
 from algos.engine.rollouts import Rollouts
-from algos.losses import Aggregation, Totals, aggregate, kl_estimate, log_ratio, ppo_loss, value_loss
+from algos.losses import Aggregation, kl_estimate, ppo_loss, ratio_metrics, value_loss
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class PPO(Algorithm):
         require(self.ppo_epochs >= 1, "ppo_epochs", "at least 1", self.ppo_epochs)
         require(self.minibatches >= 1, "minibatches", "at least 1", self.minibatches)
         require_value_settings(self.value_coefficient, self.value_learning_rate)
+        steered = self.beta > 0 or self.kl_control == "fixed"
+        require(steered, "beta", "above 0 with kl_control adaptive, which multiplies it", self.beta)
         require(0 < self.kl_target < math.inf, "kl_target", "above 0 and finite", self.kl_target)
         require(0 < self.kl_horizon < math.inf, "kl_horizon", "above 0 and finite", self.kl_horizon)
 
@@ -114,7 +116,7 @@ class PPO(Algorithm):
         return replace(rollouts, advantages_PGT=advantages_PGT, returns_PGT=returns_PGT), state
 
     def _adapted(self, beta: Tensor, kl_PG: Tensor) -> Tensor:
-        """β ← β·(1 + clip(KL/target − 1, ±0.2)·n/horizon) (Ziegler et al. 2019, section 2.2)."""
+        """β ← β·(1 + clip(KL/target − 1, ±0.2)·min(n/horizon, 1)) (Ziegler et al. 2019, section 2.2, without the minimum)."""
         error = (kl_PG.mean().to(beta.device) / self.kl_target - 1).clamp(-0.2, 0.2)
         # A batch larger than the horizon corrects at most once: beyond, β could turn negative.
         return beta * (1 + error * min(kl_PG.numel() / self.kl_horizon, 1.0))
@@ -141,20 +143,7 @@ class PPO(Algorithm):
         return policy + self.value_coefficient * fit, {
             "policy_loss": policy.detach(),
             "value_loss": fit.detach(),
-            "entropy/train": aggregate(outputs.entropy_PGT, mask_PGT, "token_mean", totals),
-            **self._ratios(outputs.logps_PGT.detach(), old_logps_PGT, mask_PGT, totals),
-        }
-
-    def _ratios(
-        self, logps_PGT: Tensor, old_logps_PGT: Tensor, mask_PGT: Tensor, totals: Totals
-    ) -> dict[str, Tensor]:
-        log_ratio_PGT = torch.where(mask_PGT, log_ratio(logps_PGT, old_logps_PGT), 0.0)
-        ratio_PGT = log_ratio_PGT.exp()
-        high = self.clip_range if self.clip_range_high is None else self.clip_range_high
-        outside_PGT = (ratio_PGT < 1 - self.clip_range) | (ratio_PGT > 1 + high)
-        k3_PGT = ratio_PGT - 1 - log_ratio_PGT  # of KL(old‖new): the tokens were drawn from the old policy
-        return {
-            "clip_fraction": aggregate(outside_PGT.to(ratio_PGT.dtype), mask_PGT, "token_mean", totals),
-            "approx_kl": aggregate(k3_PGT, mask_PGT, "token_mean", totals),
-            "ratio_max": ratio_PGT.max(),
+            **ratio_metrics(
+                outputs.logps_PGT, old_logps_PGT, mask_PGT, self.clip_range, self.clip_range_high, totals
+            ),
         }

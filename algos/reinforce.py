@@ -11,7 +11,7 @@ from torch import Tensor
 from algos.advantages import group_mean_std, leave_one_out, reward_to_go, token_rewards
 from algos.engine.algorithm import Algorithm, Needs, Outputs, State, require, require_value_settings
 from algos.engine.rollouts import Rollouts
-from algos.losses import Aggregation, aggregate, policy_gradient_loss, value_loss
+from algos.losses import Aggregation, policy_gradient_loss, value_loss
 
 Baseline = Literal["none", "ema", "batch_mean", "leave_one_out", "greedy", "value"]
 
@@ -108,10 +108,7 @@ class REINFORCE(Algorithm):
         advantages_PGT, returns_PGT = prepared.filled("advantages_PGT", "returns_PGT")
         mask_PGT, totals = prepared.loss_mask_PGT, prepared.totals
         loss = policy_gradient_loss(outputs.logps_PGT, advantages_PGT, mask_PGT, self.aggregation, totals)
-        metrics = {
-            "policy_loss": loss.detach(),
-            "entropy/train": aggregate(outputs.entropy_PGT, mask_PGT, "token_mean", totals),
-        }
+        metrics = {"policy_loss": loss.detach()}
         if outputs.values_PGT is not None:
             fit = value_loss(outputs.values_PGT, returns_PGT, mask_PGT, totals=totals)
             loss = loss + self.value_coefficient * fit

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 
 from algos import Budget, RunError, UserError
 from algos.engine.errors import one_line
+from algos.engine.memory import out_of_memory_as
 from algos.engine.storage import write_json
-from eval import sessions
 from eval.console import Console
 from eval.data.accounting import summary
 from eval.drawing import draw
@@ -21,12 +21,12 @@ from eval.experiment import Experiment
 from eval.frontier.sampling import forget_pool, update_pool
 from eval.matches import forget_matches, update_matches
 from eval.process.jobs import Job, Update
-from eval.process.measure import environment
 from eval.process.workers import Workers
+from eval.recording.session import Session
 from eval.run import evaluate_base, run_jobs
 from eval.settings.layers import plain
 from eval.stages.cache import ArtefactCache
-from eval.store import Store
+from eval.store import Run, Store
 from eval.tasks import materials_of
 from eval.tasks.materials import Materials
 from eval.tasks.provenance import FunctionFiles, changed_functions, check_inputs, models_missing
@@ -34,85 +34,123 @@ from eval.tuning.tune import tune
 
 Facts = dict[str, Any]
 _DRAWN = ("reward_model", "stages")  # facts that each data seed has of its own
+_TOO_LARGE = (
+    "out of memory in preparing model, data and reward. Take a smaller model, or name --reward and --judge."
+)
 _LOOKED = 60.0
 """Seconds between two looks at what reward and judge have written, beside one at every run's end."""
 
 
 def compare(store: Store, cache: ArtefactCache, workers: Workers, console: Console, command: str) -> Path:
     """Runs what is missing and writes the report; returns its path. Raises UserError for what the user can mend."""
-    functions = FunctionFiles(store.path, store.experiment)
+    functions, session = FunctionFiles(store.path, store.experiment), Session(store, command, workers.count)
     try:
-        return _compare(store, cache, workers, console, command, functions)
+        return _Comparison(store, cache, workers, console, functions, session).carried_out()
     finally:
         _note_written(functions, console)
 
 
-def _compare(
-    store: Store,
-    cache: ArtefactCache,
-    workers: Workers,
-    console: Console,
-    command: str,
-    functions: FunctionFiles,
-) -> Path:
-    started = _now()
-    experiment = store.experiment
-    workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
-    torch.set_num_threads(experiment.threads_per_run)
-    materials, drawn = _prepare(store, cache, console, functions)
-    # Not before: an extension that cannot be prepared would stay, as arms are never taken out.
-    store.commit(experiment)
-    if not store.base_metrics:
-        with console.stage("evaluating the base"):
-            evaluate_base(store, materials)
-        _note_written(functions, console)
-    tune(store, workers, console)
-    waiting = [run for run in store.all_runs if run.status["status"] != "done"]
-    finished = len(store.all_runs) - len(waiting)
-    if finished:
-        console.say(f"{finished} of {len(store.all_runs)} runs are there already")
-    _write_facts(store, materials, drawn)
-    about = _session(store, environment(command, experiment.threads_per_run, workers.count), console) | {
-        "started": started,
-        "runs": len(waiting),
-    }
-    write_json(store.path / "environment.json", about)
-    store.integrity.forget(waiting)
-    store.integrity.note()
-    forget_matches(store, waiting)
-    forget_pool(store, waiting)
-    if waiting:
-        with console.runs(len(waiting)) as progress:
-            workers.do(run_jobs(waiting, store.path), _noting(store, functions, console, progress.update))
-    with console.stage("matching the arms"):
-        update_matches(store, materials, console.say)
-    if reason := _draw_pool(store, workers, console):
-        about["no_frontier"] = reason
-    write_json(store.path / "environment.json", about | {"finished": _now()})
-    store.integrity.note()
-    with console.stage("drawing the report"):
-        return draw(store)
+@dataclass(frozen=True)
+class _Comparison:
+    """A session of work on a comparison, step by step."""
+
+    store: Store
+    cache: ArtefactCache
+    workers: Workers
+    console: Console
+    functions: FunctionFiles
+    session: Session
+
+    def carried_out(self) -> Path:
+        """The order is the contract: whatever comes between two steps, an error, Ctrl-C or a kill, what is on the disk is
+        true, and --resume begins with the first and skips what is there."""
+        store, console = self.store, self.console
+        self._get_ready()
+        materials, drawn = _prepare(store, self.cache, console, self.functions)
+        # Not before: an extension that cannot be prepared would stay, as arms are never taken out.
+        store.commit(store.experiment)
+        self._begin_session()
+        self._evaluate_base(materials)
+        tune(store, self.workers, console)
+        _write_facts(store, materials, drawn)  # of arms as they were tuned
+        waiting = self._waiting()
+        self._forget(waiting)
+        self._train(waiting)
+        with console.stage("matching the arms"):
+            update_matches(store, materials, console.say)
+        reason = _draw_pool(store, self.workers, console)
+        self.session.end(**({"no_frontier": reason} if reason else {}))
+        store.integrity.note()
+        with console.stage("drawing the report"):
+            return draw(store)
+
+    def _get_ready(self) -> None:
+        store = self.store
+        self.workers.expect(sum(run.status["status"] != "done" for run in store.all_runs))
+        torch.set_num_threads(store.experiment.threads_per_run)
+        # The first one's command is what repeats the comparison, also where it gets no further than this.
+        if self.session.is_first:
+            self.session.write()
+
+    def _begin_session(self) -> None:
+        """A session that only found that it cannot go on is none."""
+        if self.session.changes:
+            self.console.say(f"since this comparison was last worked on: {', '.join(self.session.changes)}")
+        self.session.write()
+
+    def _evaluate_base(self, materials: Materials) -> None:
+        """Before anything is tuned or trained: a reward or judge that fails here would fail in every run."""
+        if not self.store.base_metrics:
+            with self.console.stage("evaluating the base"):
+                evaluate_base(self.store, materials)
+            _note_written(self.functions, self.console)
+
+    def _waiting(self) -> list[Run]:
+        """The runs that are to be made, those that failed among them."""
+        runs = self.store.all_runs
+        waiting = [run for run in runs if run.status["status"] != "done"]
+        if finished := len(runs) - len(waiting):
+            self.console.say(f"{finished} of {len(runs)} runs are there already")
+        return waiting
+
+    def _forget(self, waiting: Sequence[Run]) -> None:
+        """What is told of runs before they are made again: after a kill none of it may stand beside other runs, and no run
+        that had begun again may be missed."""
+        self.store.integrity.note()
+        self.store.integrity.forget(run.unit for run in waiting)
+        forget_matches(self.store, waiting)
+        forget_pool(self.store, waiting)
+
+    def _train(self, waiting: Sequence[Run]) -> None:
+        if not waiting:
+            return
+        with self.console.runs(len(waiting)) as progress:
+
+            def update(job: Job, fraction: float, words: str) -> None:
+                progress.update(job, fraction, words)
+                self.session.update(job, fraction, words)
+
+            self.workers.do(
+                run_jobs(waiting, self.store.path),
+                _noting(self.store, waiting, self.functions, self.console, update),
+            )
 
 
-def _session(store: Store, now: dict[str, Any], console: Console) -> dict[str, Any]:
-    """What environment.json holds of this session and those before; tells what is no longer as it was."""
-    before = store.environment
-    if before and (changed := sessions.changes(before, now)):
-        console.say(f"since this comparison was last worked on: {', '.join(changed)}")
-    return sessions.begun(before, now)
-
-
-def _noting(store: Store, functions: FunctionFiles, console: Console, update: Update) -> Update:
-    """Each run that has ended is missed from then on, should its files go. What reward and judge write is noted on the way,
-    as after a kill nobody could tell it from what was changed since."""
-    looked = float("-inf")
+def _noting(
+    store: Store, waiting: Iterable[Run], functions: FunctionFiles, console: Console, update: Update
+) -> Update:
+    """Each run that has ended is missed from then on, should its files go, but none that is yet to be made again: as it
+    begins it takes away what is left of the time that it failed. What reward and judge write is noted on the way, as after
+    a kill nobody could tell it from what was changed since."""
+    looked, again = float("-inf"), {run.unit for run in waiting}
 
     def told(job: Job, fraction: float, words: str) -> None:
         nonlocal looked
         update(job, fraction, words)
         ended = words in ("done", "failed")
         if ended:
-            store.integrity.note()
+            again.discard(f"runs/{job.name}")
+            store.integrity.note(but=again)
         if ended or time.monotonic() - looked > _LOOKED:
             _note_written(functions, console)
             looked = time.monotonic()
@@ -160,7 +198,8 @@ def _prepare(
 
 def _made(experiment: Experiment, cache: ArtefactCache, seed: int) -> Materials:
     try:
-        return materials_of(experiment, cache, seed)
+        with out_of_memory_as(UserError, _TOO_LARGE):
+            return materials_of(experiment, cache, seed)
     except RunError as error:  # a reward that fails on the base's samples fails everywhere
         raise UserError(str(error)) from error
 
@@ -203,7 +242,3 @@ def _write_facts(store: Store, materials: Materials, told: Mapping[int, Facts]) 
         own = {str(seed): {name: told[seed][name] for name in _DRAWN if name in told[seed]} for seed in seeds}
         facts["data_seeds"] = own
     write_json(store.path / "facts.json", facts)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

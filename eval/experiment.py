@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 
@@ -53,9 +53,9 @@ class Experiment:
     model: str | None = None
     """The model to start from: a directory or a hub id, owner/name or owner/name@revision."""
     prompts: str | None = None
-    """Prompts to train and evaluate on: JSONL, CSV, Parquet, or a data set's name."""
+    """Prompts to train and evaluate on: JSONL, JSON, CSV, Parquet, a saved data set's folder, or a data set's name on the hub."""
     pairs: str | None = None
-    """Preference pairs (prompt, chosen, rejected): JSONL, CSV, Parquet, or a data set's name."""
+    """Preference pairs (prompt, chosen, rejected): JSONL, JSON, CSV, Parquet, a saved data set's folder, or a data set's name on the hub."""
     test_prompts: str | None = None
     """Prompts to evaluate on, instead of the hashed split."""
     columns: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
@@ -226,6 +226,16 @@ class Experiment:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Raises UserError for an unknown key (with a suggestion) or a value of the wrong type or range."""
-        return build(cls, values, "")
+        built: Self = build(cls, values, "")
+        return built
+
+
+@dataclass(frozen=True)
+class Draft(Experiment):
+    """Settings that others may still be laid over. Each is of its type, and each part is checked as such; what must hold
+    between them is not, until an Experiment is made of them."""
+
+    def __post_init__(self) -> None:
+        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from eval.glossary import METRICS, TRAINING
@@ -12,6 +13,7 @@ from eval.stats import Estimate
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _COUNTED = ("completions", "pairs", "updates", "count")
+_ABRIDGED = 9_999.5  # from here on a count is written with k and M
 _LONG = 1e6  # from here on decimals say nothing
 _HUGE = 1e12  # and from here on digits one by one: such a number is written in powers of ten
 
@@ -122,7 +124,7 @@ def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
     if unit == "FLOPs":
         return [_in_powers(estimate) for estimate in estimates]
     if unit in _COUNTED:
-        return [(compact(e.mean), f"± {compact(e.half_width)}" if e.has_interval else "") for e in estimates]
+        return [_count(estimate) for estimate in estimates]
     decimals = decimals_for(e.mean for e in estimates)
     shared = [_decimals(e, decimals) for e in estimates]
     # What has no width of its own, as the base, is what the others are compared with: to their finest digit.
@@ -131,6 +133,17 @@ def column(estimates: Sequence[Estimate], unit: str) -> list[tuple[str, str]]:
         _in_powers(e) if abs(e.mean) >= _HUGE else with_width(e, d)
         for e, d in zip(estimates, own, strict=True)
     ]
+
+
+def _count(estimate: Estimate) -> tuple[str, str]:
+    """A mean count and its half width, both abridged or neither."""
+    size = abs(estimate.mean)
+
+    def write(value: float) -> str:
+        in_full = size < _ABRIDGED and value >= (10 if size >= 999.5 else 999.5)
+        return number(value, 0) if in_full else compact(value)
+
+    return write(estimate.mean), f"± {write(estimate.half_width)}" if estimate.has_interval else ""
 
 
 def label(metric: str) -> str:
@@ -144,6 +157,12 @@ def unit(metric: str) -> str:
     return known.unit if known else ""
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """The least and the most that a metric can be."""
+    known = METRICS.get(metric) or TRAINING.get(metric)
+    return known.bounds if known else (-math.inf, math.inf)
+
+
 def shown_unit(metric: str) -> str:
     """The unit where it tells more than the label: a reward is in nothing but reward."""
     return "" if unit(metric) == "reward" else unit(metric)
@@ -153,6 +172,11 @@ def titled(metric: str) -> str:
     """Label with its unit in brackets, for axes: "KL to reference [nats]"."""
     known = shown_unit(metric)
     return f"{label(metric)} [{known}]" if known else label(metric)
+
+
+def in_powers(text: str) -> str:
+    """Numbers as computers write them, 5e11, as the tables do: 5×10¹¹."""
+    return re.sub(r"\b(\d[\d.]*)e([+-]?\d{1,3})\b", lambda found: f"{found[1]}×{power(int(found[2]))}", text)
 
 
 def moment(text: str) -> str:

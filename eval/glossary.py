@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -15,154 +16,131 @@ class Metric:
     definition: str
     better: str | None = None
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that it can be, infinite where nothing is known."""
+        return _BOUNDS.get(self.name) or _BOUNDS.get(self.unit) or (-math.inf, math.inf)
+
+
+_BOUNDS = {
+    "share": (0.0, 1.0), "0-100": (0.0, 100.0), "tokens": (0.0, math.inf), "nats/token": (0.0, math.inf),
+    "per token": (1.0, math.inf), "kl/sequence": (0.0, math.inf),
+}  # fmt: skip
+"""By unit or name; perplexities are per token."""
 
 _DEFINITIONS = [
     Metric(
-        "reward/judge",
-        "judge reward",
-        "reward",
+        "reward/judge", "judge reward", "reward",
         "Judge's score of responses to held-out prompts, or a pairwise judge's probability that they beat the base's: the primary metric. Training never sees it, unless --reward is given without --judge and serves as both.",
         "higher",
     ),
     Metric(
-        "reward/proxy",
-        "proxy reward",
-        "reward",
+        "reward/proxy", "proxy reward", "reward",
         "Training reward of the same responses, before any KL penalty; with --allow-unscored the mean over those that it scored. Where --replicate-data gives every seed a reward model of its own, a run is scored by its seed's model, the base by the mean over all.",
         "higher",
     ),
     Metric(
-        "unscored",
-        "left unscored",
-        "share",
+        "unscored", "left unscored", "share",
         "Share of the same responses that the training reward left unscored, and that reward/proxy is without; only with --allow-unscored.",
     ),
     Metric(
-        "kl/sequence",
-        "KL to reference",
-        "nats",
+        "kl/sequence", "KL to reference", "nats",
         "KL(π‖π_ref) of whole responses, y ~ π at temperature 1: sum over tokens of the full-vocabulary KL at each position (unbiased, low variance).",
     ),
     Metric(
-        "kl/sequence_k1",
-        "KL, k1 estimate",
-        "nats",
+        "kl/sequence_k1", "KL, k1 estimate", "nats",
         "Σ_t log π − log π_ref of the sampled tokens: a control for kl/sequence, same expectation, higher variance.",
     ),
     Metric(
-        "win_rate",
-        "win rate against base",
-        "share",
-        "Share of prompts where the judge prefers this arm's response to the base's on the same prompt; ties count half.",
+        "win_rate", "win rate against base", "share",
+        "Share of responses to held-out prompts that the judge prefers to the base's response to the same prompt with the same random numbers; ties count half.",
         "higher",
     ),
     Metric("length", "response length", "tokens", "Response tokens, the first EOS included."),
     Metric(
-        "eos_rate",
-        "ended by EOS",
-        "share",
+        "eos_rate", "ended by EOS", "share",
         "Share of responses that end by themselves rather than at the length limit.",
     ),
     Metric(
-        "distinct_2",
-        "distinct bigrams",
-        "share",
+        "distinct_2", "distinct bigrams", "share",
         "Distinct bigrams over all bigrams of the held-out responses taken together: low means the responses are alike.",
         "higher",
     ),
     Metric(
-        "entropy",
-        "entropy",
-        "nats/token",
+        "entropy", "entropy", "nats/token",
         "Mean entropy of the policy's next-token distribution along its own responses.",
     ),
     Metric(
-        "perplexity/reference",
-        "perplexity under the base",
-        "per token",
+        "perplexity/reference", "perplexity under the base", "per token",
         "exp of the mean negative log-likelihood of the policy's responses under the base model: fluency.",
         "lower",
     ),
     Metric(
-        "perplexity/heldout",
-        "perplexity of held-out text",
-        "per token",
+        "perplexity/heldout", "perplexity of held-out text", "per token",
         "exp of the mean negative log-likelihood of held-out text under the policy: forgetting.",
         "lower",
     ),
     Metric(
-        "bleu",
-        "BLEU",
-        "0-100",
+        "bleu", "BLEU", "0-100",
         "Corpus BLEU (sacrebleu) against the data's own response, where it has one.",
         "higher",
     ),
     Metric(
-        "chrf",
-        "chrF",
-        "0-100",
+        "chrf", "chrF", "0-100",
         "Corpus chrF (sacrebleu) against the data's own response, where it has one.",
         "higher",
     ),
     Metric(
-        "preference_accuracy",
-        "preference accuracy",
-        "share",
+        "preference_accuracy", "preference accuracy", "share",
         "Share of held-out pairs that the policy's implicit reward log π − log π_ref orders as labelled.",
         "higher",
     ),
     Metric(
-        "cost/train_flops",
-        "training cost",
-        "FLOPs",
+        "cost/train_flops", "training cost", "FLOPs",
         "Nominal FLOPs of training this run, evaluation excluded.",
         "lower",
     ),
     Metric(
-        "cost/total_flops",
-        "total cost",
-        "FLOPs",
+        "cost/total_flops", "total cost", "FLOPs",
         "Training cost plus what this arm needs before training: the sampled pairs it learns from, a reward model trained for it, and that model's pairs.",
         "lower",
     ),
     Metric(
-        "cost/train_seconds",
-        "training time",
-        "s",
+        "cost/train_seconds", "training time", "s",
         "Wall-clock seconds of training, evaluation excluded.",
         "lower",
     ),
     Metric(
-        "cost/total_seconds",
-        "total time",
-        "s",
+        "cost/total_seconds", "total time", "s",
         "Training time plus that of what this arm needs before training.",
         "lower",
     ),
     Metric(
-        "cost/peak_memory",
-        "peak memory",
-        "MiB",
+        "cost/peak_memory", "peak memory", "MiB",
         "Peak resident memory of the process on a CPU, peak allocated memory on a GPU, from the start of the run to its end, evaluations included.",
         "lower",
     ),
     Metric(
-        "cost/preference_labels",
-        "preference labels",
-        "pairs",
+        "cost/preference_labels", "preference labels", "pairs",
         "Labelled pairs this arm depends on, directly or through its reward model.",
         "lower",
     ),
     Metric(
-        "cost/reward_calls",
-        "reward calls",
-        "completions",
+        "cost/reward_calls", "reward calls", "completions",
         "Completions scored by the training reward: in training, and before it where it labelled the pairs that this arm needs; evaluation excluded.",
         "lower",
     ),
-]
+]  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DEFINITIONS}
+
+TERMS = {
+    "nat": "The unit of KL and entropy with natural logarithms: 1 nat is 1.44 bits. At a KL of 1 nat a policy's responses are, on the geometric mean, e = 2.7 times as likely under it as under the base.",
+    "k1": "The plainest estimate of a KL: log π − log π_ref of what was sampled. Right on average, even negative on a few samples.",
+    "regret": "How far an arm's E[r] − β·KL falls short of the best that any policy could reach at this β.",
+    "Holm": "A correction of p-values for asking about several pairs at once: it holds the chance of even one false “told apart” among them at 5%.",
+}
+"""Words that the report uses, beside its metrics."""
 
 _TRAINING = [
     Metric("learning_rate", "learning rate", "", "that of the iteration's steps"),

@@ -75,7 +75,7 @@ def wins(
     a: Sequence[Mapping[str, Any]],
     b: Sequence[Mapping[str, Any]],
 ) -> float:
-    """Share of the same prompts where the judge prefers a's response to b's, ties half. Both are stored samples."""
+    """Share of responses to the same prompts where the judge prefers a's to b's, ties half. Both are stored samples."""
     if judge.pairwise:
         won = judge.prefers(rows, [x["completion"] for x in a], [y["completion"] for y in b])
     else:

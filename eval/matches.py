@@ -22,8 +22,8 @@ Match = tuple[str, int, str]
 
 
 def update_matches(store: Store, materials: Materials, say: Callable[[str], None]) -> None:
-    """Adds to matches.json what is missing there: the share of the same prompts on which the judge prefers the
-    first arm's response.
+    """Adds to matches.json what is missing there: the share of responses of the first arm that the judge
+    prefers to the second's to the same prompts.
 
     What the judge does not give stays missing, which is said in a line; the next call asks again. Raises DamagedFile
     for a run's samples that are not what was written.

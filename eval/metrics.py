@@ -42,6 +42,8 @@ class Evaluated:
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
+    plain_length: float
+    """Mean tokens of the policy's own samples, of which KL and entropy are; those that are judged may be decoded otherwise."""
 
 
 class Evaluator:
@@ -56,7 +58,7 @@ class Evaluator:
     ) -> None:
         self.policy, self.settings = policy, experiment.eval
         self.calls = experiment.reward_calls
-        self.reward, self.judge = materials.scorers(policy.device, self.calls)
+        self.reward, self.judge = materials.scorers(policy.device, self.calls, experiment.dtype)
         self.base = base
         length = experiment.sampling.max_new_tokens
         self.decoding = self.settings.sampling(length)
@@ -113,7 +115,7 @@ class Evaluator:
         }
         if self.calls.allow_unscored:
             metrics["unscored"] = _mean([math.isnan(score) for score in proxy])
-        return Evaluated(metrics, samples)
+        return Evaluated(metrics, samples, float(own.lengths_PG.float().mean()))
 
     def proxy_of(self, samples: Sequence[Mapping[str, Any]]) -> float:
         """The mean training reward of stored samples, which another reward may have scored when they were drawn.

@@ -23,6 +23,8 @@ class Sizes:
     prompt_tokens: float
     longest_prompt: int
     response_tokens: float
+    adapters: bool = False
+    """Whether adapters alone are trained, fresh or saved ones."""
     pairs: int | None = None
     """That DPO learns from, those among them that do not fit the model; None where they were not counted."""
 
@@ -58,7 +60,7 @@ def _update(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> float
     """FLOPs a token of a forward and backward pass, the critic's own trunk included."""
     again = 2 if experiment.gradient_checkpointing else 0
     own = sizes.trunk_parameters if algorithm.needs.values == "separate" else 0
-    return ((4 if experiment.lora else 6) + again) * (sizes.parameters + own)
+    return ((4 if sizes.adapters else 6) + again) * (sizes.parameters + own)
 
 
 def _reference(algorithm: Algorithm, experiment: Experiment, sizes: Sizes) -> float:

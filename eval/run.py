@@ -15,6 +15,7 @@ import torch
 from algos import Policy, RunError, UserError, train
 from algos.engine.algorithm import Algorithm
 from algos.engine.errors import one_line
+from algos.engine.memory import out_of_memory_as
 from algos.engine.storage import DamagedFile, atomic_directory, refused, saving
 from eval.experiment import Experiment
 from eval.metrics import Evaluator
@@ -28,6 +29,7 @@ from eval.tasks.materials import Materials
 
 TRIED_OUT = 4
 """Responses by which a pairwise judge is tried out: more than one, as it may answer for one alone."""
+_TOO_LARGE = "not enough memory for the model beside its reward and judge. Take smaller ones with --reward and --judge."
 
 
 def run_jobs(runs: Sequence[Run], directory: Path) -> list[Job]:
@@ -103,9 +105,10 @@ def evaluate_base(store: Store, materials: Materials) -> None:
     """The untrained model on the test prompts: point 0 of every run. A reward or judge that fails here fails for all,
     so it is the user's to mend."""
     try:
-        evaluator = Evaluator(load_base(store.experiment, materials), materials, store.experiment)
-        evaluated = evaluator()
-        _try_out(evaluator, evaluated.samples)
+        with out_of_memory_as(UserError, _TOO_LARGE):
+            evaluator = Evaluator(load_base(store.experiment, materials), materials, store.experiment)
+            evaluated = evaluator()
+            _try_out(evaluator, evaluated.samples)
     except RunError as error:
         raise UserError(str(error)) from error
     store.write_base(evaluated.metrics, evaluated.samples)
@@ -123,7 +126,8 @@ def _try_out(evaluator: Evaluator, samples: Sequence[Mapping[str, Any]]) -> None
 
 
 def load_base(experiment: Experiment, materials: Materials) -> Policy:
-    return Policy.load(materials.model, **experiment.loading)
+    """With adapters where adapters will be trained: the reference is then no copy."""
+    return Policy.load(materials.model, lora=experiment.adapter, **experiment.loading)
 
 
 def _train(store: Store, run: Run, progress: Progress, state: RunState) -> None:
@@ -154,6 +158,7 @@ def _train(store: Store, run: Run, progress: Progress, state: RunState) -> None:
             seed=run.seed,
             truncate_prompts=experiment.truncate_prompts,
             checkpoint=run.checkpoints,
+            checkpoint_every=0,  # the hook saves, by the clock
             reference_cache=store.path / "materials" if recorded else None,
             micro_batch=experiment.micro_batch or None,
             hook=Recorder(store, run, evaluator, base, extra, progress, state, trackers),

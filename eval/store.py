@@ -13,9 +13,7 @@ results.parquet  results.csv  figures/  report.md  report.html
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from algos import UserError
-from algos.engine.errors import one_line
-from algos.engine.storage import (
-    DamagedFile,
-    atomic_directory,
-    clear_leftovers,
-    disk,
-    write_json,
-    write_text,
-)
+from algos.engine.storage import DamagedFile, atomic_directory, disk, write_json, write_text
 from eval.directory import tidy
 from eval.directory.integrity import (
     FILES,
@@ -42,13 +32,12 @@ from eval.directory.integrity import (
     refuse_taken,
     sealed,
 )
-from eval.directory.lock import held
 from eval.directory.reading import read_checked, read_jsonl, whole
 from eval.directory.run_schemas import Sample
 from eval.directory.runs import Run, as_jsonl, finite
 from eval.directory.schemas import BaseMetrics
 from eval.experiment import Experiment
-from eval.process.refusals import disk_told
+from eval.settings.bounded_yaml import dump_yaml
 from eval.settings.layers import load_yaml
 
 if TYPE_CHECKING:
@@ -56,8 +45,6 @@ if TYPE_CHECKING:
 
     from eval.frontier.pool import Pool
     from eval.tasks.materials import Materials
-
-logger = logging.getLogger(__name__)
 
 
 class Store:
@@ -100,40 +87,13 @@ class Store:
             raise UserError(f"{file}: {error}") from error
 
     @classmethod
-    @contextmanager
-    def creating(cls, path: Path, experiment: Experiment) -> Iterator[Store]:
-        """`create`, and the block in which this process, and no other, writes the comparison."""
-        refuse_taken(path)  # before anything is put there
-        with held(path, "comparison"), disk_told(path):
-            clear_leftovers(path)
-            yield cls.create(path, experiment)
-
-    @classmethod
-    @contextmanager
-    def resuming(cls, path: Path, grown: Experiment | None = None) -> Iterator[Store]:
-        """`open`, and the block in which this process, and no other, writes the comparison.
-
-        Raises DamagedFile for a file that is not what was written; one that can be made again and is gone is
-        named in a warning.
-        """
-        cls.open(path)  # before anything is put there
-        with held(path, "comparison"), disk_told(path):
-            clear_leftovers(path)
-            store = cls.open(path, grown)
-            for unit in store.gone():
-                logger.warning("%s was written but is gone: it is made again.", path / unit)
-            for run in store.all_runs:
-                run.tidy()
-            yield store
-
-    @classmethod
     def reading(cls, path: Path) -> Store:
         """`open`, where all that was written is there and is what was written. Raises DamagedFile."""
         store = cls.open(path)
         for unit in store.gone():
             if not unit.startswith("runs/"):  # a run that was removed is missing, and the report says so
                 raise DamagedFile(
-                    f"{path / unit} was written but is gone. Go on with --resume {path}: it is made again."
+                    f"{path / unit} was written but is gone. Go on with --resume {path}: it is made again, if it is needed."
                 )
         return store
 
@@ -143,19 +103,6 @@ class Store:
         if (tuning / "experiment.yaml").is_file():
             Store.open(tuning).integrity.check()
         return self.integrity.check()
-
-    def discard(self) -> None:
-        """Removes a comparison that was created but in which nothing has run; of a folder that is reached through a link what
-        is in it. Raises nothing: it is called because something else went wrong."""
-        if any((self.path / place).exists() for place in ("runs", "tuning/runs")):
-            return
-        try:
-            for found in self.path.iterdir():
-                disk.remove(found)
-            if not self.path.is_symlink():
-                self.path.rmdir()
-        except OSError as error:
-            logger.warning("%s could not be removed: %s.", self.path, one_line(error))
 
     @property
     def evaluated(self) -> bool:
@@ -185,8 +132,13 @@ class Store:
 
     def commit(self, experiment: Experiment) -> None:
         """What is asked from now on, in experiment.yaml, too."""
+        try:
+            text = dump_yaml(experiment.to_dict())
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"experiment.yaml could not be read again: {error}. Compare fewer arms at once."
+            ) from None
         self.experiment = experiment
-        text = yaml.safe_dump(experiment.to_dict(), sort_keys=False, allow_unicode=True)
         write_text(self.path / "experiment.yaml", sealed(text))
 
     def materials(self, data_seed: int) -> Materials:

@@ -95,6 +95,8 @@ def show_ends(comparison: ReportInput, console: Console) -> None:
         rows = [[str(arm), *cells] for arm, *cells in zip(table.index, *columns.values(), strict=True)]
         console.table("At each arm's end: mean ± 95% interval over seeds", ["arm", *columns], rows)
     told = verdict.read(comparison)
+    if told.short:
+        print(for_terminal(f"In short: {told.short}"))
     for sentence in told.sentences:
         print(f"- {for_terminal(sentence)}")
     if told.warnings:

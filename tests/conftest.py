@@ -92,8 +92,8 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     begin = Workers.__init__
 
-    def begun(self: Workers, count: int) -> None:
-        begin(self, count)
+    def begun(self: Workers, *arguments: Any) -> None:
+        begin(self, *arguments)
         self.context = multiprocessing.get_context("fork")  # type: ignore[assignment]
 
     monkeypatch.setattr(Workers, "__init__", begun)

@@ -7,6 +7,6 @@ import numpy as np
 KL = np.array([0.3, 1.0, 2.5, 6.0, 12.0])
 
 
-def path(form: str, alpha: float, beta: float, kl_N: np.ndarray = KL) -> np.ndarray:
+def path(form: str, a: float, b: float, kl_N: np.ndarray = KL) -> np.ndarray:
     d = np.sqrt(kl_N)
-    return d * (alpha - beta * (np.log(d) if form == "rl" else d))
+    return d * (a - b * (np.log(d) if form == "rl" else d))

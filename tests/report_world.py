@@ -108,7 +108,7 @@ def with_paths(paths: Mapping[str, Sequence[Sequence[Evaluation]]]) -> World:
     made = world(Path("reports/x"), {arm: arm for arm in paths}, max(map(len, paths.values())))
     names = ("cost/total_flops", "kl/sequence", "reward/judge")
     rows = [
-        _keys(arm, arm, seed, point) | {"metric": name, "value": value}
+        _keys(arm, arm, seed, point) | {"flops": evaluation[0] - points[0][0], "metric": name, "value": value}
         for arm, runs in paths.items()
         for seed, points in enumerate(runs)
         for point, evaluation in enumerate(points)

@@ -13,6 +13,7 @@ from stopped_runs import Stopped, run
 from tiny import gpt2, same_weights, tiny_policy, word_tokenizer
 
 from algos import PPO, REINFORCE, Policy, RunError, Sampling
+from algos.engine.resuming import refuse_another_run
 from algos.engine.state import TrainState
 from algos.engine.storage import (
     atomic_directory,
@@ -150,6 +151,29 @@ def test_another_runs_checkpoint_is_refused_with_the_difference(
     assert difference in str(caught.value)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in policy.model.state_dict().items())
+
+
+def test_other_threads_are_refused_with_the_number_to_set(folder: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        with pytest.raises(
+            RunError, match=rf"its threads is {before}.*torch\.set_num_threads\({before}\) first"
+        ):
+            run("reinforce", tiny_policy(), checkpoint=folder)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_of_the_cpu_do_not_matter_to_a_gpu(tmp_path: Path) -> None:
+    def identity(device: str, threads: int) -> dict[str, Any]:
+        return {"seed": 0, "model": {"device": device}, "threads": threads}
+
+    refuse_another_run(tmp_path, identity("cuda", 4), identity("cuda", 16))
+    with pytest.raises(RunError, match="its threads is 4, this run's 16"):
+        refuse_another_run(tmp_path, identity("cpu", 4), identity("cpu", 16))
+    with pytest.raises(RunError, match=r"its model\.device is cpu, this run's cuda\. Use another folder"):
+        refuse_another_run(tmp_path, identity("cpu", 4), identity("cuda", 16))
 
 
 def rewritten(folder: Path, change: Any) -> None:

@@ -6,10 +6,13 @@ import copy
 import gc
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from classifiers import COMPLETIONS, classifier
+from classifiers import PROMPTS as ASKED
 from families import FAMILIES, WORDS
 from family_runs import ALGORITHMS, PAIRS, PROMPTS, SAMPLING, batch, rewarded
 from known import KNOWN, a_policy
@@ -17,12 +20,14 @@ from tiny import same_weights, word_tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from algos import History, LoRA, Policy, Sampling, sample, train
+from algos import History, LoRA, Policy, RewardModel, Sampling, sample, train
 from algos.engine import decoding
-from algos.engine.fast import hidden
+from algos.engine.fast import graphs, hidden
 from algos.engine.fast.head import selected_logps
 from algos.engine.fast.stepping import LayerStepper
-from algos.engine.forward import forward
+from algos.engine.forward import forward, response_logits, token_logps
+from algos.engine.inputs import precision
+from algos.engine.memory import MAX_ACTIVATIONS, activations_at_once
 from algos.engine.models.policy import with_adapter
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy
@@ -79,8 +84,11 @@ def test_every_family_decodes_what_it_scores(name: str) -> None:
     assert float(gap) < 10 * FAMILIES[name].tolerance
 
 
+@pytest.mark.parametrize("few", [0, graphs.FEW])
 @pytest.mark.parametrize("kind", KNOWN)
-def test_a_recorded_step_is_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_step_is_a_step(kind: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded anew for fewer rows, or once."""
+    monkeypatch.setattr(graphs, "FEW", few)
     policy, sampling = on_gpu(a_policy(kind)), Sampling(max_new_tokens=40, group_size=8)
     assert isinstance(decoding.stepper(policy, TEXTS, 8, 40), decoding.GraphStepper)
     found = sample(policy, TEXTS, sampling, 0)
@@ -93,7 +101,7 @@ def test_a_recorded_step_is_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("kind", KNOWN)
 def test_recorded_steps_through_adapters_in_bf16(kind: str) -> None:
-    """Adapters' layers are called, not taken apart; their weights are autocast's to keep."""
+    """Adapters' layers are taken apart, each part cast once and not with every token."""
     model = a_policy(kind).model
     adapted = with_adapter(model, LoRA(rank=4))
     for name, p in adapted.named_parameters():
@@ -154,6 +162,36 @@ def test_logits_far_from_zero_are_not_rounded_to_bf16(bias: bool) -> None:
     torch.testing.assert_close(found_N.double(), expected_N, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_the_sampler_and_the_evaluation_have_logits_in_fp32(kind: str) -> None:
+    """As training has them: of each step, recorded or not, and of whole texts."""
+    policy, rollouts = on_gpu(a_policy(kind), "bf16"), batch().to(GPU)
+    with torch.no_grad(), precision(GPU, torch.bfloat16):
+        steps = decoding.stepper(policy, TEXTS, 2, 4)
+        found = [steps.prefill()]
+        found += [steps.step(logits_BV.argmax(-1)).clone() for logits_BV in found * 3]
+        logits_PGTV, _ = response_logits(policy.model, rollouts, 1.0)
+    for logits in (*found, logits_PGTV):
+        assert logits.dtype == torch.float32
+        assert not torch.equal(logits, logits.bfloat16().float())
+    logps_PGT, _ = token_logps(logits_PGTV, rollouts.response_ids_PGT)
+    gap = (logps_PGT - score_policy(policy, rollouts, 1.0)[0])[rollouts.mask_PGT].abs()
+    assert float(gap.mean()) < 0.05
+
+
+@pytest.mark.parametrize("pooling", ["mask", "model"])
+def test_a_reward_model_multiplies_in_bf16_but_for_its_head(tmp_path: Path, pooling: str) -> None:
+    classifier(tmp_path, pooling=pooling)
+    asked = {"prompts": ASKED, "completions": COMPLETIONS}
+    expected = RewardModel(tmp_path, "cpu")(**asked)
+    assert RewardModel(tmp_path, GPU, dtype="fp32")(**asked) == pytest.approx(expected, abs=1e-3)
+    reward, seen = RewardModel(tmp_path), list[torch.dtype]()
+    assert (reward.model.device.type, reward.dtype) == ("cuda", torch.bfloat16)
+    reward.model.score.register_forward_hook(lambda _, read, given: seen.extend((read[0].dtype, given.dtype)))
+    assert reward(**asked) == pytest.approx(expected, abs=0.1)
+    assert set(seen) == {torch.float32}
+
+
 @pytest.fixture
 def wide() -> Iterator[Policy]:
     """Deep and wide enough to fill memory; all that is kept from the first use of a GPU on is there already."""
@@ -200,6 +238,14 @@ def test_what_does_not_fit_is_trained_on_in_parts(wide: Policy) -> None:
     (row,) = run("reinforce", wide, sampling=sampling, budget="1iterations", prompts=PROMPTS * 32).rows
     assert row["gradient_norm"] > 0
     assert wide.portions.limits["training"] < 20
+
+
+def test_a_forward_pass_keeps_what_this_gpus_memory_allows(wide: Policy) -> None:
+    """Of the part of it that this process may have."""
+    whole = torch.cuda.get_device_properties(GPU).total_memory
+    assert activations_at_once(GPU) == max(MAX_ACTIVATIONS, whole // 16)
+    torch.cuda.set_per_process_memory_fraction(0.5)
+    assert activations_at_once(GPU) == max(MAX_ACTIVATIONS, whole // 2 // 16)
 
 
 def test_what_decoding_held_is_let_go_at_once(wide: Policy) -> None:

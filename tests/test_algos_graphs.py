@@ -16,6 +16,7 @@ from torch import Tensor
 
 from algos import Policy, Sampling, sample
 from algos.engine import decoding
+from algos.engine.fast import graphs
 from algos.engine.fast.graphs import GraphStepper
 
 SAMPLING = Sampling(max_new_tokens=10, group_size=6)
@@ -38,7 +39,8 @@ class Watched(GraphStepper):
 
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
-    """From now on decoding is in place."""
+    """From now on decoding is in place, of few rows as of many."""
+    monkeypatch.setattr(graphs, "FEW", 2)
     monkeypatch.setattr(Watched, "rows", [], raising=False)
     monkeypatch.setattr(Watched, "alive", [], raising=False)
     monkeypatch.setattr(decoding, "LayerStepper", Watched)
@@ -65,6 +67,13 @@ def test_the_same_samples(kind: str, in_place: type[Watched], monkeypatch: pytes
 def test_rows_did_leave(in_place: type[Watched]) -> None:
     sample(a_policy("llama"), PROMPTS, SAMPLING, 0)
     assert len(in_place.rows) > 2
+
+
+def test_few_rows_stay_in_place(in_place: type[Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "FEW", len(PROMPTS) * SAMPLING.group_size)
+    rows = in_place.rows
+    same(a_policy("llama"), monkeypatch)
+    assert rows == [len(PROMPTS) * SAMPLING.group_size]
 
 
 def test_the_same_with_adapters(in_place: type[Watched], monkeypatch: pytest.MonkeyPatch) -> None:

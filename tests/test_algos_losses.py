@@ -18,6 +18,8 @@ from algos.losses import (
     policy_gradient_loss,
     ppo_loss,
     ppo_token_losses,
+    ratio_metrics,
+    sequence_logps,
     value_loss,
 )
 
@@ -25,6 +27,8 @@ from algos.losses import (
 def f64(*numbers: float) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
+
+LN = math.log
 
 # Two sequences, of 1 and 3 tokens, and a third of 2: token sums 1, 9 and 11.
 X = f64(1, 99, 99, 2, 3, 4, 5, 6, 99).reshape(3, 1, 3)
@@ -118,6 +122,41 @@ def test_advantages_carry_no_gradient() -> None:
         assert torch.autograd.grad(loss, advantages, allow_unused=True)[0] is None
 
 
+def test_one_number_a_response_does_not_go_along_the_tokens() -> None:
+    """[B] beside [B, T] does where B = T, and silently."""
+    logps, each = torch.zeros(3, 3, dtype=torch.float64), f64(1, 2, 3)
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    for call in (
+        lambda: policy_gradient_loss(logps, each, mask),
+        lambda: ppo_token_losses(logps, logps, each, 0.2),
+        lambda: ppo_loss(logps, each, logps, mask),
+        lambda: value_loss(logps, each, mask),
+    ):
+        with pytest.raises(
+            ValueError, match=r"must have as many axes as \[3, 3\]; got \[3\]. Give it a value a token"
+        ):
+            call()
+    with pytest.raises(ValueError, match=r"must have the mask's shape; got \[3\] and \[3, 3\]"):
+        aggregate(each, mask, "token_mean")
+    # With an axis of their own they are a response's at each of its tokens.
+    loss = policy_gradient_loss(logps - 1, each[:, None], mask)
+    assert float(loss) == pytest.approx((1 + 2 + 3) * 3 / 3)
+
+
+def test_how_far_the_ratio_has_moved_by_hand() -> None:
+    """Ratios 1, 1.5 and 0.5, and 9 where nothing counts."""
+    logps = f64(0, LN(1.5), LN(0.5), LN(9)).reshape(1, 1, 4).requires_grad_()
+    old, mask = torch.zeros(1, 1, 4, dtype=torch.float64), torch.tensor([[[True, True, True, False]]])
+    found = ratio_metrics(logps, old, mask, 0.2)
+    assert float(found["clip_fraction"]) == pytest.approx(2 / 3)
+    assert float(found["approx_kl"]) == pytest.approx((0.5 - LN(1.5) - 0.5 - LN(0.5)) / 3)
+    assert float(found["ratio_max"]) == pytest.approx(1.5)
+    assert not any(x.requires_grad for x in found.values())
+    assert float(ratio_metrics(logps, old, mask, 0.2, 0.6)["clip_fraction"]) == pytest.approx(1 / 3)
+    totals = Totals(sequences=2, tokens=6, max_tokens=4)  # of a step of two such parts
+    assert float(ratio_metrics(logps, old, mask, 0.2, totals=totals)["clip_fraction"]) == pytest.approx(1 / 3)
+
+
 def clip_gradient(
     ratio: float, advantage: float, high: float | None = None, dual: float | None = None
 ) -> tuple[float, float]:
@@ -199,7 +238,13 @@ def test_value_clip_stops_a_value_that_has_moved_far_enough() -> None:
     assert values.grad.flatten().tolist() == pytest.approx([0.0, -1.5 / 2])
 
 
-LN = math.log
+def test_only_values_learn_from_the_value_loss() -> None:
+    """Returns that were made of the values, in a loop of one's own, are targets all the same."""
+    values, returns, old = (f64(x).reshape(1, 1, 1).requires_grad_() for x in (0.5, 1.0, 0.4))
+    for clip_range in (None, 0.2):
+        loss = value_loss(values, returns, torch.ones(1, 1, 1, dtype=torch.bool), old, clip_range)
+        found = torch.autograd.grad(loss, (values, returns, old), allow_unused=True)
+        assert [x is None for x in found] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -222,14 +267,36 @@ def test_each_dpo_loss_by_hand(loss: str, e: float, expected: float) -> None:
 
 @pytest.mark.parametrize("loss", ["sigmoid_normalised", "ipo_average"])
 def test_averages_are_the_callers_business(loss: str) -> None:
-    with pytest.raises(ValueError, match="loss_type must be one of sigmoid, robust, hinge, ipo; got"):
+    with pytest.raises(
+        ValueError, match=r"one of sigmoid, robust, hinge, ipo; got .*sequence_logps\(…, average=True\)"
+    ):
         dpo_loss(f64(-1), f64(-4), f64(-2), f64(-3), 0.5, loss)
+
+
+def test_ipo_of_averages_is_the_one_of_dpo() -> None:
+    logps = torch.stack([f64(-1, -2, 0), f64(-4, -1, -1)])[None]
+    mask = torch.tensor([[[True, True, False], [True, True, True]]])
+    chosen, rejected = sequence_logps(logps, mask, average=True).unbind(-1)
+    assert float(dpo_loss(chosen, rejected, f64(0), f64(0), 0.5, "ipo")) == pytest.approx((-1.5 + 2 - 1) ** 2)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "robust"])
+def test_labels_may_be_soft_by_the_pair(loss: str) -> None:
+    chosen, rejected, zero, e = f64(-1, -2, -1), f64(-4, -3, -1), f64(0, 0, 0), f64(0.0, 0.3, 0.1)
+    found = dpo_loss(chosen, rejected, zero, zero, 0.5, loss, e)
+    each = [
+        dpo_loss(chosen[i : i + 1], rejected[i : i + 1], zero[:1], zero[:1], 0.5, loss, float(e[i]))
+        for i in range(3)
+    ]
+    torch.testing.assert_close(found, torch.cat(each), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "ipo"])
 def test_label_smoothing_is_refused_where_it_would_be_ignored(loss: str) -> None:
     with pytest.raises(ValueError, match=f"label_smoothing must be 0 for loss_type '{loss}'.*got 0.1"):
         dpo_loss(f64(-1), f64(-4), f64(-2), f64(-3), 0.5, loss, 0.1)
+    with pytest.raises(ValueError, match="label_smoothing must be 0"):
+        dpo_loss(f64(-1, -1), f64(-4, -4), f64(-2, -2), f64(-3, -3), 0.5, loss, f64(0.1, 0.2))
 
 
 def test_hinge_is_one_minus_the_margin_below_one() -> None:

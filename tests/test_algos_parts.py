@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES
-from known import KNOWN, a_policy
+from known import KNOWN, a_policy, with_loud_adapter
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
@@ -20,7 +21,7 @@ from algos.engine import memory
 from algos.engine.fast import parts, products
 from algos.engine.fast.direct import direct
 from algos.engine.fast.kernels import patch_kernels
-from algos.engine.fast.parts import function_of
+from algos.engine.fast.parts import function_of, wide_function_of
 from algos.engine.fast.products import packed
 
 
@@ -128,3 +129,106 @@ def test_linear_layers_of_the_same_tensor_as_one_product(
     for found, one in zip(whole(x), expected, strict=True):
         torch.testing.assert_close(found, one)
     assert len(products) == together
+
+
+def layers_with_adapters(kind: str) -> Any:
+    """The first block's linear layers with adapters that say something."""
+    model = with_loud_adapter(lambda _: a_policy(kind).model)
+    trunk: Any = model.get_base_model().base_model
+    block = trunk.h[0] if kind == "gpt2" else trunk.layers[0]
+    found = [
+        module
+        for module in block.modules()
+        if type(module).__name__ == "Linear" and hasattr(module, "lora_A")
+    ]
+    assert len(found) == (4 if kind == "gpt2" else 7)
+    return model.eval(), found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_an_adapter_is_taken_apart(kind: str, dtype: torch.dtype) -> None:
+    """To the last bit, casts included."""
+    _, layers = layers_with_adapters(kind)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for layer in layers:
+            function, x = function_of(layer), torch.randn(3, layer.in_features)
+            assert function is not layer
+            found, expected = function(x), layer(x)
+            assert found.dtype == expected.dtype == dtype
+            assert torch.equal(found, expected)
+            assert not torch.equal(found, layer.base_layer(x))
+
+
+def merge(model: Any, layer: Any) -> None:
+    layer.merge()
+
+
+def disable(model: Any, layer: Any) -> None:
+    layer.enable_adapters(False)
+
+
+def watch(model: Any, layer: Any) -> None:
+    layer.register_forward_hook(doubled)
+
+
+def drop_out(model: Any, layer: Any) -> None:
+    layer.lora_dropout["default"] = nn.Dropout(0.5).eval()
+
+
+def vary(model: Any, layer: Any) -> None:
+    layer.lora_variant["default"] = SimpleNamespace(forward=lambda *_, result, **__: 3 * result)
+
+
+def narrow(model: Any, layer: Any) -> None:
+    layer.lora_A.to(torch.float64), layer.lora_B.to(torch.float64)
+
+
+def activate_two(model: Any, layer: Any) -> None:
+    from peft import LoraConfig
+
+    model.add_adapter("other", LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.base_model.set_adapter(["default", "other"])
+    nn.init.normal_(layer.lora_B["other"].weight)
+
+
+@pytest.mark.parametrize("change", [merge, disable, watch, drop_out, vary, narrow, activate_two])
+def test_an_adapter_that_is_more_than_an_adapter_is_called(change: Any) -> None:
+    model, (layer, *_) = layers_with_adapters("llama")
+    x = torch.randn(3, layer.in_features)
+    with torch.no_grad():
+        before = layer(x)
+        change(model, layer)
+        assert function_of(layer) is layer
+        assert change in (merge, narrow, drop_out) or not torch.allclose(layer(x), before)
+
+
+def test_what_is_in_an_adapter_may_be_watched() -> None:
+    _, (layer, *_) = layers_with_adapters("llama")
+    x = torch.randn(3, layer.in_features)
+    layer.base_layer.register_forward_hook(doubled)
+    with torch.no_grad():
+        assert torch.equal(function_of(layer)(x), layer(x))
+
+
+def test_a_heads_logits_are_not_rounded_where_a_gpu_would_round_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here by a product that stands for the GPU's, of factors in bf16 and sums in fp32."""
+    head, x = nn.Linear(32, 50, bias=False).eval(), torch.randn(2, 3, 32)
+    monkeypatch.setattr(parts, "wide_product", lambda a, b, _: a.float() @ b.float().t())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert wide_function_of(head)(x).dtype == torch.bfloat16  # a CPU has rounded them already
+        monkeypatch.setattr(parts, "rounds_sums", lambda _: True)
+        found = wide_function_of(head)(x)
+        head.register_forward_hook(doubled)
+        assert wide_function_of(head) is head
+    torch.testing.assert_close(found, x.bfloat16().float() @ head.weight.bfloat16().float().t())
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_a_cpu_rounds_as_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not products.rounds_sums("cpu")
+    assert not products.rounds_sums("cuda")
+    monkeypatch.setattr(products, "multiplied_in", lambda *_: torch.bfloat16)
+    assert products.rounds_sums("cuda")
+    assert not products.rounds_sums("cpu")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import pair, tiny_policy
 
+from algos import DPO, Policy, train
 from algos.engine.batches.pairs import encode_pairs
 from algos.engine.batches.recorded import PairSource, collate, reference_key, reference_logps
 from algos.engine.budget import Meter
@@ -46,6 +47,20 @@ def test_the_cache_is_keyed_by_everything_it_depends_on(tmp_path: Path) -> None:
     policy.dtype = torch.bfloat16
     reference_logps(policy, pairs, 1.0, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+def test_the_reference_is_hashed_once_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the state and for the cache; and once behind it, for what must not have changed."""
+    hashed: list[int] = []
+    whole = Policy.reference_digest
+    monkeypatch.setattr(Policy, "reference_digest", lambda policy: hashed.append(1) or whole(policy))
+    train(DPO(batch_size=2), tiny_policy(), pairs=PAIRS, reference_cache=tmp_path)
+    assert len(hashed) == 2
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    reference_logps(tiny_policy(), encode_pairs(tiny_policy(), PAIRS, None)[0], 1.0, tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1  # known or hashed, it is the same
 
 
 @pytest.mark.parametrize("what", ["torch", "transformers", "rlhf-compare"])

@@ -190,3 +190,44 @@ def test_it_goes_where_policies_go(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     RewardModel(tmp_path)
     RewardModel(tmp_path, "cpu")
     assert asked == ["auto", "cpu"]
+
+
+@pytest.mark.parametrize("pooling", ["mask", "model"])
+def test_in_bf16_the_head_still_multiplies_in_fp32(tmp_path: Path, pooling: str) -> None:
+    """One number a text, which bf16 would round to three digits."""
+    classifier(tmp_path, pooling=pooling)
+    asked = {"prompts": PROMPTS, "completions": COMPLETIONS}
+    plain = RewardModel(tmp_path, "cpu")(**asked)
+    assert RewardModel(tmp_path, "cpu", dtype="fp32")(**asked) == plain
+    reward, seen = RewardModel(tmp_path, "cpu", dtype="bf16"), list[tuple[torch.dtype, torch.dtype]]()
+    reward.model.score.register_forward_hook(lambda _, read, given: seen.append((read[0].dtype, given.dtype)))
+    found = reward(**asked)
+    assert seen == [(torch.float32, torch.float32)]
+    assert found == pytest.approx(plain, abs=0.1)
+    assert found != plain
+    assert found != [float(torch.tensor(score).bfloat16()) for score in found]
+    assert "forward" not in vars(reward.model.base_model)
+
+
+def test_heads_of_several_layers_read_a_trunk_in_bf16(tmp_path: Path) -> None:
+    """BERT's pooler is the trunk's, RoBERTa's head has two layers."""
+    tokenizer = word_tokenizer("a b c", pad="<pad>")
+    for kind in ("bert", "roberta"):
+        config = AutoConfig.for_model(
+            kind, vocab_size=len(tokenizer), num_labels=1, hidden_size=16, intermediate_size=16,
+            num_hidden_layers=1, num_attention_heads=2, pad_token_id=1, max_position_embeddings=18,
+        )  # fmt: skip
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / kind)
+        tokenizer.save_pretrained(tmp_path / kind)
+        plain, found = (
+            RewardModel(tmp_path / kind, "cpu", dtype=dtype)(prompts=PROMPTS, completions=COMPLETIONS)
+            for dtype in ("fp32", "bf16")
+        )
+        assert found == pytest.approx(plain, abs=0.05)
+        assert found != plain
+
+
+def test_a_precision_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    classifier(tmp_path)
+    with pytest.raises(UserError, match="dtype must be auto, fp32 or bf16"):
+        RewardModel(tmp_path, "cpu", dtype="fp8")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -132,3 +133,20 @@ def test_shapes_are_checked_and_missing_fields_named() -> None:
         dataclasses.replace(rollouts, mask_PGT=rollouts.mask_PGT[..., :1])
     with pytest.raises(ValueError, match="prompt_ids_PL and prompt_mask_PL"):
         dataclasses.replace(rollouts, prompt_mask_PL=rollouts.prompt_mask_PL[:, :0])
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("logps_PGT", "an algorithm asks for it by Needs(old_logps=True)"),
+        ("values_PGT", "an algorithm asks for it by Needs(values='shared')"),
+        ("greedy_scores_P", "an algorithm asks for it by Needs(greedy=True)"),
+        ("advantages_PGT", "prepare() must"),
+    ],
+)
+def test_a_field_that_is_missing_is_named_with_who_fills_it(name: str, remedy: str) -> None:
+    rollouts = rollouts_of([[1]], [[[1, 0]]])
+    with pytest.raises(
+        ValueError, match=re.escape(f"these rollouts have no {name}. Fill it in first: {remedy};")
+    ):
+        rollouts.filled("mask_PGT", name)

@@ -12,6 +12,7 @@ from tiny import EOS, every_response, gpt2, rollouts_of, tiny_policy, word_token
 
 from algos import Policy, Sampling, UserError, sample
 from algos.engine import decoding
+from algos.engine.batches.prompts import encode_prompts
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import filtered, inverse_cdf
 from algos.engine.scoring import score_policy
@@ -38,6 +39,20 @@ def test_texts_are_refused_with_what_encodes_them(policy: Policy) -> None:
         with pytest.raises(UserError, match=r"token ids; got the text 'a.*encode_prompts") as caught:
             sample(policy, texts, Sampling(max_new_tokens=4), 0)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
+
+
+def test_encoded_prompts_are_refused_with_what_takes_their_ids_out(policy: Policy) -> None:
+    sampling = Sampling(max_new_tokens=4)
+    encoded, counts = encode_prompts(policy, ["a b", "c"], sampling.max_new_tokens)
+    for given in (encoded, (encoded, counts)):
+        with pytest.raises(
+            UserError, match=r"got EncodedPrompt.*\[p\.ids for p in encode_prompts\(.*\)\[0\]\]"
+        ):
+            sample(policy, given, sampling, 0)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"lists of token ids; got Tensor"):
+        sample(policy, torch.tensor([[1, 2]]), sampling, 0)  # type: ignore[arg-type]
+    ids = [p.ids for p in encode_prompts(policy, ["a b", "c"], sampling.max_new_tokens)[0]]
+    assert sample(policy, ids, sampling, 0).P == 2
 
 
 def test_samples_do_not_depend_on_their_batch_or_its_order(policy: Policy) -> None:

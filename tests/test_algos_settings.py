@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,7 @@ def test_shared_ranges(kind: type[Algorithm], wrong: dict[str, Any]) -> None:
                 {"ppo_epochs": 0}, {"minibatches": 0}, {"value_coefficient": -1.0}, {"kl_target": 0.0},
                 {"value_learning_rate": 0.0}, {"value_learning_rate": float("inf")},
                 {"kl_horizon": 0.0}, {"kl_horizon": float("inf")}, {"kl_target": float("inf")},
+                {"beta": 0.0, "kl_control": "adaptive"},
             )
         ),
         *(
@@ -126,6 +130,35 @@ def test_what_a_caller_can_get_wrong_is_one_line(
     with pytest.raises(UserError, match=message) as caught:
         train(algorithm, tiny_policy(), **arguments)
     assert "\n" not in str(caught.value)
+
+
+# The package -------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_there_and_can_be_completed() -> None:
+    assert set(algos.__all__) <= set(dir(algos))
+    assert all(getattr(algos, name) is not None for name in algos.__all__)
+    for name in ("Algorithm", "Hook", "Needs", "Outputs", "Rollouts", "State", "TrainState"):
+        assert name in algos.__all__
+    assert not hasattr(algos, "Trainer")
+
+
+def test_settings_are_read_without_a_model() -> None:
+    """And completed: what needs transformers, which takes seconds, is loaded when it is asked for."""
+    script = "import sys, algos; dir(algos); algos.PPO, algos.Needs, algos.Rollouts; print('transformers' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("package", ["algos", "eval"])
+def test_type_checkers_are_told_that_there_are_types(package: str) -> None:
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
+    assert "py.typed" in settings["package-data"][package]
+    assert (PACKAGE.parent / package / "py.typed").is_file()
 
 
 # The house ---------------------------------------------------------------------------------------------

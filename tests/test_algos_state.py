@@ -75,8 +75,32 @@ def test_a_finished_run_is_saved_whatever_its_interval_and_not_run_again(
 
 
 def test_without_an_interval_only_a_hook_saves(tmp_path: Path) -> None:
-    run("reinforce", tiny_policy(), checkpoint=tmp_path)
+    run("reinforce", tiny_policy(), checkpoint=tmp_path, checkpoint_every=0)
     assert saved_states(tmp_path) == []
+
+
+def test_a_folder_alone_is_enough_to_be_saved(tmp_path: Path) -> None:
+    """Every ten iterations, and at the end."""
+    run("reinforce", tiny_policy(), checkpoint=tmp_path, budget="11iterations")
+    assert [saved.name for saved in saved_states(tmp_path)] == ["00000010", "00000011"]
+
+
+def test_a_hook_may_name_the_folder_as_text(tmp_path: Path) -> None:
+    folder, straight, again = str(tmp_path / "state"), tiny_policy(), tiny_policy()
+    loaded: list[bool] = []
+
+    def save(state: TrainState, _: float) -> None:
+        if state.iteration == 3:
+            assert state.save(folder) == Path(folder) / "00000003"
+
+    def load(state: TrainState, _: float) -> None:
+        if not state.history:
+            loaded.append(state.load(folder))
+
+    run("reinforce", straight, hook=save)
+    assert len(run("reinforce", again, hook=load).rows) == 6
+    assert loaded == [True]
+    assert same_weights(again, straight)
 
 
 def test_what_a_hook_saves_can_be_gone_on_with(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from tiny import same_weights, tiny_policy, word_tokenizer
 from tiny_runs import PAIRS, PROMPTS, run
 
-from algos import DPO, REINFORCE, Policy, UserError
+from algos import DPO, REINFORCE, Policy, UserError, train
 from algos.engine.batches.pairs import encode_pair
 
 ROWS = [{"prompt": prompt, "label": i} for i, prompt in enumerate(PROMPTS)]
@@ -21,6 +21,11 @@ CHAT = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in PROMPTS]
 def short(completion_ids: list[list[int]], **_: Any) -> list[float]:
     """A reward of texts and messages alike."""
     return [-float(len(ids)) for ids in completion_ids]
+
+
+ONE_REWARD = (
+    "reward must be one function (for several rewards, one that adds them up) or RewardModel('DIR_OR_HUB_ID')"
+)
 
 
 def trained(name: str, data: Any, **options: Any) -> tuple[list[dict[str, float]], Policy]:
@@ -148,6 +153,12 @@ def test_no_pairs_and_a_cache_for_the_reference_are_one_line(tmp_path: Any) -> N
         ({"micro_batch": 0}, "micro_batch must be an integer of at least 1; got 0."),
         ({"micro_batch": 1.5}, "micro_batch must be an integer of at least 1; got 1.5."),
         ({"checkpoint_every": -1}, "checkpoint_every must be an integer of at least 0; got -1."),
+        (
+            {"sampling": {"max_new_tokens": 4}},
+            "sampling must be a Sampling, such as Sampling(max_new_tokens=64); got a dict.",
+        ),
+        ({"reward": [short, short]}, f"{ONE_REWARD}; got a list."),
+        ({"reward": "owner/reward-model"}, f"{ONE_REWARD}; got 'owner/reward-model'."),
         ({"seed": "0"}, "seed must be an integer; got '0'."),
         ({"seed": None}, "seed must be an integer; got None."),
         ({"seed": True}, "seed must be an integer; got True."),
@@ -155,6 +166,18 @@ def test_no_pairs_and_a_cache_for_the_reference_are_one_line(tmp_path: Any) -> N
 )
 def test_settings_that_mean_nothing_are_refused(setting: dict[str, Any], said: str) -> None:
     assert refused("prompts", PROMPTS, **setting) == said
+
+
+def test_what_is_no_policy_is_told() -> None:
+    wanted = "policy must be a Policy, such as Policy.load('DIR_OR_HUB_ID')"
+    for given, got in (
+        ("tiny-model", "'tiny-model'"),
+        (tiny_policy().model, "a GPT2LMHeadModel"),
+        (None, "a NoneType"),
+    ):
+        with pytest.raises(UserError) as caught:
+            train(REINFORCE(), given, prompts=PROMPTS, reward=short, budget="1iterations")  # type: ignore[arg-type]
+        assert str(caught.value) == f"{wanted}; got {got}."
 
 
 def test_an_integer_of_numpy_is_that_seed() -> None:

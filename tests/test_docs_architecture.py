@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from pages import ROOT, page, section
-from tiny import tiny_policy
+from tiny import same_weights, tiny_policy
 from tiny_runs import PROMPTS
 
 from algos import ALGORITHMS, GuardedReward, RewardCalls, Sampling, train
@@ -218,6 +218,25 @@ def test_the_added_algorithm_is_short_trains_and_learns(example: ModuleType) -> 
     again = tiny_policy()
     rows = train(example.GRPO(learning_rate=2e-2), again, budget="15iterations", **options).rows
     assert rows[-1]["reward/train"] > rows[0]["reward/train"] + 0.2
+
+
+def test_the_added_algorithms_clip_acts_from_its_second_pass_on(example: ModuleType) -> None:
+    sampling = Sampling(max_new_tokens=4, group_size=8, prompts_per_iteration=4)
+    options: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "reward": count_b,
+        "sampling": sampling,
+        "budget": "1iterations",
+    }
+    policies = [tiny_policy() for _ in range(4)]
+    rows = [
+        train(example.GRPO(learning_rate=1e-1, clip_range=clip, ppo_epochs=epochs), policy, **options).rows[0]
+        for policy, (clip, epochs) in zip(policies, [(0.01, 1), (0.5, 1), (0.01, 2), (0.5, 2)], strict=True)
+    ]
+    assert [row["updates"] for row in rows] == [1, 1, 2, 2]
+    assert [row["clip_fraction"] > 0 for row in rows] == [False, False, True, True]
+    assert same_weights(policies[0], policies[1])
+    assert not same_weights(policies[2], policies[3])
 
 
 def test_the_added_algorithm_bears_responses_without_a_score(example: ModuleType) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from lexicon_world import LEXICON, PREPARED, REFUSED, again, begun
 from small_world import SmallWorld
 
+from eval.experiment import Experiment
+from eval.process.jobs import Job
+from eval.recording.session import Session
+from eval.sessions import sessions
 from eval.store import Store
 from run_compare import main
 
@@ -81,3 +86,57 @@ def test_a_folder_that_cannot_be_removed_hides_no_error(
     monkeypatch.setattr(Path, "rmdir", refused)
     assert main(begun(reward="rewards.py:raises")) == REFUSED
     assert "raised KeyError" in capsys.readouterr().err
+
+
+# What is kept of when and where it was worked on ------------------------------------------------------------
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", ["_prepare", "evaluate_base", "tune"])
+def test_a_comparison_that_is_stopped_before_its_first_run_knows_its_command(
+    world: SmallWorld, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The model cards name it, as what repeats the comparison."""
+    command = begun()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"eval.comparison.{place}", stopped)
+        assert main(command) == 130
+    assert main(again(world)) == PREPARED
+    first, second = sessions(Store.open(world.folder / "out").environment)
+    assert first["command"] == shlex.join(["rlhf-compare", *command])
+    assert second["command"] == shlex.join(["rlhf-compare", *again(world)])
+    assert (first["runs"], second["runs"]) == (0, 0)  # of which none was made in another place than the last
+
+
+def test_a_session_that_could_not_go_on_is_none(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(begun()) == PREPARED
+    (world.folder / "words.txt").write_text("bad", encoding="utf-8")
+    monkeypatch.setattr(Store, "evaluated", True)
+    assert main(again(world)) == REFUSED
+    assert len(sessions(Store.open(world.folder / "out").environment)) == 1
+
+
+def test_a_run_counts_where_it_took_a_step(tmp_path: Path) -> None:
+    """Not one that waited, or was only loaded, as the user stopped; nor twice."""
+    store = Store.create(tmp_path / "out", Experiment())
+    session = Session(store, "rlhf-compare", 1)
+    ppo, dpo, waiting = (
+        Job(name, lambda _: "done", lambda _: "failed") for name in ("ppo-s0", "dpo-s0", "x-s0")
+    )
+    session.write()
+    for job, fraction, words in (
+        (ppo, 0.0, "loading"),
+        (ppo, 0.5, ""),
+        (ppo, 1.0, "done"),
+        (waiting, 0.0, "loading"),
+    ):
+        session.update(job, fraction, words)
+    session.update(waiting, 1.0, "stopped")
+    assert store.environment["runs"] == 1
+    session.update(dpo, 0.1, "")
+    assert store.environment["runs"] == 2
+    session.end()
+    assert store.environment["finished"] >= store.environment["started"]

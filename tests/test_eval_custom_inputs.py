@@ -15,7 +15,7 @@ from algos.engine.text.tokens import encode_prompt
 from eval.data import Accounting
 from eval.data.accounting import summary
 from eval.experiment import Experiment
-from eval.tasks.custom.inputs import Inputs, read_inputs
+from eval.tasks.custom.inputs import Inputs, read_inputs, require_inputs
 
 WORDS = ("red", "green", "blue", "good", "bad", "dog", "cat")
 
@@ -24,6 +24,23 @@ WORDS = ("red", "green", "blue", "good", "bad", "dog", "cat")
 def base(small: SmallWorld) -> Policy:
     """32 positions, a token a word."""
     return Policy.load(small.model)
+
+
+@pytest.mark.parametrize(
+    ("device", "reward", "refused"),
+    [
+        ("cuda:1", None, True), ("cuda:1", "rewards.py:score", False), ("cuda:0", None, False), ("cuda", None, False),
+        ("auto", None, False), ("cpu", None, False),
+    ],
+)  # fmt: skip
+def test_a_reward_model_is_trained_on_the_first_gpu(device: str, reward: str | None, refused: bool) -> None:
+    experiment = Experiment(task="custom", model="m", pairs="p.jsonl", reward=reward, device=device)
+    if not refused:
+        assert require_inputs(experiment) == "m"
+        return
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=1 and leave out --device") as caught:
+        require_inputs(experiment)
+    assert "\n" not in str(caught.value)
 
 
 def write(path: Path, rows: list[Any]) -> str:

@@ -140,6 +140,39 @@ def test_a_run_that_was_removed_is_made_again(
     same(out, never_stopped)
 
 
+def test_a_cache_that_nothing_needs_any_more_is_not_missed_for_ever(
+    small: SmallWorld, tmp_path: Path, never_stopped: Path, log: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(never_stopped, out)
+    (cache,) = (out / "materials").glob("reference-logps-*.safetensors")
+    cache.unlink()
+    with pytest.raises(DamagedFile, match=f"{cache.name} was written but is gone"):
+        Store.reading(out)
+    assert start(again(small, out)).wait() == 0
+    assert f"{cache} was written but is gone" in log.read_text(encoding="utf-8")
+    Store.reading(out)
+    same(out, never_stopped)
+
+
+def test_a_run_that_failed_may_be_killed_as_it_is_made_again(
+    small: SmallWorld, tmp_path: Path, never_stopped: Path, log: Path
+) -> None:
+    """It takes its status away as it begins, which is then not missed, whatever ended before it."""
+    out = tmp_path / "out"
+    shutil.copytree(never_stopped, out)
+    first, second = (Store.open(out).run(arm, 0) for arm in ("reinforce", "ppo"))
+    for run in (first, second):
+        run.finish(**run.status | {"status": "failed", "error": "no luck"})
+    child = start(again(small, out))
+    until(lambda: first.status["status"] == "done" and second.status["status"] == "missing", child)
+    child.kill()
+    child.wait()
+    assert second.status["status"] == "missing"
+    assert start(again(small, out)).wait() == 0
+    same(out, never_stopped)
+
+
 def test_materials_that_are_gone_are_not_made_anew(
     small: SmallWorld, tmp_path: Path, never_stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from eval.settings.layers import layered
 from eval.settings.parts import Evaluation
 from eval.settings.resume import extended
 from eval.store import Store
-from eval.tuning.tune import settled
+from eval.tuning.settled import settled
 from run_compare import parse
 
 
@@ -251,3 +251,54 @@ def test_the_arguments_that_made_a_tuned_comparison_also_resume_it(tmp_path: Pat
         UserError, match=r"variants = {'low': {'beta': 0\.05}}; got {'low': {'beta': 0\.02}}\."
     ):
         parse(again)
+
+
+@pytest.mark.parametrize(
+    ("text", "above", "refused"),
+    [
+        ("sampling: {group_size: 1}", ["--group-size", "4"], "got 1. Set --group-size 2"),
+        (
+            "{tune: 2, search: {ppo: {learning_rate: {low: 1.0e-4, high: 1.0e-2}}}, ppo: {learning_rate: 1.0e-6}}",
+            ["--ppo.learning-rate", "1e-3"],
+            "search.ppo.learning_rate must hold 1e-06",
+        ),
+        ("algos: [mine]", ["--algos", "ppo"], "unknown algorithm 'mine'"),
+        ("seeds: 0", ["--seeds", "2"], "seeds must be at least 1"),
+    ],
+)
+def test_a_file_is_judged_with_what_the_command_line_says_over_it(
+    tmp_path: Path, text: str, above: list[str], refused: str
+) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(refused)):
+        parse(["--config", str(file)])
+    found = parse(["--config", str(file), *above]).experiment
+    assert type(found) is Experiment
+    assert found == Experiment.from_dict(found.to_dict())
+
+
+def test_settings_without_what_they_belong_to_are_told(tmp_path: Path) -> None:
+    lora = ["--lora-settings.rank", "64", "--lora-settings.alpha", "8"]
+    assert parse(lora).notes == (
+        "lora_settings.rank 64, lora_settings.alpha 8 have no effect without --lora",
+    )
+    tune = ["--tune-seeds", "4"]
+    assert parse(tune).notes == ("tune_seeds 4 has no effect without --tune",)
+    assert parse([*lora, "--lora", *tune, "--tune", "2"]).notes == ()
+    own = ["--model", "m", "--reward", "hub/reward", "--judge", "hub/judge", "--prompts", "hub/prompts"]
+    sampled = ["--label-scale", "2", "--sampled-pairs", "64"]
+    assert parse([*own, *sampled]).notes == ()
+    given = [*own, *sampled, "--pairs", "hub/pairs", "--reward-model.epochs", "2"]
+    assert parse(given).notes == (
+        "sampled_pairs 64, label_scale 2.0 have no effect here: pairs are given, so none are sampled",
+        "reward_model.epochs 2 has no effect here: with --reward no reward model is trained",
+    )
+    (told,) = parse([*own, *sampled, "--algos", "ppo"]).notes
+    assert told.endswith("have no effect here: no arm learns from pairs")
+    file = tmp_path / "e.yaml"
+    file.write_text("search: {ppo: {beta: {low: 0.01, high: 0.5}}}", encoding="utf-8")
+    assert parse(["--config", str(file)]).notes == ("search has no effect without --tune",)
+    # Of a comparison that is gone on with all was said.
+    Store.create(tmp_path / "out", parse(lora).experiment)
+    assert parse(["--resume", str(tmp_path / "out")]).notes == ()

@@ -72,6 +72,22 @@ def test_rewards_of_millions_keep_the_digits_that_tell_them_apart() -> None:
     assert fmt.column([almost], "reward") == [("0.100", "± 0.000")]
 
 
+def test_counts_are_in_full_until_ten_thousand() -> None:
+    one = [Estimate(value, math.nan, math.nan, 1) for value in (0, 999.7, 2048, 9_999, 10_000, 12.4)]
+    assert [mean for mean, _ in fmt.column(one, "pairs")] == ["0", "1,000", "2,048", "9,999", "10k", "12.4"]
+    assert fmt.column([Estimate(4651.2, 4607.7, 4694.7, 5)], "completions") == [("4,651", "± 44")]
+    assert fmt.column([Estimate(13_400, 8_960, 17_840, 5)], "completions") == [("13.4k", "± 4.44k")]
+    assert fmt.column([Estimate(512, -988, 2012, 5)], "pairs") == [("512", "± 1,500")]
+    assert fmt.column([Estimate(3.5, 3.0, 4.0, 5)], "updates") == [("3.5", "± 0.5")]
+
+
+def test_a_budget_is_written_as_the_tables_write_costs() -> None:
+    assert fmt.in_powers("5e11 FLOPs") == "5×10¹¹ FLOPs"
+    assert fmt.in_powers("1.2e15 FLOPs") == "1.2×10¹⁵ FLOPs"
+    assert fmt.in_powers("20,000 completions") == "20,000 completions"
+    assert fmt.in_powers(f"1e{'9' * 5000}") == f"1e{'9' * 5000}"
+
+
 def test_numbers_that_differ_are_written_differently() -> None:
     assert fmt.distinct([0.5, 200.0, 1200.0]) == ["0.5", "200", "1.2k"]
     assert fmt.distinct([5.9155, 5.916, 5.9165]) == ["5.9155", "5.916", "5.9165"]

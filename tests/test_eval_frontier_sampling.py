@@ -128,6 +128,15 @@ def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:
     assert (store.path / "frontier" / "pool.safetensors").stat().st_mtime_ns == before
 
 
+def test_what_a_kill_left_of_more_workers_is_removed(undrawn: Store) -> None:
+    left = undrawn.path / "frontier.part-7"
+    for _ in ("drawn", "there already"):
+        left.mkdir()
+        (left / "pool.json").touch()
+        update_pool(undrawn, Workers(1), quiet)
+        assert not left.exists()
+
+
 def test_policies_that_are_made_again_answer_again(finished: Path, tmp_path: Path) -> None:
     """A budget in seconds, or a GPU, does not make the same ones twice."""
     shutil.copytree(finished, tmp_path / "copy")
@@ -142,6 +151,7 @@ def test_policies_that_are_made_again_answer_again(finished: Path, tmp_path: Pat
     forget_pool(store, [store.run("dpo", 0)])
     assert store.pool is None
     assert not drawn.plan
+    Store.reading(store.path)  # where it is stopped now, the report goes without a frontier
 
 
 @pytest.mark.parametrize(

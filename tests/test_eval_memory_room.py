@@ -236,6 +236,48 @@ def test_a_reward_model_that_is_to_be_trained_counts(small: SmallWorld) -> None:
     assert "reward model" not in needs(Experiment(), 8)
 
 
+@pytest.mark.parametrize(
+    ("room", "remedy"),
+    [
+        (12, r"It would fit with --micro-batch 1 \(about"),
+        (8, r"It would fit with --gradient-checkpointing \(about"),
+        (6, r"It would fit with --gradient-checkpointing --micro-batch 1 \(about"),
+        (4, "Neither --gradient-checkpointing nor --micro-batch 1 makes it fit. Name a reward and a judge"),
+    ],
+)
+def test_a_reward_model_that_cannot_fit_says_what_helps(
+    small: SmallWorld, monkeypatch: pytest.MonkeyPatch, room: float, remedy: str
+) -> None:
+    """Of one that takes 2 GiB, and 16 to train on 32 pairs."""
+
+    def made_up_too(load: Load, pairs: int) -> Need:
+        activations = (32 + pairs) * GIB // (16 if load.gradient_checkpointing else 4)
+        return Need({"weights": 2 * GIB}, {"training": activations})
+
+    monkeypatch.setattr(memory, "reward_model_need", made_up_too)
+    monkeypatch.setattr(memory, "need_of", lambda *_: Need({"weights": GIB}, {"training": 0}))
+    monkeypatch.setattr(memory, "available", lambda _: int(room * GIB))
+    monkeypatch.setattr(memory, "_resident", lambda: GIB // 2)
+    experiment = Experiment(task="custom", model=small.model, pairs=small.pairs, device="cpu")
+    with pytest.raises(UserError, match=remedy) as caught:
+        require_room(experiment, 8)
+    assert str(caught.value).startswith("reward model needs about")
+
+
+def test_a_reward_model_with_gradient_checkpointing_takes_less() -> None:
+    plain, again = (
+        reward_model_need(load(gradient_checkpointing=on), 8).phases["training"] for on in (False, True)
+    )
+    assert again < 0.8 * plain
+
+
+def test_the_optimizer_writes_in_place() -> None:
+    """Gradients are all that its step takes beside weights and moments, on a GPU too."""
+    for on_gpu in (False, True):
+        found = need_of(REINFORCE(), load(on_gpu=on_gpu))
+        assert found.phases["optimizer step"] == 4 * parameters()
+
+
 def test_a_saved_adapter_is_read_by_its_base(small: SmallWorld, tmp_path: Path) -> None:
     Policy.load(small.model, lora=LoRA(rank=2), device="cpu").save(tmp_path)
     assert base_of(str(tmp_path)) == str(Path(small.model).resolve())

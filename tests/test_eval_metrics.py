@@ -254,3 +254,17 @@ def test_unscored_responses_are_in_a_share_of_their_own(small: SmallWorld, exper
     assert len(found.samples) == 12
     assert found.metrics["unscored"] == 3 / 12
     assert found.metrics["reward/proxy"] == pytest.approx((sum(range(12)) - 1 - 5 - 9) / 9)
+
+
+def test_the_plain_length_is_that_of_the_policys_own_samples(
+    small: SmallWorld, experiment: Experiment
+) -> None:
+    policy = Policy.load(small.model)
+    longer = replace(experiment, sampling=replace(experiment.sampling, max_new_tokens=20))
+    plain = Evaluator(policy, materials(small), longer)()
+    assert plain.plain_length == plain.metrics["length"]
+    colder = replace(longer, eval=Evaluation(responses=4, temperature=0.01))
+    other = Evaluator(policy, materials(small), colder)()
+    assert other.metrics["length"] != plain.metrics["length"]
+    assert other.plain_length == plain.metrics["length"]
+    assert other.metrics["kl/sequence"] == plain.metrics["kl/sequence"]

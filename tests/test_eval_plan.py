@@ -101,6 +101,14 @@ def test_an_iteration_costs_what_the_meter_counts(
     assert said["flops"] == first["flops"]
 
 
+def test_an_iteration_of_a_saved_adapter_costs_what_the_meter_counts(model: str, tmp_path: Path) -> None:
+    Policy.load(model, lora=True, device="cpu").save(tmp_path)
+    algorithm, experiment = REINFORCE(baseline="batch_mean"), replace(planned(model), model=str(tmp_path))
+    plan = replace(sizes(experiment), reward_parameters=0)
+    (row,) = counted(algorithm, experiment, Scored(0), "1iterations")
+    assert iteration(algorithm, experiment, plan)["flops"] == row["flops"]
+
+
 def test_the_reference_reads_recorded_pairs_once(model: str) -> None:
     arm, experiment = DPO(batch_size=5, epochs=3), planned(model, budget="1Gcompletions")
     plan = replace(sizes(experiment), pairs=len(PAIRS))

@@ -11,12 +11,16 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from algos import RunError, UserError
+from eval.process import worker
+from eval.process import workers as workers_module
 from eval.process.jobs import Job, Progress
-from eval.process.worker import serve
+from eval.process.worker import keep_to, serve
 from eval.process.workers import Workers
 
 
@@ -96,6 +100,47 @@ def test_processes_stay_until_the_block_ends() -> None:
         processes = [worker.process for worker in workers.idle]
         assert len(processes) == 2
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_each_worker_has_a_share_of_a_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is what would be taken of it here: there is none."""
+    taken: list[tuple[float, int | None]] = []
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, index: taken.append((share, index))
+    )
+    monkeypatch.setattr("algos.engine.models.loading.pick_device", torch.device)
+    keep_to(1.0, "cuda")
+    keep_to(0.5, "cpu")
+    assert taken == []
+    keep_to(0.5, "cuda")
+    keep_to(0.25, "cuda:1")
+    assert taken == [(0.475, None), (0.2375, 1)]
+    assert Workers(4, "cuda").share == 0.25
+    assert Workers(4, "cuda", at_once=2).share == 0.5
+    assert Workers(2, "cuda", at_once=9).share == 0.5
+
+
+def test_a_worker_keeps_to_its_share_before_its_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives back what a job has left before it says that the job has ended."""
+    done: list[str] = []
+    monkeypatch.setattr(worker, "keep_to", lambda share, device: done.append(f"{share} of {device}"))
+    monkeypatch.setattr(worker, "release", lambda: done.append("released"))
+    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    given = iter([lambda _: done.append("a job") or "done", fails, None])
+    pipe = SimpleNamespace(recv=lambda: next(given), send=lambda said: done.append(said[0]))
+    serve(pipe, "cuda", 0.5)  # type: ignore[arg-type]
+    assert done == ["0.5 of cuda", "a job", "released", "end", "raised", "released"]
+
+
+def test_a_process_gives_back_what_its_jobs_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    done_here: list[str] = []
+    monkeypatch.setattr(workers_module, "release", lambda: done_here.append("released"))
+    job = Job("a", lambda _: done_here.append("a job") or "done", lost)
+    Workers(1).do([job, job], lambda *_: None)
+    assert done_here == ["a job", "released"] * 2
+    Workers(2).do([], lambda *_: None)  # workers cannot have what this process keeps
+    assert done_here == ["a job", "released"] * 2 + ["released"]
 
 
 def test_one_of_either_needs_no_process() -> None:

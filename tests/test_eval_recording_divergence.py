@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from faults import first, start
-from small_world import SmallWorld
+from small_world import SmallWorld, compared
 
+from eval.metrics import Evaluated, Evaluator
 from eval.recording.divergence import EVALUATION, TRAINING, divergence
 from eval.store import Store
 
@@ -53,3 +55,32 @@ def test_a_run_that_diverges_goes_on_and_says_when(small: SmallWorld, tmp_path: 
     assert told.startswith("iteration ")
     assert "update" in told
     assert "the last evaluation before it is point " in told
+
+
+def test_the_length_is_that_of_the_samples_that_kl_is_of(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is judged may be decoded otherwise, and be much shorter."""
+    seen: list[tuple[float, bool]] = []
+    evaluate = Evaluator.__call__
+
+    def watched(evaluator: Evaluator) -> Evaluated:
+        found = evaluate(evaluator)
+        return replace(
+            found, metrics=found.metrics | {"length": 1.0, "kl/sequence": 4.9 * found.plain_length}
+        )
+
+    def noting(row: dict[str, float], start: dict[str, float], names: tuple[str, str, str]) -> str:
+        reason = divergence(row, start, names)
+        if names == EVALUATION:
+            seen.append((row["length"], reason != ""))
+        return reason
+
+    monkeypatch.setattr(Evaluator, "__call__", watched)
+    monkeypatch.setattr("eval.recording.recorder.divergence", noting)
+    out = tmp_path / "out"
+    assert compared(first(small, out, "--algos", "reinforce", "--eval.decoding", "greedy")) == 0
+    assert [diverged for _, diverged in seen] == [False, False]
+    assert min(length for length, _ in seen) > 1
+    rows = Store.open(out).run("reinforce", 0).read("rows")
+    assert {row["metrics"]["length"] for row in rows} == {1.0}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_world import PROMPTS, World, world
+from report_world import PROMPTS, World, with_ends, world
 
 from eval.report import page
 from eval.report.document import Answers, Document, Section
@@ -90,6 +90,43 @@ def test_each_arm_answers_with_its_lowest_finished_seed() -> None:
     made = dataclasses.replace(made, samples=made.samples.assign(completion=named))
     for card in cards(made):
         assert [answer.text for answer in card.answers] == ["base0", "ppo1", "dpo0", "reinforce0"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "arms", "texts"),
+    [
+        ([0.80, 0.79, 0.81, 0.80, 0.23], ["ppo", "ppo, seed 4"], ["ppo0", "ppo4"]),
+        ([0.80, 0.79, 0.81, 0.80, 0.81], ["ppo"], ["ppo0"]),
+        ([0.774, 0.778, 0.779, 0.777, 0.758], ["ppo"], ["ppo0"]),
+        ([0.80, 0.79, 0.81, 0.80, 0.805, 0.79, 0.23, 0.1], ["ppo", "ppo, seed 7"], ["ppo0", "ppo7"]),
+        ([0.23, 0.79, 0.81, 0.80, 0.80], ["ppo", "ppo, seed 1"], ["ppo0", "ppo1"]),
+    ],
+    ids=[
+        "one collapsed",
+        "all alike",
+        "one a little apart",
+        "the farthest of two",
+        "the first is the one that collapsed",
+    ],
+)
+def test_a_seed_far_from_the_others_answers_too(ends: list[float], arms: list[str], texts: list[str]) -> None:
+    made = with_ends({"ppo": ends, "dpo": [0.7, 0.71, 0.69, 0.7, 0.71, 0.7, 0.7, 0.69][: len(ends)]})
+    named = made.samples["arm"] + made.samples["seed"].astype(str)
+    made = dataclasses.replace(made, samples=made.samples.assign(completion=named, judge=0.5))
+    for card in cards(made):
+        assert [answer.text for answer in card.answers] == ["base0", *texts, "dpo0"]
+    written = page.markdown(Document("", "", (shown(made),)))
+    drawn = page.html(Document("", "", (shown(made),)), {}, Path())
+    for arm in arms:
+        assert f"\n{arm}: judge" in written
+        assert f">{arm.replace(',', '</bdi>,')}" in drawn
+    assert ("one more answers" in written) == (len(arms) > 1)
+
+
+def test_an_outlying_seed_without_samples_is_left_out() -> None:
+    made = with_ends({"ppo": [0.80, 0.79, 0.81, 0.80, 0.23]})
+    kept = dataclasses.replace(made, samples=made.samples[made.samples["seed"] < 4])
+    assert [answer.arm for answer in cards(kept)[0].answers] == ["base", "ppo"]
 
 
 def test_of_several_points_the_last_is_shown() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from report_cases import told_by, with_facts, with_settings
-from report_world import ARMS, World, with_ends, with_paths, world
+from report_world import World, with_paths, world
 
 from eval.report.caveats import collected
 from eval.report.caveats import runs as caveats
@@ -48,7 +48,7 @@ def test_runs_that_were_made_in_several_places(clean: World) -> None:
     )
 
 
-# Runs and seeds ----------------------------------------------------------------------------------------
+# Runs --------------------------------------------------------------------------------------------------
 
 
 def test_failed_and_missing_runs(clean: World) -> None:
@@ -72,69 +72,6 @@ def test_a_diverged_run_is_told_with_its_reason(clean: World) -> None:
     assert len(all_) == caveats.SHOWN + 1
     assert all_[-1] == "So did 12 more."
     assert told_by(caveats.diverged, dataclasses.replace(clean, runs=clean.runs.assign(diverged=""))) == ""
-
-
-def test_a_seed_far_from_the_others() -> None:
-    near = [0.70, 0.71, 0.69, 0.705, 0.695]
-    assert told_by(caveats.outlying, with_ends({"ppo": near})) == ""
-    text = told_by(caveats.outlying, with_ends({"ppo": [*near[:4], 0.2], "dpo": near}))
-    assert "ppo seed 4 (0.200, the others 0.690 to 0.710)" in text
-    assert "dpo" not in text
-
-
-def test_identical_seeds() -> None:
-    text = told_by(caveats.identical, with_ends({"reinforce": [0.7, 0.7, 0.7], "ppo": [0.6, 0.62, 0.61]}))
-    assert "All seeds of reinforce gave the same judge reward" in text
-    assert "ppo" not in text
-    assert "A bounded score may have reached its end" in text
-    assert told_by(caveats.identical, with_ends({"reinforce": [0.7], "ppo": [0.7]})) == ""
-
-
-def alike(made: World, *arms: str, but: tuple[int, str] | None = None) -> World:
-    """`arms` end in every seed as the first of them, to the last bit; one seed and metric excepted."""
-    results = made.results.copy()
-    keyed = results.set_index(["arm", "seed", "point", "metric"])["value"]
-    for place, row in results[results["arm"].isin(arms[1:])].iterrows():
-        if (row["seed"], row["metric"]) != but and not row["metric"].startswith("win_rate/"):
-            results.loc[place, "value"] = keyed[(arms[0], row["seed"], row["point"], row["metric"])]
-    return dataclasses.replace(made, results=results)
-
-
-def test_arms_that_did_the_same_in_every_seed() -> None:
-    made = world(Path("x"))
-    told = told_by(caveats.same_arms, alike(made, "ppo", "dpo"))
-    assert told == (
-        "ppo and dpo did the same in every seed: what differs in their settings had no effect in these runs."
-    )
-    assert told_by(caveats.same_arms, alike(made, *ARMS)).startswith("reinforce, ppo and dpo did the same")
-    assert told_by(caveats.same_arms, made) == ""
-    for metric in ("reward/judge", "kl/sequence"):
-        assert told_by(caveats.same_arms, alike(made, "ppo", "dpo", but=(1, metric))) == ""
-    assert told_by(caveats.same_arms, alike(world(Path("x"), seeds=1), "ppo", "dpo")) == "", (
-        "one seed is no evidence"
-    )
-    runs = made.runs.copy()
-    runs.loc[(runs["arm"] == "dpo") & (runs["seed"] == 1), "status"] = "failed"
-    one_failed = dataclasses.replace(alike(made, "ppo", "dpo"), runs=runs)
-    assert "ppo and dpo did the same" in told_by(caveats.same_arms, one_failed)
-
-
-@pytest.mark.parametrize(("seeds", "words"), [(1, ""), (2, "With 2 seeds"), (4, "With 4 seeds"), (5, "")])
-def test_few_seeds(seeds: int, words: str) -> None:
-    text = told_by(caveats.few_seeds, world(Path("x"), seeds=seeds))
-    assert words in text
-    assert bool(words) == bool(text)
-
-
-def test_the_middle_half_may_name_another_leader() -> None:
-    steady = [0.60, 0.60, 0.62, 0.62, 0.62, 0.62, 0.64, 0.64]
-    lucky = [0.55] * 6 + [0.99] * 2
-    text = told_by(caveats.middle_half, with_ends({"lucky": lucky, "steady": steady}))
-    assert "steady leads at the end of training with 0.620, before lucky with 0.550" in text
-    assert told_by(caveats.middle_half, with_ends({"lucky": [0.9] * 7 + [0.8], "steady": steady})) == ""
-    assert (
-        told_by(caveats.middle_half, with_ends({"lucky": lucky[1:], "steady": steady[1:]})) == ""
-    )  # seven seeds
 
 
 # How it was run ----------------------------------------------------------------------------------------
@@ -185,12 +122,57 @@ def test_readings_before_the_first_evaluation(clean: World) -> None:
     early = [(1.0, 0.0, 0.4), (9.0, 3.0, 0.9)]
     whole = [(1.0, 0.0, 0.4), (2.0, 1.0, 0.5), (5.0, 2.0, 0.6)]
     view = evaluations(with_paths({"early": [early], "whole": [whole]}))
-    (text,) = caveats.rough_readings(standings(view))
+    (text,) = caveats.rough_readings(view, standings(view))
     assert text == (
-        "Evaluations of early at equal total cost and of early at matched KL lie too far apart to interpolate: more of them "
-        "(--eval.points), or values of β that end at similar KL, would help."
+        "Evaluations of early at equal total cost and of early at matched KL lie too far apart to interpolate: in a new "
+        "comparison more of them (--eval.points), or values of β that end at similar KL, would help."
     )
-    assert caveats.rough_readings(standings(evaluations(clean))) == []
+    view = evaluations(clean)
+    assert caveats.rough_readings(view, standings(view)) == []
+
+
+def at_once(updates: dict[str, list[int]]) -> list[str]:
+    """What is said where each seed of these arms was past the matched KL at its first evaluation, after so many updates."""
+    whole = [(1.0, 0.0, 0.4), (2.0, 1.0, 0.5), (5.0, 2.0, 0.6)]
+    seeds = max(map(len, updates.values()))
+    made = with_paths(
+        {arm: [[(1.0, 0.0, 0.4), (1.2, 6.0, 0.9), (9.0, 5.0, 0.9)]] * seeds for arm in updates}
+        | {"whole": [whole] * seeds}
+    )
+    results = made.results.copy()
+    for arm, counts in updates.items():
+        for seed, count in enumerate(counts):
+            rows = (results["arm"] == arm) & (results["seed"] == seed) & (results["point"] == 1)
+            results.loc[rows, "updates"] = count
+    view = evaluations(dataclasses.replace(made, results=results))
+    return caveats.rough_readings(view, standings(view))
+
+
+def test_an_arm_that_passed_the_kl_in_a_few_updates() -> None:
+    cost = "Evaluations of fast at equal total cost"
+    assert [text for text in at_once({"fast": [3]}) if not text.startswith(cost)] == [
+        "fast went past the matched KL before its first evaluation, within 3 updates, so evaluations can hardly place it there; "
+        "a smaller learning rate or a warm-up would."
+    ]
+    assert "within 1 update, so" in at_once({"fast": [1, 1]})[0]
+    assert "within 4 updates, so" in at_once({"fast": [3, 4]})[0]
+    assert at_once({"a": [3], "b": [8]})[0].startswith(
+        "a and b went past the matched KL before their first evaluation, within 3 to 8 updates, so evaluations can hardly "
+        "place them there;"
+    )
+
+
+def test_of_many_updates_more_evaluations_would_see_more() -> None:
+    (text,) = at_once({"slow": [caveats.FEW_UPDATES + 1]})
+    assert "of slow at matched KL lie too far apart to interpolate: in a new comparison" in text
+    first, second = at_once({"fast": [3], "slow": [40]})
+    assert first.startswith("fast went past")
+    assert "of slow at matched KL" in second
+    assert "fast" not in second.partition("matched KL")[0].rpartition("and")[2]
+
+
+def test_one_seed_whose_first_evaluation_came_late_would_be_placed_by_more() -> None:
+    assert not any("went past" in text for text in at_once({"fast": [3, 40]}))
 
 
 def test_arms_that_used_more_of_the_budget(clean: World) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from report_cases import with_facts
 from report_world import World, world
 
+from eval.experiment import Experiment
 from eval.report.document import Code, Table, Text
 from eval.report.figures import theme
 from eval.report.numbers.frames import evaluations
-from eval.report.sections.details import MANY_DATA_SEEDS, configuration, data, runs, training
+from eval.report.sections.details import MANY_DATA_SEEDS, configuration, data, definitions, runs
+from eval.report.sections.outcomes import training
+from eval.settings.checks import NOT_FOR_REVIEWS
 
 
 def cells(made: World) -> list[list[str]]:
@@ -127,11 +132,11 @@ def test_a_judge_that_is_the_tasks_own_is_said_to_be_its_true_reward() -> None:
 def test_every_data_seeds_reward_model_is_told() -> None:
     text = told(replicated([0.735, 0.8, 0.7], [1833, 999, 10_001]))
     assert (
-        "Each of the 3 data seeds has a reward model of its own, with an accuracy on held-out pairs of 0.700 to 0.800 "
-        "(trained on 999 to 10,001 pairs; chance is 0.5)."
+        "Each of the 3 data seeds has a reward model of its own, trained on 999 to 10,001 pairs, which orders 0.70 to 0.80 of "
+        "205 held-out pairs as labelled (chance is 0.5; where labels are noisy, 1 is out of reach)."
     ) in text
-    assert "accuracy on held-out pairs of 0.735 (trained on 1,833 pairs" in told(
-        replicated([0.735, 0.735], [1833, 1833])
+    assert "trained on 1,833 pairs, which orders 0.73 of 205 held-out pairs" in told(
+        replicated([0.734, 0.734], [1833, 1833])
     )
 
 
@@ -160,9 +165,61 @@ def test_rows_are_those_of_the_first_data_seed() -> None:
 
 def test_one_data_seed_is_told_as_before_there_were_several() -> None:
     made = world(Path("x"))
-    assert "The reward model's accuracy on held-out pairs is 0.753 (trained on 1,843 pairs; chance" in told(
-        made
+    assert (
+        "The reward model, trained on 1,843 pairs, orders 0.75 of 205 held-out pairs as labelled (95% interval 0.69 to 0.81; "
+        "chance is 0.5; where labels are noisy, 1 is out of reach)."
+    ) in told(made)
+    assert "orders 0.75 of held-out pairs as labelled (chance" in told(
+        with_facts(made, reward_model={"accuracy": 0.753})
     )
     assert prepared(made).caption.startswith("Built once and shared by all arms that need them")
     assert prepared(made).columns[0].label == "stage"
-    assert "accuracy" not in told(with_facts(made, reward_model=None))
+    assert "as labelled" not in told(with_facts(made, reward_model=None))
+
+
+def test_what_no_arm_pays_for_is_not_shown_as_free() -> None:
+    names = {"base model": 0.0, "sampled pairs": 3.42e10, "judge model": 9e11}
+    stages = [
+        {"name": name, "seconds": 1.0, "flops": flops, "cached": False} for name, flops in names.items()
+    ]
+    rows = prepared(with_facts(world(Path("x")), stages=stages)).rows
+    assert [(row[2].text, row[2].small) for row in rows] == [
+        ("–", "in no arm's cost"), ("3.42×10¹⁰", ""), ("9.00×10¹¹", "in no arm's cost"),
+    ]  # fmt: skip
+
+
+# Configuration -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "left_out"),
+    [
+        ({"task": "reviews"}, [*NOT_FOR_REVIEWS, "lora_settings", "tune_seeds", "search"]),
+        ({"task": "custom", "prompts": "p", "reward": "r"}, ["reward_model", "lora_settings", "tune_seeds", "search"]),
+        ({"task": "custom", "pairs": "p", "lora": True}, ["sampled_pairs", "label_scale", "tune_seeds", "search"]),
+        ({"task": "custom", "pairs": "p", "reward": "r", "tune": 3}, ["sampled_pairs", "label_scale", "reward_model", "lora_settings"]),
+    ],
+)  # fmt: skip
+def test_the_configuration_leaves_out_and_names_what_nothing_uses(
+    asked: dict[str, Any], left_out: list[str]
+) -> None:
+    """Of reviews what a command line may not set either."""
+    settings = Experiment.from_dict(asked).to_dict()
+    made = dataclasses.replace(world(Path("x")), settings=settings)
+    ((summary, text),) = ((head, body) for head, body in code(made).items() if head.startswith("The "))
+    assert summary == "The resolved configuration (experiment.yaml)"
+    told, named = text.rsplit("\n# Left out, as nothing in this comparison uses it: ", 1)
+    assert named.split(", ") == [name for name in settings if name in left_out]
+    assert yaml.safe_load(told) == {name: value for name, value in settings.items() if name not in left_out}
+
+
+def test_pairs_are_not_sampled_where_no_arm_learns_from_them() -> None:
+    settings = Experiment(task="custom", prompts="p", reward="r").to_dict()
+    made = dataclasses.replace(world(Path("x"), {"ppo": "ppo"}), settings=settings)
+    assert "sampled_pairs, label_scale, reward_model" in "".join(code(made).values())
+
+
+def test_words_of_the_trade_are_defined() -> None:
+    _, words = definitions(evaluations(world(Path("x")))).blocks
+    assert isinstance(words, Table)
+    assert [row[0].text for row in words.rows] == ["nat", "k1", "regret", "Holm"]

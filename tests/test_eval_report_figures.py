@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba
 from report_world import ARMS, World, world
 
-from eval.report.figures import diagnostics, theme, ticks
+from eval.report.figures import diagnostics, theme
 from eval.report.figures import kl as kl_figures
 from eval.report.figures import outcomes as figures
 from eval.report.numbers import frames, tables
+from eval.stats import Estimate
 
 MANY = {f"{name}-beta-{beta}": name for name in ARMS for beta in (0.02, 0.05, 0.1, 0.3)}
 HOSTILE = {
@@ -48,11 +49,15 @@ def drawn(made: World) -> dict[str, Any]:
         "proxy-judge": figures.proxy_against_judge(view.paths, look, view.base),
         "learning": figures.learning_curves(view.paths, look, view.base),
         "seeds": figures.every_seed(view.ends, look, view.base, ["reward/judge", "kl/sequence"]),
-        "win-rates": figures.win_rates(figures.matrix(tables.win_rates(view), list(view.arms))),
+        "win-rates": heat_map(tables.win_rates(view), list(view.arms)),
     }
     if len(events):
         found["diagnostics"] = diagnostics.figure(events, own, diagnostics.logged(events))
     return found
+
+
+def heat_map(rates: figures.Rates, arms: list[str]) -> Any:
+    return figures.win_rates(figures.matrix(rates, arms), figures.undecided(rates, arms))
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -175,12 +180,6 @@ def test_ticks_of_kl_are_several_and_apart_whatever_its_range(name: str, kl: flo
         assert max(gaps) < 2 * min(gaps), "about evenly spaced in √KL"
 
 
-def test_round_steps() -> None:
-    assert ticks.round_steps(400, 4) == [0, 20, 100, 200, 400]
-    assert ticks.round_steps(1e-3, 4) == [0, 1e-4, 3e-4, 6e-4, 1e-3]
-    assert ticks.fitting(0.0, 200) == [0.0]
-
-
 def test_arms_that_spend_very_differently_get_a_log_axis() -> None:
     view = frames.evaluations(world(Path("x")))
     look = theme.styles(view.arms)
@@ -232,3 +231,36 @@ def test_the_mean_of_diagnostics_ends_where_half_of_the_seeds_do() -> None:
     assert [round(max(line.get_xdata()), -1) for line in seeds] == [100, 110, 300]
     assert 100 <= max(mean.get_xdata()) <= 115
     assert max(mean.get_ydata()) <= 5.01  # of two seeds, one of which is at 8
+
+
+def test_a_win_rate_that_may_be_a_half_is_grey_and_marked() -> None:
+    """The eye takes a colour for an answer. Without an interval, as of one seed, the number is all there is."""
+    rates = {
+        ("ppo", "base"): Estimate(0.8, 0.75, 0.85, 3),
+        ("base", "ppo"): Estimate(0.2, 0.15, 0.25, 3),
+        ("dpo", "base"): Estimate(0.7, 0.3, 1.1, 3),
+        ("base", "dpo"): Estimate(0.3, -0.1, 0.7, 3),
+        ("ppo", "dpo"): Estimate(0.6, np.nan, np.nan, 1),
+    }
+    [ax, _] = heat_map(rates, ["ppo", "dpo"]).axes
+    shown = {text.get_position(): text for text in ax.texts}
+    assert {place: text.get_text() for place, text in shown.items()} == {
+        (0.5, 1.5): "0.80", (1.5, 0.5): "0.20", (0.5, 2.5): "0.70 ±", (2.5, 0.5): "0.30 ±", (2.5, 1.5): "0.60",
+    }  # fmt: skip
+    grey = {patch.get_xy() for patch in ax.patches if patch.get_facecolor() == to_rgba(figures.UNDECIDED)}
+    assert grey == {(0, 2), (2, 0)}
+    assert {shown[place].get_color() for place in [(0.5, 2.5), (2.5, 0.5)]} == {theme.MUTED}
+
+
+@pytest.mark.parametrize(("base", "said"), [(0.1, "← base 0.1"), (2.0, "base 2 →"), (0.75, None)])
+def test_a_base_beyond_the_axis_of_the_seeds_is_said_in_words(base: float, said: str | None) -> None:
+    """An axis that reached it would leave the seeds no room; without a word nobody would know where it is."""
+    ends = frames.evaluations(world(Path("x"))).ends
+    ends = ends.assign(**{"reward/proxy": np.linspace(0.7, 0.8, len(ends))})
+    figure = figures.every_seed(ends, theme.styles(ARMS), {"reward/proxy": base}, ["reward/proxy"])
+    [ax] = figure.axes
+    low, high = ax.get_xlim()
+    assert 0.5 < low < 0.7 < 0.8 < high < 1
+    dotted = [line for line in ax.lines if line.get_color() == theme.BASE_COLOUR]
+    assert [text.get_text() for text in ax.texts] == ([said] if said else [])
+    assert len(dotted) == (0 if said else 1)

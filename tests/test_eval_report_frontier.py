@@ -23,7 +23,7 @@ from eval.report.inputs import JUDGE, PROXY
 from eval.report.numbers import frames
 from eval.report.numbers.frames import evaluations
 from eval.report.numbers.reachable import Reachable, objective_beta, reachable
-from eval.report.sections import frontier, verdict
+from eval.report.sections import frontier, reached, verdict
 from eval.settings.parts import Evaluation
 
 BETA = 0.5  # of the spread of the rewards
@@ -81,30 +81,9 @@ def test_others_leave_what_the_exact_frontier_says(best: dict[str, Reachable], s
         assert best[PROXY].share(arm) == pytest.approx(gain / possible, abs=0.04)
 
 
-def test_the_sentence_has_every_arms_share_and_ranks_none(best: dict[str, Reachable]) -> None:
-    """One seed's policy on a few prompts: others would give other shares."""
-    (sentence,) = frontier.sentences(best)
-    assert sentence.index("reinforce") < sentence.index("ppo") < sentence.index("dpo"), "as they were named"
-    prompts = best[PROXY].arms["ppo"].left.n
-    assert f"(one seed each on {prompts} prompts; other seeds or prompts would give other shares" in sentence
-    assert frontier.sentences({}) == []
-
-
-def test_one_arm_is_not_spoken_of_as_each(best: dict[str, Reachable]) -> None:
-    proxy = best[PROXY]
-    (sentence,) = frontier.sentences({PROXY: replace(proxy, arms={"ppo": proxy.arms["ppo"]})})
-    share = f"{100 * proxy.share('ppo'):.0f}%"
-    assert f"at the same KL, the sampled policy of ppo reaches {share} (one seed on" in sentence
-    below = replace(proxy.arms["ppo"], reward=proxy.base - 1e-6)
-    (sentence,) = frontier.sentences({PROXY: replace(proxy, arms={"ppo": below})})
-    assert "the sampled policy of ppo has none: it ends below the base (one seed on" in sentence
-
-
 def test_one_prompt_is_said_as_one(comparison: World, drawn: Pool) -> None:
     rewards = {name: values[:1] for name, values in drawn.rewards.items()}
     made = replace(comparison, pool=replace(drawn, logps_KPM=drawn.logps_KPM[:, :1], rewards=rewards))
-    (sentence,) = frontier.sentences(reachable(made))
-    assert "(one seed each on one prompt; other seeds or prompts would give other shares" in sentence
     captions = [block.caption for block in section_of(made).blocks if isinstance(block, Table)]
     assert captions == ["One policy per arm (seed 0), many responses to 1 test prompt."] * 2
 
@@ -157,7 +136,7 @@ def test_an_arm_above_the_frontier_is_flagged(comparison: World, drawn: Pool) ->
     assert any("dpo lies above the frontier" in sentence for sentence in found)
     best = reachable(cheating)
     assert math.isnan(best[PROXY].share("dpo"))  # so near to the base a share is that of two noises
-    assert "dpo" not in frontier.sentences(best)[0]
+    assert "dpo" not in reached.shares(best)
 
 
 def test_samples_that_do_not_fit_their_probabilities_are_flagged(comparison: World, drawn: Pool) -> None:
@@ -206,9 +185,43 @@ def test_the_section_has_figure_tables_and_how_to_read_them(comparison: World) -
     made = section_of(comparison)
     assert [block.stem for block in made.blocks if isinstance(block, Picture)] == ["reward-kl"]
     tables = [block for block in made.blocks if isinstance(block, Table)]
-    assert [row[0].arm for row in tables[0].rows] == ["reinforce", "ppo", "dpo"]
+    assert [row[0].arm for row in tables[0].rows] == ["base", "reinforce", "ppo", "dpo"]
     assert tables[0].columns[-1].label.startswith("regret at β")
     assert ("share of possible gain", "") in [(column.label, column.unit) for column in tables[0].columns]
+
+
+def test_shares_can_be_recomputed_from_the_tables(comparison: World, best: dict[str, Reachable]) -> None:
+    """Each table has the base that its shares count from, which is not the evaluation's."""
+    section = section_of(comparison)
+    for table in (block for block in section.blocks if isinstance(block, Table)):
+        base, *rows = ([cell.text.replace("−", "-") for cell in row] for row in table.rows)
+        assert (base[:2], set(base[3:])) == (["base", "0.00"], {"–"})
+        assert float(base[2]) == pytest.approx(best[PROXY].base, abs=0.0006)
+        for _, _, reward, left, share, *_ in rows:
+            gain = float(reward) - float(base[2])
+            assert float(share.removeprefix("at least ").rstrip("%")) == pytest.approx(
+                100 * gain / (gain + float(left.removeprefix("at most "))), abs=0.6
+            )
+    assert "The base's reward is estimated from the same answers" in texts_of(section)[""]
+
+
+def test_what_choosing_among_the_bases_responses_gets_is_said(
+    comparison: World, best: dict[str, Reachable], drawn: Pool
+) -> None:
+    told = texts_of(section_of(comparison))["Best of N"]
+    assert told.startswith(reached.best_of_n(best))
+    assert told.endswith(
+        "an arm is told apart where the 95% interval of the difference over these prompts leaves out 0."
+    )
+    assert any("Without training" in sentence for sentence in verdict.read(comparison).sentences)
+    # The differences are those of the same prompts.
+    proxy = drawn.rewards["proxy"]
+    for n, over in best[JUDGE].over_arms.items():
+        for arm, difference in over.items():
+            own = proxy[:, drawn.of(arm)].mean()
+            assert difference.mean == pytest.approx(best[JUDGE].best_of[n][1] - own)
+            assert difference.n == len(proxy)
+            assert difference.has_interval
 
 
 def test_what_the_tables_hold_is_said_once_below_them(comparison: World) -> None:
@@ -242,7 +255,7 @@ def test_a_judge_of_a_small_scale_keeps_its_digits(comparison: World, drawn: Poo
     small = {name: 1e-5 * values for name, values in drawn.rewards.items()}
     made = replace(comparison, pool=replace(drawn, rewards=small), settings={"objective_beta": 1e-5})
     for table in (block for block in section_of(made).blocks if isinstance(block, Table)):
-        _, *others = table.rows  # the best possible leaves nothing
+        _, _, *others = table.rows  # the base has no such numbers, and the best possible leaves nothing
         for reward, left, _, objective, regret in (row[2:] for row in others):
             for text in (reward.text, left.text, left.small, objective.text, regret.text, regret.small):
                 assert re.search("[1-9]", text), text
@@ -302,7 +315,8 @@ def test_a_sample_that_the_reward_left_unscored_leaves_the_judges_frontier_alone
     assert all(
         "black line" in picture.caption and "diamonds" not in picture.caption for picture in section.pictures
     )
-    assert frontier.sentences(found) == []
+    (sentence,) = reached.sentences(found)
+    assert "in judge reward: reinforce 100%" in sentence
     assert all("proxy" not in caveat for caveat in frontier.caveats(made, evaluations(made), found))
 
 
@@ -325,14 +339,14 @@ def test_other_decoding_has_no_frontier_objective_or_regret(
 ) -> None:
     plain = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation())})
     assert any(isinstance(block, Table) for block in section_of(plain).blocks)
-    assert any("Of the gain" in sentence for sentence in verdict.read(plain).sentences)
+    assert any("of the gain" in sentence for sentence in verdict.read(plain).sentences)
     made = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation(**settings))})
     assert reachable(made) == {}
     section = section_of(made)
     assert not any(isinstance(block, Table) for block in section.blocks)
     assert sum(isinstance(block, Text) and "decoded otherwise" in block.text for block in section.blocks) == 1
     assert all("black line" not in block.caption for block in section.pictures)
-    assert not any("Of the gain" in sentence for sentence in verdict.read(made).sentences)
+    assert not any("of the gain" in sentence for sentence in verdict.read(made).sentences)
     assert frontier.caveats(made, evaluations(made), reachable(made)) == []
 
 

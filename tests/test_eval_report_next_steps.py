@@ -59,7 +59,7 @@ def test_the_next_seeds_are_the_verdicts_where_it_names_a_number(
         ({"a": [0.9, 0.91, 0.92], "b": [0.8, 0.99, 0.9]}, ", though it is not told apart from b"),
         (
             {"a": [0.9, 0.91, 0.92], "b": [0.8, 0.99, 0.9], "c": [0.7, 1.0, 0.95], "far": [0.1, 0.12, 0.1]},
-            ", though it is not told apart from b or c",
+            ", though it is not told apart from b or c (c is above it in 2 of 3 seeds)",
         ),
         (
             {"a": [0.5, 0.51, 0.52, 0.99], "b": [0.6, 0.61, 0.625]},

@@ -27,18 +27,26 @@ def test_labels_under_which_beta_is_not_the_objectives(clean: World) -> None:
 @pytest.mark.parametrize(
     ("arms", "beginning", "remedy"),
     [
-        (["dpo", "ppo"], "dpo: the labels of its pairs", " Compare with the other arm at matched KL."),
+        (
+            ["dpo", "ppo"],
+            "dpo: the labels of its pairs",
+            " Compare with the other arm at matched KL, as far as it can be read there.",
+        ),
         (
             ["dpo", "ppo", "reinforce"],
             "dpo: the labels of its pairs",
-            " Compare with the other arms at matched KL.",
+            " Compare with the other arms at matched KL, as far as it can be read there.",
         ),
         (
             ["dpo-a", "dpo-b", "ppo"],
             "dpo-a and dpo-b: the labels of their pairs",
             " Compare with the other arm at",
         ),
-        (["dpo-a", "dpo-b"], "dpo-a and dpo-b: the labels of their pairs", " Compare them at matched KL."),
+        (
+            ["dpo-a", "dpo-b"],
+            "dpo-a and dpo-b: the labels of their pairs",
+            " Compare them at matched KL, as far as it can be read there.",
+        ),
         (["dpo"], "dpo: the labels of its pairs", "objective there."),
     ],
 )
@@ -50,13 +58,14 @@ def test_one_arm_and_several_are_spoken_of_as_such(arms: list[str], beginning: s
     assert text.count("Compare") == (len(arms) > 1)
 
 
-def test_the_other_arm_maximises_and_the_others_maximise() -> None:
+def test_whose_coefficient_it_is_not_is_said_of_one_other_arm_and_of_several() -> None:
     two, three = (
         with_facts(world(Path("x"), dict(itertools.islice(arms, count))), beta_is_objective=False)
         for count, arms in ((2, reversed(ARMS.items())), (3, ARMS.items()))
     )
-    assert objectives.unlike_beta(two, ["ppo", "dpo"]).endswith("objective that the other arm maximises")
-    assert objectives.unlike_beta(three, ARMS).endswith("objective that the other arms maximise")
+    own = "dpo's β is not the KL coefficient"
+    assert objectives.unlike_beta(two, ["ppo", "dpo"]) == f"{own} of the other arm (see below)"
+    assert objectives.unlike_beta(three, ARMS) == f"{own} that the others share (see below)"
 
 
 def test_why_a_beta_is_an_arms_own_is_said_of_one_and_of_several() -> None:

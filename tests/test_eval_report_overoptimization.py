@@ -38,8 +38,8 @@ def table_of(paths: dict[str, list[Gains]]) -> dict[str, list[str]]:
     return {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
 
 
-def along(alpha: float, beta: float, kl_N: np.ndarray = KL) -> Gains:
-    return list(zip(kl_N.tolist(), path("rl", alpha, beta, kl_N).tolist(), strict=True))
+def along(a: float, b: float, kl_N: np.ndarray = KL) -> Gains:
+    return list(zip(kl_N.tolist(), path("rl", a, b, kl_N).tolist(), strict=True))
 
 
 def test_peaks_are_told_seed_by_seed() -> None:
@@ -52,7 +52,7 @@ def test_peaks_are_told_seed_by_seed() -> None:
     assert (rows["dpo"][0], rows["dpo"][-1]) == ("1", "7.39")
 
 
-def test_a_judge_that_only_fell_is_not_still_rising() -> None:
+def test_a_judge_that_only_fell_is_not_said_to_rise() -> None:
     """Three seeds of an arm, in the report's table."""
     gains_SN = [
         [-0.2, -0.3, -0.32, -0.33, -0.33],  # the fit turns up at its end, below the base
@@ -61,7 +61,7 @@ def test_a_judge_that_only_fell_is_not_still_rising() -> None:
     ]
     kl_N = [0.5, 2.0, 5.0, 9.0, 12.0]
     row = table_of({"ppo": [list(zip(kl_N, gain_N, strict=True)) for gain_N in gains_SN]})["ppo"]
-    assert row[-1] == "1 still rising; 1 falling; 1 no peak"
+    assert row[-1] == "1 with no peak up to the largest KL; 1 falling; 1 rising again, below the base"
 
 
 def test_an_arm_that_cannot_be_fitted_has_its_row_and_its_markers() -> None:
@@ -75,7 +75,8 @@ def test_an_arm_that_cannot_be_fitted_has_its_row_and_its_markers() -> None:
     rows = table_of(paths)
     assert rows["reinforce"][0] == "1 of 3"
     assert rows["reinforce"][-1] == (
-        "1 still rising; 1 with too few evaluations at distinct KL to fit; 1 with no evaluation at 0.05 nats or more"
+        "1 with no peak up to the largest KL; 1 with too few evaluations at distinct KL to fit; "
+        "1 with no evaluation at 0.05 nats or more"
     )
     assert rows["ppo"] == ["0 of 2", "–", "–", "–", "too few evaluations at distinct KL to fit"]
     assert rows["dpo"] == ["0 of 1", "–", "–", "–", "no evaluation at 0.05 nats or more"]
@@ -94,4 +95,50 @@ def test_an_arm_that_cannot_be_fitted_has_its_row_and_its_markers() -> None:
 def test_where_no_arm_can_be_fitted_a_sentence_says_so() -> None:
     *_, last = section_of({"ppo": [along(0.9, 0.3, KL / 300)], "dpo": [[(0.5, 0.1)]]}).blocks
     assert isinstance(last, Text)
-    assert "curve was not fitted" in last.text
+    assert last.text == (
+        "Gao et al.'s curve was not fitted to any run: 1 with no evaluation at 0.05 nats or more; 1 with too few evaluations "
+        "at distinct KL to fit."
+    )
+
+
+# As PPO's on `reviews`: far out while half trained, then nearer to the base and better.
+RETURNED = [(0.4, 0.08), (1.5, 0.19), (2.9, 0.28), (2.3, 0.3), (2.1, 0.32)]
+
+
+def test_a_path_that_came_back_has_no_curve_in_kl() -> None:
+    """A fit to it would say that the judge rises up to the largest KL, where the run had less than at its end."""
+    rising = along(0.9, 0.3)
+    rows = table_of({"ppo": [RETURNED, RETURNED, rising], "reinforce": [RETURNED], "dpo": [rising]})
+    assert rows["ppo"][0] == "1 of 3"
+    assert rows["ppo"][-1] == "1 with no peak up to the largest KL; 2 came back"
+    assert rows["reinforce"] == [
+        "0 of 1",
+        "–",
+        "–",
+        "–",
+        "came back: its KL fell again, so there is no curve in KL",
+    ]
+    (_, picture) = section_of({"ppo": [RETURNED], "dpo": [rising]}).pictures
+    curves = [line for line in picture.figure.axes[0].lines if line.get_linestyle() != "None"]
+    assert len(curves) == 1
+    *_, last = section_of({"ppo": [RETURNED, RETURNED]}).blocks
+    assert isinstance(last, Text)
+    assert last.text == (
+        "Gao et al.'s curve was not fitted to any run: 2 came back. Where KL falls again, the judge is no function of KL."
+    )
+
+
+def test_the_fits_coefficients_are_not_called_as_that_of_the_kl() -> None:
+    section = section_of({"dpo": [along(0.9, 0.3)]})
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert [column.label for column in table.columns[2:4]] == ["a", "b"]
+    captions = [table.caption, section.pictures[-1].caption]
+    assert all("d·(a − b·log d)" in caption and "β" not in caption for caption in captions)
+
+
+def test_the_markers_of_the_base_are_whole() -> None:
+    """They stand in the corner of the axes."""
+    *_, picture = section_of({"dpo": [along(0.9, 0.3)]}).pictures
+    markers = [line for ax in picture.figure.axes for line in ax.lines if line.get_linestyle() == "None"]
+    assert markers
+    assert not any(line.get_clip_on() for line in markers)

@@ -23,15 +23,15 @@ from eval.report.page import write_report
 
 TITLES = [
     "Verdict",
+    "What every arm reached",
+    "Every seed",
+    "The arms against each other",
     "Reward against KL",
     "Cost",
-    "What every arm reached",
-    "The arms against each other",
     "Learning curves",
     "Over-optimization",
-    "Every seed",
-    "Diagnostics of training",
     "The same prompts, side by side",
+    "Diagnostics of training",
     "Data and preparation",
     "Failed runs",
     "Configuration and versions",
@@ -52,6 +52,10 @@ def test_everything_is_there_in_its_order(typical: Path) -> None:
     stems = {path.stem for path in (typical / "figures").glob("*.svg")}
     assert stems == {path.stem for path in (typical / "figures").glob("*.png")}
     assert {"win-rates", "reward-kl", "learning-curves", "proxy-judge", "seeds", "diagnostics-3"} <= stems
+
+
+def test_the_budget_is_in_powers_as_costs_are(typical: Path) -> None:
+    assert "3 arms × 3 seeds · budget 2.1×10¹³ FLOPs a run" in (typical / "report.md").read_text()
 
 
 def test_contents_lead_somewhere(typical: Path) -> None:

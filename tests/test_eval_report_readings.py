@@ -39,8 +39,16 @@ def test_an_estimate_of_kl_below_zero_counts_as_none() -> None:
 
 
 def test_before_the_first_evaluation_is_where_no_later_one_came_so_near() -> None:
-    path = Path(np.array([0.0, 3.0, 2.0]), np.array([0.4, 0.5, 0.6]))
+    path = Path(np.array([0.0, 3.0, 2.0]), np.array([0.4, 0.5, 0.6]), np.array([0.0, 1.0, 2.0]))
     assert [before_first(path, kl) for kl in (0.5, 1.9, 2.0, 2.5)] == [True, True, False, False]
+
+
+def test_the_share_of_training_is_of_what_the_run_spent_in_the_end() -> None:
+    """What it began with aside: the first run of DPO begins with the seconds of its reference's pass."""
+    points_N = np.array([0.0, 1.0, 2.0])
+    assert Path(points_N, points_N, np.array([2.0, 3.0, 6.0])).trained_N == pytest.approx([0.0, 0.25, 1.0])
+    assert np.isnan(Path(points_N, points_N, np.full(3, NAN)).trained_N).all()
+    assert np.isnan(Path(points_N, points_N, np.zeros(3)).trained_N).all()
 
 
 # Between the evaluations at √KL = p and q; `e` = (d − p)·(q − d), the drop of d² below its chord.

@@ -12,7 +12,8 @@ from report_world import World, with_ends, with_paths, world
 
 from eval.report.inputs import JUDGE, KL
 from eval.report.numbers.frames import Evaluations, evaluations
-from eval.report.numbers.standings import Pair, Standing, equal_cost, matched_kl, own_end
+from eval.report.numbers.pairs import Pair
+from eval.report.numbers.standings import Standing, equal_cost, matched_kl, own_end
 from eval.stats import holm, paired_difference
 
 NAN = math.nan

@@ -34,7 +34,7 @@ def arm(values: list[float | None], chosen: int | None) -> dict[str, Any]:
 
 def told(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "objective": "reward/judge", "prompts": 64, "seeds": [1_000_000], "budget": "5e11flops", "tries": 3, "arms": arms,
+        "objective": "reward/judge", "prompts": 64, "seeds": [1_000_000], "budget": "5e11 FLOPs", "tries": 3, "arms": arms,
     }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_the_first_table_has_a_row_an_arm(tmp_path: Path) -> None:
         tmp_path, {"ppo": arm([0.25, 0.75, 0.5], 2), "dpo": arm([None, 0.125, None], 2), "x": arm([None] * 3, None)}
     ).blocks  # fmt: skip
     assert isinstance(text, Text)
-    assert "3 tries, each with a budget of 5e11flops a run and the training seed 1,000,000." in text.text
+    assert "3 tries, each with a budget of 5×10¹¹ FLOPs a run and the training seed 1,000,000." in text.text
     assert "on 64 validation prompts" in text.text
     assert "Together the tries took 1.80×10¹³ FLOPs and 9 min 00 s of training" in text.text  # 9 tries
     assert isinstance(summary, Table)

@@ -13,6 +13,7 @@ from report_world import ARMS, POINTS, World
 from small_world import small_world
 
 from algos import Sampling
+from eval.data.accounting import Accounting
 from eval.experiment import Experiment
 from eval.report.caveats import validity
 from eval.stages.cache import ArtefactCache
@@ -36,6 +37,18 @@ def test_a_reward_model_near_chance(clean: World, accuracy: float, pairs: int, f
     assert bool(text) == fires
     judged = told_by(validity.learned_models, with_facts(clean, reward_model={}, judge_model=about))
     assert judged.startswith("The judge, a model learned from pairs, orders") == fires
+
+
+@pytest.mark.parametrize(("cut", "said"), [(120, "60%"), (11, "6%"), (10, None), (0, None)])
+def test_pairs_of_which_many_are_cut(clean: World, cut: int, said: str | None) -> None:
+    account = Accounting("pairs.jsonl", 210)
+    account.drop("identical chosen and rejected", rows=10)
+    for line in range(cut):
+        account.note("response truncated", line)
+    limited = dataclasses.replace(clean, settings={"sampling": {"max_new_tokens": 24}})
+    told = told_by(validity.cut_responses, with_facts(limited, data=[account.as_dict()]))
+    whole = f"{said} of the pairs of pairs.jsonl have a response longer than 24 tokens, which is cut there"
+    assert told.startswith(whole) if said else not told
 
 
 def test_the_interval_of_the_accuracy_is_wilsons(clean: World) -> None:

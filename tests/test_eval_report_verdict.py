@@ -14,7 +14,7 @@ from report_words import said
 from report_world import ARMS, POINTS, World, with_ends, world
 
 from eval import stats
-from eval.report.document import Bullets, Table
+from eval.report.document import Bullets, Table, Text
 from eval.report.numbers.frames import evaluations
 from eval.report.numbers.standings import standings
 from eval.report.sections import claims, summary, verdict, versus
@@ -92,7 +92,7 @@ def test_a_clear_difference_is_said_with_its_interval() -> None:
     text = said(with_ends(CLEAR))
     estimate = stats.paired_difference(CLEAR["reinforce"], CLEAR["ppo"]).estimate
     interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-    assert f"reinforce has the highest judge reward, 0.908, ahead of ppo by +0.300 {interval}." in text
+    assert f"reinforce has the highest mean judge reward, 0.908, ahead of ppo by 0.300 {interval}." in text
     assert "Both arms end above the untouched base (judge reward 0.500)" in text
     assert "would likely tell" not in text
 
@@ -100,7 +100,7 @@ def test_a_clear_difference_is_said_with_its_interval() -> None:
 def test_an_unclear_difference_is_said_to_be_unclear() -> None:
     text = said(with_ends(UNCLEAR, base=0.1))
     assert "cannot be told apart from ppo (+0.033" in text
-    assert "with 3 seeds" in text
+    assert text.startswith("At the end of training, over 3 seeds, ")
     assert "ahead" not in text
 
 
@@ -124,8 +124,8 @@ def test_an_interval_that_excludes_0_of_arms_not_told_apart_is_explained_once() 
         standings(evaluations(with_ends(scores))).end,
     )
     assert all(pair.difference.excludes_zero and not pair.told_apart for pair in end.of("reinforce"))
-    words = "with 2 seeds (these are intervals before Holm's correction for 3 pairs)."
-    assert first.endswith(words)
+    assert first.startswith("At the end of training, over 2 seeds, ")
+    assert first.endswith("]) (these are intervals before Holm's correction for 3 pairs).")
     assert first.count("Holm") == 1
     assert "Holm" not in said(with_ends(UNCLEAR)), "its interval includes 0"
     assert "Holm" not in said(with_ends(CLEAR))
@@ -141,7 +141,7 @@ def test_it_is_explained_where_no_arm_is_the_best_too() -> None:
     )
     text = claims.claim(cycle, detailed=True)
     assert "no two arms can be told apart" in text
-    assert f"with 2 seeds (these are intervals before Holm's correction for {cycle.family} pairs)" in text
+    assert f"]) (these are intervals before Holm's correction for {cycle.family} pairs)" in text
     assert "Holm" not in claims.claim(cycle, detailed=False)
 
 
@@ -174,7 +174,7 @@ def first_of(scores: dict[str, list[float]]) -> str:
 
 def test_of_a_difference_without_spread_nothing_is_claimed() -> None:
     assert first_of({"ppo": [1.0] * 5, "dpo": [0.0] * 5}) == (
-        "At the end of training ppo has the highest judge reward, 1.000; nothing is claimed of ppo's difference from dpo "
+        "At the end of training, over 5 seeds, ppo has the highest mean judge reward, 1.000; nothing is claimed of ppo's difference from dpo "
         "(+1.000), as there is no spread between seeds."
     )
 
@@ -196,15 +196,17 @@ def test_of_one_common_seed_nothing_is_claimed() -> None:
 
 
 def test_equal_arms_are_called_equal_and_neither_highest() -> None:
-    words = "At the end of training ppo and dpo are equal in every seed, with a judge reward of"
-    assert first_of({"ppo": [1.0] * 5, "dpo": [1.0] * 5}) == f"{words} 1.000."
-    assert first_of({"ppo": [0.7, 0.8, 0.9], "dpo": [0.7, 0.8, 0.9]}) == f"{words} 0.800."
+    words = "ppo and dpo are equal in every seed, with a judge reward of"
+    where = "At the end of training, over"
+    assert first_of({"ppo": [1.0] * 5, "dpo": [1.0] * 5}) == f"{where} 5 seeds, {words} 1.000."
+    alike = {"ppo": [0.7, 0.8, 0.9], "dpo": [0.7, 0.8, 0.9]}
+    assert first_of(alike) == f"{where} 3 seeds, {words} 0.800."
 
 
 def test_equal_arms_share_the_first_place() -> None:
     text = first_of({"ppo": [1.0] * 5, "dpo": [1.0] * 5, "reinforce": [0.5, 0.6, 0.55, 0.52, 0.58]})
     assert (
-        "ppo and dpo, equal in every seed, have the highest judge reward, 1.000; ppo is ahead of reinforce"
+        "ppo and dpo, equal in every seed, have the highest mean judge reward, 1.000; ppo is ahead of reinforce"
         in text
     )
 
@@ -214,9 +216,10 @@ def test_equal_means_with_a_spread_keep_their_interval() -> None:
     estimate = stats.paired_difference(scores["ppo"], scores["dpo"]).estimate
     shown = f"equal in the mean (+0.000 [−{-estimate.low:.3f}, {estimate.high:.3f}])"
     assert (
-        first_of(scores) == f"At the end of training ppo and dpo are {shown}, with a judge reward of 0.800."
+        first_of(scores)
+        == f"At the end of training, over 3 seeds, ppo and dpo are {shown}, with a judge reward of 0.800."
     )
-    assert f"ppo and dpo, {shown}, have the highest judge reward, 0.800; ppo is ahead of x" in first_of(
+    assert f"ppo and dpo, {shown}, have the highest mean judge reward, 0.800; ppo is ahead of x" in first_of(
         scores | {"x": [0.3, 0.2, 0.12]}
     )
 
@@ -225,7 +228,8 @@ def test_equal_on_common_seeds_alone_is_not_equal() -> None:
     """The one has a seed more, and another mean for it."""
     text = first_of({"a": [0.5, 0.5, 0.8], "b": [0.5, 0.5]})
     assert (
-        "a has the highest judge reward, 0.600; nothing is claimed of a's difference from b (+0.000)" in text
+        "a has the highest mean judge reward, 0.600; nothing is claimed of a's difference from b (+0.000)"
+        in text
     )
 
 
@@ -239,6 +243,31 @@ def test_comparisons_that_find_the_same_without_spread_are_said_together() -> No
     assert "nothing is claimed of ppo's difference from dpo, as there is no spread between seeds." in level
 
 
+# Where most seeds say the other way round than the mean ----------------------------------------------
+
+COLLAPSED = {"ppo": [0.77, 0.78, 0.76, 0.77, 0.78], "reinforce": [0.80, 0.79, 0.79, 0.81, 0.2]}
+
+
+def test_an_arm_of_a_lower_mean_that_is_above_in_most_seeds_is_said_to_be() -> None:
+    assert re.search(
+        r"cannot be told apart from reinforce \(\+0\.094 \[[^]]*\]\), which is above it in 4 of 5 seeds\.",
+        first_of(COLLAPSED),
+    )
+    assert first_of(COLLAPSED | {"far": [0.1, 0.12, 0.1, 0.11, 0.1]}).count("above it in 4 of 5 seeds") == 1
+    level = {"other": [0.80, 0.75, 0.74, 0.71, 0.81]}
+    assert ", of which reinforce is above it in 4 of 5 seeds." in first_of(COLLAPSED | level)
+    both = {"again": [0.79, 0.80, 0.79, 0.80, 0.1]}
+    assert ", of which reinforce and again are above it in 4 of 5 seeds." in first_of(COLLAPSED | both)
+
+
+def test_where_the_seeds_agree_with_the_mean_or_the_arm_is_behind_nothing_is_said_of_them() -> None:
+    assert "above it in" not in first_of(UNCLEAR | {"ppo": [0.5, 0.4, 0.5]})
+    assert "above it in" not in first_of({"ppo": [0.9, 0.5], "dpo": [0.6, 0.7]}), "one of two is not most"
+    (pair,) = standings(evaluations(with_ends(COLLAPSED))).end.pairs
+    assert (pair.first, pair.against, pair.contrary) == ("ppo", 4, True)
+    assert claims.above_it("reinforce", [pair]) == "", "it is said of the arm with the higher mean"
+
+
 # A judge of a small scale ----------------------------------------------------------------------------
 
 
@@ -247,7 +276,7 @@ def test_a_judge_of_a_small_scale_keeps_its_digits() -> None:
     scores = {arm: [1e-5 * score for score in own] for arm, own in CLEAR.items()}
     large, small = with_ends(CLEAR), with_ends(scores, base=0.5e-5)
     assert (
-        "reinforce has the highest judge reward, 0.00000908, ahead of ppo by +0.00000300 [0.00000288, 0.00000312]."
+        "reinforce has the highest mean judge reward, 0.00000908, ahead of ppo by 0.00000300 [0.00000288, 0.00000312]."
         in said(small)
     )
     assert (
@@ -273,7 +302,7 @@ def test_so_do_the_tables_and_caveats() -> None:
     assert pairs
     assert all(re.search(r"\.\d{8}", row[2].text) for row in pairs)
     assert any(
-        "ppo seed 4 (0.00000200, the others 0.00000690 to 0.00000710)" in text
+        "ppo seed 4 ended at judge reward 0.00000200, the others at 0.00000690 to 0.00000710" in text
         for text in verdict.read(made).warnings
     )
 
@@ -281,10 +310,11 @@ def test_so_do_the_tables_and_caveats() -> None:
 def test_the_section_and_the_terminal_tell_the_same() -> None:
     made = with_ends(UNCLEAR)
     view, told = evaluations(made), verdict.read(made)
-    lists = [
-        b.items for b in verdict.section(made, view, standings(view), {}).blocks if isinstance(b, Bullets)
-    ]
+    blocks = verdict.section(made, view, standings(view), {}).blocks
+    lists = [b.items for b in blocks if isinstance(b, Bullets)]
     assert lists == [told.sentences, told.warnings]
+    (short,) = [index for index, b in enumerate(blocks) if b == Text(told.short, label="In short")]
+    assert isinstance(blocks[short + 1], Bullets)
     assert told.warnings
 
 

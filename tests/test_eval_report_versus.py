@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from report_cases import OWN, twelve, two_paths, with_facts
 from report_world import World, with_ends, with_paths
 
@@ -28,7 +30,7 @@ def test_three_tables_the_leading_one_first() -> None:
     (row,) = [[cell.text for cell in row] for row in apart[0].rows]
     assert dict(zip(heads, row, strict=True)) | {"p": "", "effect": "", "difference": ""} == {
         "higher": "reinforce", "lower": "dpo", "difference": "", "p": "", "probability of improvement": "1.00", "effect": "",
-        "KL": "2.00", "seeds": "5", "at 5%": "told apart",
+        "KL": "2.00", "training done": "79%, 100%", "seeds": "5", "verdict at 5%": "told apart",
     }  # fmt: skip
 
 
@@ -93,5 +95,23 @@ def test_what_rough_means_is_said_where_something_is() -> None:
     fine = [(0.0, 0.0, 0.4), (2.0, 0.5, 0.5), (4.0, 1.0, 0.6), (6.0, 1.5, 0.7)]
     rough = with_paths({"late": [late, late], "fine": [fine, fine]})
     alike = with_paths({"one": [fine, fine], "two": [fine, fine]})
-    assert ["“Rough”" in found.caption for found in tables_of(rough)] == [False, True, True]
-    assert not any("“Rough”" in found.caption for found in tables_of(alike))
+    assert ["read roughly" in found.caption for found in tables_of(rough)] == [False, True, True]
+    assert not any("read roughly" in found.caption for found in tables_of(alike))
+    for found in tables_of(rough)[1:]:
+        assert found.rows[0][-1].text == "not claimed"
+        assert found.caption.endswith("Read roughly here: late.")
+
+
+def test_how_much_of_its_budget_an_arm_has_spent_at_equal_cost_is_in_the_table() -> None:
+    """One arm ends there, after two thirds of its budget; one is half way; the preparation of one costs more."""
+    cheap = [(1.0, 0.0, 0.4), (3.0, 1.0, 0.5), (5.0, 2.0, 0.6)]
+    slow = [(3.0, 0.0, 0.4), (4.0, 1.0, 0.5), (7.0, 2.0, 0.6)]
+    dear = [(6.0, 0.0, 0.4), (7.0, 1.0, 0.5)]
+    made = with_paths({"cheap": [cheap] * 2, "slow": [slow] * 2, "dear": [dear] * 2})
+    used = made.runs["fraction"].where(made.runs["arm"] != "cheap", 2 / 3)
+    view = evaluations(dataclasses.replace(made, runs=made.runs.assign(fraction=used)))
+    found = standings(view)
+    blocks = versus.section(view, found, found.end).blocks
+    (table,) = [b for b in blocks if isinstance(b, Table) and b.heading == "Judge reward"]
+    assert table.columns[-1].label == "budget spent there"
+    assert {row[0].text: row[-1].text for row in table.rows} == {"cheap": "67%", "slow": "50%", "dear": "–"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pages import ROOT
 
-from algos import Policy
+from algos import Policy, Sampling, UserError
 from eval.data.split import split_of
 from eval.experiment import Experiment
 from eval.stages.cache import ArtefactCache
@@ -27,6 +27,7 @@ from eval.tasks.reviews.world import Reviews
 TINY = Reviews(
     corpus=64, base=Fit(1, 1e-2), pairs=48, reward=Fit(1, 1e-2), hidden=16, layers=1, heads=2, test_prompts=8
 )
+SHORT = Experiment(sampling=Sampling(max_new_tokens=24))
 
 
 def sigmoid(x: float) -> float:
@@ -189,7 +190,7 @@ def test_stages_are_built_once_for_what_they_depend_on(tmp_path):
 
 def test_labels_of_the_judge_are_no_calls_of_the_reward(tmp_path, monkeypatch):
     monkeypatch.setattr(task, "Reviews", lambda: TINY)
-    made = task.materials(Experiment(), ArtefactCache(tmp_path), data_seed=0)
+    made = task.materials(SHORT, ArtefactCache(tmp_path), data_seed=0)
     assert 0 < made.pairs_cost.labels == len(made.pairs) <= TINY.pairs
     assert made.pairs_cost.reward_calls == made.reward_cost.reward_calls == 0
 
@@ -199,17 +200,32 @@ def test_a_reward_model_costs_six_flops_a_parameter_and_token_and_nothing_is_sam
 ):
     tiny = replace(TINY, reward=replace(TINY.reward, epochs=2))
     monkeypatch.setattr(task, "Reviews", lambda: tiny)
-    made = task.materials(Experiment(), ArtefactCache(tmp_path), data_seed=0)
+    made = task.materials(SHORT, ArtefactCache(tmp_path), data_seed=0)
     base = Policy.load(made.model, device="cpu")
     words = [(pair["prompt"] + pair[side]).split() for pair in made.pairs for side in ("chosen", "rejected")]
     tokens = sum(len(text) + 1 for text in words)  # BOS and a token a word
     assert made.reward_cost.flops == 6 * base.size * tokens * 2
     monkeypatch.setattr("eval.tasks.learned.base_responses", lambda *_: pytest.fail("sampled again"))
-    again = task.materials(Experiment(), ArtefactCache(tmp_path), data_seed=0)
+    again = task.materials(SHORT, ArtefactCache(tmp_path), data_seed=0)
     assert again.reward == made.reward
     assert again.reward_cost == made.reward_cost
     assert [stage["cached"] for stage in again.facts["stages"]] == [True, True, True]
     assert again.facts["labels"] == "come from the gold reward (scale 5), not from the training reward"
+
+
+def test_held_out_texts_are_the_same_for_all_training_seeds(tmp_path, monkeypatch):
+    """The base was measured on them once, whatever pairs and reward model a seed draws for itself."""
+    monkeypatch.setattr(task, "Reviews", lambda: TINY)
+    made = [task.materials(SHORT, ArtefactCache(tmp_path), data_seed=seed) for seed in (0, 1)]
+    assert made[0].pairs != made[1].pairs
+    assert made[0].heldout_texts == made[1].heldout_texts
+
+
+@pytest.mark.parametrize("asked", [task.sizes, lambda experiment: task.materials(experiment, None, 0)])
+def test_responses_longer_than_the_model_are_refused_before_anything_is_made(asked):
+    assert task.sizes(Experiment(sampling=Sampling(max_new_tokens=54))).longest_prompt == 10
+    with pytest.raises(UserError, match=r"got 55 new tokens\. Set --max-new-tokens 54 at most"):
+        asked(Experiment(sampling=Sampling(max_new_tokens=55)))
 
 
 def test_its_settings_are_read_without_what_builds_it():

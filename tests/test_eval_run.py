@@ -7,15 +7,19 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from faults import first, start
 from outcomes import outcome
 from small_world import SmallWorld
 
 from algos import Policy, Sampling, UserError
+from algos.engine.calls import RewardError
 from algos.engine.storage import read_json
+from eval.comparison import _made
 from eval.experiment import Experiment
 from eval.metrics import Evaluator
 from eval.run import _base_under, evaluate_base, execute
@@ -23,6 +27,33 @@ from eval.settings.parts import Evaluation
 from eval.stages.cache import ArtefactCache
 from eval.store import Store
 from eval.tasks import materials_of
+
+
+def test_a_model_too_large_to_be_evaluated_is_the_users_to_mend(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback; a reward that ran out of memory keeps its own words."""
+    for error, words in (
+        (torch.OutOfMemoryError("CUDA out of memory."), "not enough memory for the model beside its reward"),
+        (RewardError("the reward score raised CUDA out of memory."), "the reward score raised"),
+    ):
+
+        def full(*_: Any, error: Exception = error) -> Any:
+            raise error
+
+        monkeypatch.setattr("eval.run.load_base", full)
+        with pytest.raises(UserError, match=words):
+            evaluate_base(SimpleNamespace(experiment=None), None)  # type: ignore[arg-type]
+
+
+def test_materials_too_large_for_memory_are_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("eval.comparison.materials_of", full)
+    with pytest.raises(UserError, match="out of memory in preparing model, data and reward"):
+        _made(Experiment(), None, 0)  # type: ignore[arg-type]
+
 
 # A run's own faults --------------------------------------------------------------------------------------
 

@@ -70,10 +70,23 @@ from eval.settings.layers import layered, load_yaml
         ({"frontier": {"samples": 1}}, r"frontier samples must be 0 \(no frontier\) or at least 2; got 1"),
         ({"algos": ["pqo"]}, r"unknown algorithm 'pqo'; did you mean 'ppo'\?"),
         ({"algos": ["ppo", "ppo"]}, r"algos must be each named once"),
+        (
+            {"algos": ["ppo", "PPO"], "variants": {"PPO": {"algorithm": "ppo"}}},
+            r"algos must be each named once, in whatever case; got ppo PPO",
+        ),
         ({"budget": -3}, r"cannot read the budget '-3'\. Write a number and a unit"),
         ({"budget": True}, r"budget: .*valid string; got True"),
         ({"budget": "12parsecs"}, r"unknown budget unit 'parsecs'"),
         ({"model": "gpt2"}, r"the task reviews brings its own model"),
+        (
+            {"sampled_pairs": 512},
+            r"^the task reviews brings its own prompts, pairs and reward model; got sampled_pairs 512\. Leave it out, or use --task custom\.$",
+        ),
+        ({"label_scale": 5}, r"got label_scale 5\.0\. Leave"),
+        ({"reward_model": {"epochs": 3}}, r"got reward_model\.epochs 3\. Leave"),
+        ({"test_prompts": "mine.jsonl"}, r"got test_prompts mine\.jsonl\. Leave"),
+        ({"on_bad_row": "skip"}, r"got on_bad_row skip\. Leave"),
+        ({"columns": {"prompt": "question"}}, r"got columns \{'prompt': 'question'\}\. Leave"),
         (
             {"algos": ["x"], "variants": {"x": {"algorithm": "ppo", "bta": 1}}},
             r"'variants\.x\.bta'; did you mean 'beta'\?",

@@ -13,7 +13,7 @@ from algos import UserError
 from eval.experiment import Experiment
 from eval.settings.layers import layered
 from eval.settings.sweep import expanded, read_sweeps
-from eval.tuning.tune import settled
+from eval.tuning.settled import settled
 from run_compare import parse
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,14 +15,17 @@ import torch
 from safetensors.torch import load_file
 from small_world import SmallWorld
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from trl import RewardConfig
 
 from algos import RewardModel, UserError
+from algos.engine.settings import Precision
 from algos.engine.text.control import Rendered, Span
 from eval.stages.base import train_base
 from eval.stages.cache import content_hash
-from eval.stages.fitting import Fit, controlled, encode_whole
+from eval.stages.fitting import Fit, controlled, encode_whole, trainer_arguments
 from eval.stages.reward_model import (
     _encode_pairs,
+    _score,
     _split_by_prompt,
     _train_on_pairs,
     _unused_id,
@@ -224,6 +229,62 @@ def test_generators_and_threads_of_the_caller_are_put_back():
         torch.rand(1), np.random.rand(), random.random()
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("micro_batch", "rows"), [(0, 16), (1, 1), (5, 4), (16, 16), (99, 16)])
+def test_a_batch_goes_through_in_equal_parts(micro_batch: int, rows: int) -> None:
+    arguments = trainer_arguments(RewardConfig, "unused", replace(FIT, micro_batch=micro_batch))
+    assert arguments.per_device_train_batch_size == rows
+    assert arguments.gradient_accumulation_steps == 16 / rows
+
+
+def test_a_stage_has_the_precision_of_the_comparison() -> None:
+    fits = [replace(FIT, dtype=dtype) for dtype in get_args(Precision)]
+    found = {fit.dtype: trainer_arguments(RewardConfig, "unused", fit).bf16 for fit in fits}
+    assert found == {"auto": False, "fp32": False, "bf16": True}
+    again = trainer_arguments(RewardConfig, "unused", replace(FIT, gradient_checkpointing=True))
+    assert again.gradient_checkpointing
+
+
+@pytest.mark.parametrize("lighter", [{"micro_batch": 4}, {"gradient_checkpointing": True}])
+def test_a_lighter_reward_model_is_the_same(base, tmp_path, lighter: dict) -> None:
+    """But for rounding."""
+    found = {}
+    fit = replace(FIT, learning_rate=1e-3)
+    for name, asked in (("whole", fit), ("lighter", replace(fit, **lighter))):
+        # Of 72 pairs 64 are trained on: four whole batches.
+        train_reward_model(base, pairs(72), tmp_path / name, asked, centre_on=TEXTS[:8])
+        found[name] = RewardModel(tmp_path / name)(prompts=[""] * len(TEXTS), completions=TEXTS)
+    assert found["lighter"] == pytest.approx(found["whole"], abs=2e-4)
+    assert np.std(found["whole"]) > 0.01
+
+
+def test_the_trained_model_is_gone_when_its_copy_is_scored(base, tmp_path, monkeypatch) -> None:
+    trained: list[weakref.ref] = []
+
+    def watched(model, *arguments) -> None:
+        trained.append(weakref.ref(model))
+        _train_on_pairs(model, *arguments)
+
+    def scored(*arguments):
+        assert trained[0]() is None
+        return _score(*arguments)
+
+    monkeypatch.setattr("eval.stages.reward_model._train_on_pairs", watched)
+    monkeypatch.setattr("eval.stages.reward_model._score", scored)
+    train_reward_model(base, pairs(16), tmp_path, FIT, centre_on=TEXTS[:8])
+    assert trained
+
+
+def test_a_reward_model_that_does_not_fit_says_what_helps(base, tmp_path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("eval.stages.reward_model._train_on_pairs", full)
+    with pytest.raises(
+        UserError, match=r"training a reward model.*--reward-model\.batch-size, or name --reward"
+    ):
+        train_reward_model(base, pairs(16), tmp_path, FIT, centre_on=TEXTS[:8])
 
 
 def test_nothing_is_printed_and_nothing_is_sent(base, tmp_path, capfd, monkeypatch):

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from algos import UserError
 from algos.engine.storage import DamagedFile, atomic_directory, write_json
+from eval.directory.integrity import sealed
 from eval.directory.runs import Run
 from eval.experiment import Experiment
+from eval.opening import creating
 from eval.store import Store, next_folder
 
 SPENT = {
@@ -146,8 +148,8 @@ def test_nothing_that_is_there_is_taken_for_a_new_comparison(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("number", "file", "message"),
     [
-        (errno.ENOSPC, None, "cannot be written: .*No space left"),
-        (errno.EACCES, "one/base", "cannot be written: .*denied: '.*one/base'"),
+        (errno.ENOSPC, None, "cannot be read or written: .*No space left"),
+        (errno.EACCES, "one/base", "cannot be read or written: .*denied: '.*one/base'"),
         (errno.EACCES, "cache", "cannot go on: .*denied: '.*cache'"),
     ],
 )
@@ -156,7 +158,7 @@ def test_what_the_system_refuses_is_said_with_how_to_go_on(
 ) -> None:
     out = tmp_path / "one"
     expected = pytest.raises(UserError, match=f"^{out} {message}.*--resume {out}")
-    with expected, Store.creating(out, Experiment()):
+    with expected, creating(out, Experiment()):
         raise OSError(number, os.strerror(number), file and str(tmp_path / file))
 
 
@@ -169,14 +171,13 @@ def test_a_broken_pipe_is_a_reader_that_left_where_nobody_reads_the_output(
         os.close(reading)
     with open(writing, "w") as output:
         monkeypatch.setattr("sys.stdout", output)
-        with pytest.raises(expected), Store.creating(tmp_path / "one", Experiment()):
+        with pytest.raises(expected), creating(tmp_path / "one", Experiment()):
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
     if read:
         os.close(reading)
 
 
 def test_an_experiment_that_cannot_be_is_named_with_its_file(tmp_path: Path) -> None:
-    from eval.directory.integrity import sealed
 
     store = Store.create(tmp_path / "one", Experiment())
     file = store.path / "experiment.yaml"

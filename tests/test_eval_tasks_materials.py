@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hub_world import FIRST, SECOND
 from report_world import world
+from safetensors.torch import load_file
 from small_world import SmallWorld
 from transformers import AutoTokenizer, CodeGenConfig, CodeGenForCausalLM
 
@@ -103,6 +104,11 @@ def test_one_judge_measures_all_data_seeds(small: SmallWorld, tmp_path: Path) ->
     assert first.facts["varies"] == ["reward model"]
     # The judge's half is not DPO's, which a plan knows.
     assert sizes(experiment).pairs == len(first.pairs)
+    # It begins elsewhere, too: with one head both would err alike. A step at 1e-5 hardly moves them.
+    heads = [
+        load_file(Path(one.where, "model.safetensors"))["score.weight"] for one in (first.reward, first.judge)
+    ]
+    assert float((heads[0] - heads[1]).abs().max()) > 1e-3
 
 
 def written(path: Path, rows: Rows) -> str:
@@ -242,3 +248,17 @@ def test_a_reward_that_is_the_judge_is_asked_once(monkeypatch: pytest.MonkeyPatc
         judge.scores(rows, ["b", ""], [[1], [2]], ["", ""], unscored)
     _, other = replace(MADE, judge=STRICT).scorers("cpu", calls)
     assert other.scores(rows, ["b", "c d"], [[1], [2]], ["", ""], [7.0, 7.0]) == [1.0, 3.0]
+
+
+def test_a_model_that_scores_has_the_precision_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def opened(where: str, device: Any, *, dtype: Any) -> Any:
+        asked.append((where, dtype))
+        return lambda **_: []
+
+    monkeypatch.setattr("eval.tasks.materials.RewardModel", opened)
+    reward, judge = (Scorer("model", where, where) for where in ("r", "j"))
+    replace(MADE, reward=reward, judge=judge).scorers("cpu", RewardCalls(), "bf16")
+    reward.open("cpu")
+    assert asked == [("r", "bf16"), ("j", "bf16"), ("r", "auto")]

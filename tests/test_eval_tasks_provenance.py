@@ -220,7 +220,7 @@ def test_a_cache_that_first_changes_in_training_is_noted_on_the_way(
     store = Store.open(world.folder / "out")
     functions = FunctionFiles(store.path, store.experiment)
     monkeypatch.setattr(comparison, "_LOOKED", 0.0)
-    told = comparison._noting(store, functions, Console(), lambda *_: None)
+    told = comparison._noting(store, (), functions, Console(), lambda *_: None)
     job = Job("reinforce-s0", lambda _: "done", lambda _: "failed")
     told(job, 0.1, "")
     assert list(read_json(store.path / "sources.json")["0"]["reward"]["beside"]) == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eval.experiment import Experiment
-from eval.tuning.tune import settled
+from eval.tuning.settled import settled
 
 
 def test_settling_an_arm_changes_no_other() -> None:

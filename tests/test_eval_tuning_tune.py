@@ -13,8 +13,10 @@ from small_world import SmallWorld, compared
 
 import eval.tuning.tune
 from algos import Budget, UserError
+from algos.engine.storage import DamagedFile
 from eval.console import Console
 from eval.experiment import Experiment
+from eval.opening import discard, resuming
 from eval.process.jobs import Job, Update
 from eval.process.workers import Workers
 from eval.run import execute
@@ -161,7 +163,7 @@ def test_an_interrupted_tuning_goes_on_where_it_was(
     finished = {file: file.stat().st_mtime_ns for file in store.path.glob("tuning/runs/*/rows.jsonl")}
     assert len(finished) == done
     assert Store.open(store.path).experiment.untuned == ("ppo", "dpo")
-    store.discard()  # as a user's mistake would have it: what has run is kept
+    discard(store.path)  # as a user's mistake would have it: what has run is kept
     again = Store.open(store.path)
     assert parse(["--resume", str(store.path)]).experiment == again.experiment
     tune(again, Workers(1), Console())
@@ -293,3 +295,49 @@ def test_on_the_built_in_task(tmp_path: Path) -> None:
     assert [store.experiment.arm(name).beta for name in store.experiment.algos[1:]] == [0.05, 0.2]
     tuning = Store.open(out / "tuning")
     assert not {r["prompt"] for r in tuning.base_samples} & {r["prompt"] for r in store.base_samples}
+
+
+def test_unfinished_tuning_goes_on_as_it_is_asked_now(
+    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long a reward may take and when to save: what --resume may change is not tuning's own."""
+    store = prepared(small, tmp_path / "stopped", "--algos", "reinforce")
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eval.tuning.tune, "_run_tries", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            tune(store, Workers(1), Console())
+    changed = [
+        "--reward-timeout",
+        "7",
+        "--reward-retries",
+        "0",
+        "--checkpoint-every",
+        "9",
+        "--log-with",
+        "tensorboard",
+    ]
+    again = Store.open(store.path, parse(["--resume", str(store.path), *changed]).experiment)
+    monkeypatch.setattr(eval.tuning.tune, "_run_tries", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tune(again, Workers(1), Console())
+    found = Store.open(store.path / "tuning").experiment
+    assert (found.reward_timeout, found.reward_retries, found.checkpoint_every) == (7, 0, 9)
+    assert found.log_with == ("tensorboard",)
+
+
+def test_a_choice_that_is_gone_is_told_again_from_the_tries(tuned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gone"
+    shutil.copytree(tuned, out)
+    before = Store.open(out).tuning
+    (out / "tuning" / "choice.json").unlink()
+    with pytest.raises(DamagedFile, match=r"choice\.json was written but is gone"):
+        Store.reading(out)
+    with resuming(out) as store:
+        asked = store.experiment
+        tune(store, Workers(1), Console())
+    assert (store.tuning, store.experiment) == (before, asked)
+    Store.reading(out)

@@ -1,4 +1,5 @@
-"""examples/: every command of its README runs as it stands, the README's Python too, and its data are what its script writes."""
+"""examples/: every command of its README runs as it stands, the Python of README and docs/python.md too, and its data are what
+its script writes."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from classifiers import classifier
 
 import run_compare
 from eval.data import load_pairs
@@ -69,6 +72,32 @@ def rows(text: str) -> list[dict[str, float]]:
     lines = [line.split() for line in text.splitlines() if line.strip()]
     names = next(i for i, line in enumerate(lines) if line[0] == "updates")
     return [dict(zip(lines[names], map(float, line[1:]), strict=True)) for line in lines[names + 1 :]]
+
+
+def test_the_python_pages_blocks_run_in_order(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights & Biases is what remembers what it is told."""
+    logged: list[int] = []
+    tracker: Any = ModuleType("wandb")
+    tracker.init = lambda project: None
+    tracker.log = lambda row, step: logged.append(step)
+    monkeypatch.setitem(sys.modules, "wandb", tracker)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-model").symlink_to(model)
+    classifier(tmp_path / "my-reward-model")
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert len(blocks) == 5
+    names: dict[str, Any] = {}
+    for i, code in enumerate(blocks):
+        exec(compile(code, f"python.md, block {i + 1}", "exec"), names)
+    assert logged == [*range(1, 9), 8]  # the second run begins where the first ended, and is at its end
+    assert (tmp_path / "my-policy" / "model.safetensors").is_file()
+    assert names["batch"].scores_PG.shape == names["kl_PG"].shape == (2, 4)
+    assert float(names["loss"].detach()) == pytest.approx(0, abs=1e-5)  # of whitened advantages at ratio 1
+    assert names["logps"].grad is not None
 
 
 def data_of(command: str) -> str:
@@ -148,6 +177,16 @@ def test_the_tuning_example_searches_as_much_for_every_algorithm() -> None:
         others = [len(each.ends) for key, each in asked.space(name).items() if key not in ranges]
         searched.append(({key: round(each.high / each.low, 6) for key, each in ranges.items()}, others))
     assert searched == [({"learning_rate": 25, "beta": 25}, [3])] * 3
+
+
+@pytest.mark.parametrize("page", ["report.md", "report.html"])
+def test_the_kept_report_says_at_its_top_that_its_runs_are_gone(page: str) -> None:
+    text = (ROOT / "reports" / "example" / page).read_text(encoding="utf-8")
+    assert not (ROOT / "reports" / "example" / "runs").exists()
+    assert (
+        "Stored without its runs: read it; it cannot be resumed or its policies loaded."
+        in text[: text.index("Verdict")]
+    )
 
 
 def test_the_kept_comparison_can_be_made_again() -> None:

@@ -247,3 +247,35 @@ def test_folders_that_cannot_be_meant_are_refused_at_once(tmp_path: Path) -> Non
         match=r"--resume goes on in .*one; got --out other, too\. .*--config .*one/experiment\.yaml",
     ):
         parse(["--resume", str(tmp_path / "one"), "--out", "other"])
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below a file, and where the folder, or the one above it, takes nothing."""
+    monkeypatch.setattr("run_compare._require_room", lambda options, console: None)
+    file = tmp_path / "notes.txt"
+    file.touch()
+    assert main(["--out", str(file / "mine")]) == 2
+    line = refusal(capsys.readouterr().err)
+    assert line.startswith(f"error: {file / 'mine'} cannot be read or written: ")
+    assert line.endswith("Fix that, and repeat the command.")
+    there = Store.create(tmp_path / "one", parse([]).experiment).path
+
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", lambda path, *_, **__: denied(path.parent.parent))
+    for arguments, again in (
+        (["--out", str(tmp_path / "folder" / "two")], "repeat the command"),
+        (["--resume", str(there)], f"go on with --resume {there}"),
+        (["report", str(there)], "repeat the command"),
+    ):
+        assert main(arguments) == 2
+        line = refusal(capsys.readouterr().err)
+        assert " cannot be read or written: [Errno 13] Permission denied: " in line
+        assert line.endswith(f"Fix that, and {again}.")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    for arguments in (["--resume", str(there)], ["report", str(there)]):
+        assert main(arguments) == 2
+        assert refusal(capsys.readouterr().err).startswith(f"error: {there} cannot be read or written: ")

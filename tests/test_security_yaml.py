@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from algos import UserError
 from eval.experiment import Experiment
-from eval.settings.bounded_yaml import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, parse_yaml
+from eval.settings.bounded_yaml import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_VALUES,
+    RefusedYAML,
+    dump_yaml,
+    parse_yaml,
+)
 from eval.settings.layers import load_yaml
 from eval.settings.sweep import read_sweeps
 
@@ -148,3 +155,11 @@ def test_any_text_is_a_value_or_refused(text: str) -> None:
     except yaml.YAMLError:
         return
     assert found == yaml.safe_load(text)
+
+
+def test_what_would_not_be_read_back_is_not_written() -> None:
+    fits = {"a": [1] * (MAX_VALUES - 7), "b": {"ü": None}}
+    assert parse_yaml(dump_yaml(fits)) == fits
+    for beyond in ({**fits, "c": 1}, {"a": "x" * MAX_CHARACTERS}):
+        with pytest.raises(RefusedYAML):
+            dump_yaml(beyond)

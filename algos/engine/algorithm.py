@@ -32,14 +32,23 @@ class Needs:
     """Whether `prepare` or `loss` reads the log-probabilities of the policy before the update."""
     greedy: bool = False
     """Whether each prompt also gets a greedy response, scored as a baseline."""
-    pairs_per_step: int = 0
-    """Of recorded pairs: how many an iteration learns from."""
-    pair_epochs: int = 0
-    """Of recorded pairs: passes over all of them."""
+    pairs_per_step: int = 1
+    """Of recorded pairs, where they are the source: how many an iteration learns from."""
+    pair_epochs: int = 1
+    """Of recorded pairs, likewise: passes over all of them."""
     passes: int = 1
     """Passes over each batch."""
     steps_per_pass: int = 1
     """Optimizer steps each pass is split into."""
+
+    def __post_init__(self) -> None:
+        # Not by require_choices, which reads annotations: `needs` is asked for many times an iteration.
+        require(
+            self.source in ("prompts", "pairs"), "Needs.source", "'prompts' or 'pairs'", repr(self.source)
+        )
+        known = self.values in ("shared", "separate", None)
+        require(known, "Needs.values", "'shared', 'separate' or None", repr(self.values))
+        require(self.pairs_per_step >= 1, "Needs.pairs_per_step", "at least 1", self.pairs_per_step)
 
     @property
     def old_policy(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -102,7 +104,7 @@ def check_loss(
     The log-probabilities too: ratios are clamped, so an infinite one would leave no trace in the loss.
     """
     wrong_PG = (part.loss_mask_PGT & ~torch.isfinite(outputs.logps_PGT)).any(-1)
-    if bool(torch.isfinite(loss)) and not bool(wrong_PG.any()):
+    if bool(torch.isfinite(loss) & ~wrong_PG.any()):
         return
     place = f"at update {update + 1} (iteration {iteration + 1})"
     if bool(wrong_PG.any()):
@@ -112,9 +114,9 @@ def check_loss(
     raise RunError(f"the loss is {loss.item()} {place}. {_REMEDY}")
 
 
-def check_gradient(policy: Policy, norm: Tensor, update: int, iteration: int) -> None:
+def check_gradient(policy: Policy, norm: float, update: int, iteration: int) -> None:
     """Raises RunError, before the update, where the gradient's norm is not finite."""
-    if bool(torch.isfinite(norm)):
+    if math.isfinite(norm):
         return
     wrong = [
         name
@@ -123,7 +125,7 @@ def check_gradient(policy: Policy, norm: Tensor, update: int, iteration: int) ->
     ]
     where = f" (first in {wrong[0]})" if wrong else ""
     raise RunError(
-        f"the gradient's norm is {norm.item()}{where} at update {update + 1} (iteration {iteration + 1}). {_REMEDY}"
+        f"the gradient's norm is {norm}{where} at update {update + 1} (iteration {iteration + 1}). {_REMEDY}"
     )
 
 

@@ -13,14 +13,15 @@ from algos.engine.algorithm import Outputs
 from algos.engine.fast.direct import direct
 from algos.engine.fast.head import linear_head, selected_logps
 from algos.engine.fast.hidden import response_hidden
+from algos.engine.fast.parts import wide_function_of
+from algos.engine.fast.products import rounds_sums
 from algos.engine.fast.tied import shared_gradient
 from algos.engine.inputs import accepts, aligned, inputs_for, precision, unwrapped
-from algos.engine.memory import tokens_at_once
+from algos.engine.memory import activations_at_once, tokens_at_once
 from algos.engine.rollouts import Rollouts
 
 MAX_LOGITS = 2**26  # fp32 logits of one no-gradient forward stay under 256 MiB
 ACTIVATIONS = 24  # numbers that a layer keeps for the backward pass, a token and unit of its width
-MAX_ACTIVATIONS = 2**29  # 2 GiB in fp32
 
 
 def upcast(logits: Tensor) -> Tensor:
@@ -40,10 +41,25 @@ def response_logits(
     if accepts(model, "logits_to_keep"):
         inputs["logits_to_keep"] = T
     reading: AbstractContextManager[list[Tensor]] = _read_by_head(model) if hidden else nullcontext([])
-    with reading as given:
+    with reading as given, _unrounded(model, rollouts.mask_PGT.device):
         logits_BTV = model(**inputs).logits[:, -T:]
     logits_PGTV = rollouts.per_group(upcast(logits_BTV) / temperature)
     return logits_PGTV, given[0][:, -T:].flatten(0, 1)[rollouts.places_N] if hidden else None
+
+
+@contextmanager
+def _unrounded(model: Any, device: torch.device) -> Iterator[None]:
+    """The block, in which a head that training reads in chunks has its logits in fp32 on a GPU, as there."""
+    head: Any = None if torch.is_grad_enabled() or not rounds_sums(device.type) else linear_head(model)
+    function = head if head is None else wide_function_of(head)
+    if function is head:  # one that is not known, or is to be called
+        yield
+        return
+    head.forward = function
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 @contextmanager
@@ -131,5 +147,6 @@ def _share(model: Any, rollouts: Rollouts, backward: bool, logits: int | None, m
     if backward:
         width = inner.get_output_embeddings().weight.shape[-1]
         layers = getattr(config, "num_hidden_layers", 1)
-        share = max(share, tokens * layers * width * ACTIVATIONS / MAX_ACTIVATIONS)
+        most = activations_at_once(rollouts.mask_PGT.device)
+        share = max(share, tokens * layers * width * ACTIVATIONS / most)
     return share

@@ -108,6 +108,30 @@ def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
+def trunk_precision(trunk: Any, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """The block in which the trunk multiplies as under `precision`, and what reads its output does so in fp32: a head's one
+    number a text, rounded to bf16, has three digits."""
+    if dtype != torch.bfloat16:
+        yield
+        return
+    whole = trunk.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with precision(device, dtype):
+            output = whole(*args, **kwargs)
+        for name, x in list(output.items()):
+            if isinstance(x, Tensor) and x.is_floating_point():
+                output[name] = x.float()
+        return output
+
+    trunk.forward = forward
+    try:
+        yield
+    finally:
+        del trunk.forward
+
+
+@contextmanager
 def full_precision() -> Iterator[None]:
     """The block in which fp32 is multiplied in fp32, whatever `torch.set_float32_matmul_precision` says: the rounding of
     TF32 or bf16 is as large as what a model's checks look for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,12 +23,14 @@ from algos.engine.checks import (
 from algos.engine.errors import RunError
 from algos.engine.forward import forward, groups_per_forward
 from algos.engine.memory import ADAPTERS, LIGHTER, out_of_memory_as
-from algos.engine.monitor import add_metrics, describe, mean_of_steps
+from algos.engine.monitor import add_metrics, describe, mean_of_steps, numbers
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_policy, with_policy, with_reference
 from algos.engine.seeding import generator
 from algos.engine.state import TrainState
+from algos.losses import aggregate
 
+_EXCEEDS = "gradient_norm > max_grad_norm"  # read with what is logged, and not logged
 MAX_IDLE = 100  # a budget in updates would otherwise never be spent
 
 
@@ -54,6 +57,7 @@ class Loop:
     def iterate(self) -> dict[str, float]:
         """One batch of rollouts and its updates; returns what to log of it."""
         state, algorithm = self.state, self.state.algorithm
+        state.prepared = None  # before another batch takes memory
         progress = self.progress()
         rate = learning_rate(algorithm, progress)
         rollouts = self.source.next(state.iteration, state.meter)
@@ -80,6 +84,7 @@ class Loop:
         if state.idle == MAX_IDLE:
             raise idle(f"{MAX_IDLE} iterations in a row made no updates")
         state.meter.iterations += 1
+        state.prepared = prepared
         return {
             "learning_rate": rate,
             **describe(rollouts, prepared, state.algorithm_state),
@@ -140,9 +145,11 @@ class Loop:
 
         metrics = policy.portions.run("training", self._groups(minibatch), attempt, LIGHTER)
         norm = get_total_norm([p.grad for p in state.parameters if p.grad is not None])
-        check_gradient(policy, norm, state.meter.updates, state.iteration)
         longest = state.algorithm.max_grad_norm
-        if norm + 1e-6 > longest:  # else torch would multiply every gradient by 1
+        exceeds = (norm + 1e-6 > longest).to(norm.dtype)
+        logged = numbers({**metrics, "gradient_norm": norm, _EXCEEDS: exceeds})
+        check_gradient(policy, logged["gradient_norm"], state.meter.updates, state.iteration)
+        if logged.pop(_EXCEEDS):  # else torch would multiply every gradient by 1
             clip_grads_with_norm_(state.parameters, longest, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group["times"]
@@ -152,7 +159,7 @@ class Loop:
         state.optimizer.zero_grad(set_to_none=True)
         state.meter.updates += 1
         self._charge(minibatch)
-        return {name: float(value) for name, value in metrics.items()} | {"gradient_norm": float(norm)}
+        return logged
 
     def _accumulate(self, minibatch: Rollouts, groups: int) -> dict[str, Tensor]:
         """The gradient of a step, from none, in parts of so many prompts, or all at once where its forward was
@@ -160,7 +167,9 @@ class Loop:
         state, policy = self.state, self.state.policy
         state.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, Tensor] = {}
-        parts = minibatch.by_length()[0].micro_batches(groups) if self.ahead is None else [minibatch]
+        # With its totals, which a GPU would be waited for whenever they are asked for.
+        whole = replace(minibatch, step_totals=minibatch.totals)
+        parts = whole.by_length()[0].micro_batches(groups) if self.ahead is None else [whole]
         with policy.for_backward(state.critic):
             for part in parts:
                 found, self.ahead = self.ahead, None
@@ -171,7 +180,8 @@ class Loop:
                 loss, logged = state.algorithm.loss(found, part)
                 check_loss(policy, part, found, loss, state.meter.updates, state.iteration)
                 loss.backward()
-                add_metrics(metrics, {"loss": loss.detach(), **logged})
+                entropy = aggregate(found.entropy_PGT, part.loss_mask_PGT, "token_mean", part.totals)
+                add_metrics(metrics, {"loss": loss.detach(), "entropy/train": entropy, **logged})
         return metrics
 
     def _charge(self, minibatch: Rollouts) -> None:

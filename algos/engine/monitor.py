@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,10 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
         row |= {"reward/train": scores.mean(), "reward_std/train": scores.std(correction=0)}
         if bool(unscored_PG.any()):
             row["unscored/train"] = unscored_PG.float().mean()
-    if rollouts.logps_PGT is not None and rollouts.ref_logps_PGT is not None:
-        kl_PGT = torch.where(sampled_PGT, kl_estimate(rollouts.logps_PGT, rollouts.ref_logps_PGT), 0.0)
+    # The sampler's are the same but for the rounding of cached decoding; of recorded responses there are none.
+    logps_PGT = rollouts.sampler_logps_PGT if rollouts.logps_PGT is None else rollouts.logps_PGT
+    if logps_PGT is not None and rollouts.ref_logps_PGT is not None:
+        kl_PGT = torch.where(sampled_PGT, kl_estimate(logps_PGT, rollouts.ref_logps_PGT), 0.0)
         row["kl/train"] = kl_PGT.sum(-1).mean()
     if sampled and rollouts.logps_PGT is not None and rollouts.sampler_logps_PGT is not None:
         gap_PGT = (rollouts.logps_PGT - rollouts.sampler_logps_PGT).abs()
@@ -38,7 +42,21 @@ def describe(rollouts: Rollouts, prepared: Rollouts, own: State) -> dict[str, fl
             values, returns = (x[prepared.loss_mask_PGT] for x in (prepared.values_PGT, prepared.returns_PGT))
             row["explained_variance"] = explained_variance(values, returns)
     row |= {name: value for name, value in own.items() if value.numel() == 1}
-    return {name: float(value) for name, value in row.items()}
+    return numbers(row)
+
+
+def numbers(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Tensors of one number as numbers. Those of a kind are read together: each that is read is waited for on a GPU."""
+    alike: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+    for name, value in row.items():
+        if isinstance(value, Tensor):
+            alike.setdefault((value.device, value.dtype), {})[name] = value.reshape(())
+    read = {
+        name: number
+        for group in alike.values()
+        for name, number in zip(group, torch.stack(list(group.values())).tolist(), strict=True)
+    }
+    return {name: float(read.get(name, value)) for name, value in row.items()}
 
 
 def before_whitening(prepared: Rollouts) -> Tensor:

@@ -15,12 +15,13 @@ from torch import Tensor
 from algos.engine.calls import GuardedReward, RewardError, guarded
 from algos.engine.errors import UserError, one_line
 from algos.engine.fast.kernels import patch_kernels
-from algos.engine.inputs import accepts, embedding_rows, max_positions, positions
+from algos.engine.inputs import accepts, embedding_rows, max_positions, positions, trunk_precision
 from algos.engine.memory import SHORTER, Portions
 from algos.engine.models.hub import cached_where_unreachable, pinned
-from algos.engine.models.loading import pick_device, tokenizer_in
+from algos.engine.models.loading import compute_dtype, pick_device, tokenizer_in
 from algos.engine.models.weights import safetensors_only
 from algos.engine.rollouts import pad_right
+from algos.engine.settings import Precision
 from algos.engine.text.control import text_ids
 from algos.engine.text.template import Text, render_dialogue, render_prompt
 from algos.engine.text.tokens import as_completion, encode, end_of, pad_id
@@ -136,7 +137,7 @@ class RewardModel:
     id ≠ pad, which lies before EOS where pad = EOS. A model trained with that pooling keeps it
     (`"model"`); `"auto"` follows what the model's config declares as `reward_pooling`, and where it declares none
     conversations go through the model's own chat template (docs/models.md). `batch_size` texts are read at once, fewer
-    where memory runs out. `device`: as in `Policy.load`, the GPU where there is one.
+    where memory runs out. `device` and `dtype`: as in `Policy.load`; in bf16 the head still multiplies in fp32.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class RewardModel:
         device: torch.device | str = "auto",
         pooling: Literal["auto", "mask", "model"] = "auto",
         batch_size: int = 64,
+        dtype: Precision = "auto",
     ) -> None:
         from transformers import AutoModelForSequenceClassification
 
@@ -163,6 +165,7 @@ class RewardModel:
                 f"the reward model {str(path)!r} has {self.model.config.num_labels} outputs; it must have 1."
             )
         where = device if isinstance(device, torch.device) else pick_device(device)
+        self.dtype = compute_dtype(dtype, where)
         self.model = self.model.to(where).eval().requires_grad_(False)
         patch_kernels(self.model)
         config = self.model.config
@@ -218,20 +221,17 @@ class RewardModel:
     @torch.no_grad()
     def _scores(self, rows: list[list[int]]) -> Tensor:
         ids_BS, mask_BS = (x.to(self.model.device) for x in pad_right(rows, self.pad_id))
-        if self.head is None:
-            return (
-                self.model(input_ids=ids_BS, attention_mask=mask_BS.long()).logits[:, 0].float() - self.offset
-            )
-        trunk = self.model.base_model
-        inputs = {"position_ids": positions(mask_BS)} if accepts(trunk, "position_ids") else {}
-        hidden_BSH = trunk(
-            input_ids=ids_BS, attention_mask=mask_BS.long(), use_cache=False, **inputs
-        ).last_hidden_state
-        last_B = mask_BS.sum(-1) - 1
-        return (
-            self.head(hidden_BSH[torch.arange(len(rows), device=ids_BS.device), last_B])[:, 0].float()
-            - self.offset
-        )
+        trunk, read = self.model.base_model, {"input_ids": ids_BS, "attention_mask": mask_BS.long()}
+        with trunk_precision(trunk, ids_BS.device, self.dtype):
+            if self.head is None:
+                logits_B1 = self.model(**read).logits
+            else:
+                if accepts(trunk, "position_ids"):
+                    read["position_ids"] = positions(mask_BS)
+                hidden_BSH = trunk(**read, use_cache=False).last_hidden_state
+                last_B = mask_BS.sum(-1) - 1
+                logits_B1 = self.head(hidden_BSH[torch.arange(len(rows), device=ids_BS.device), last_B])
+        return logits_B1[:, 0].float() - self.offset
 
 
 def _longest(model: Any) -> int | None:

@@ -22,10 +22,21 @@ from torch import Tensor
 
 from algos.losses import Totals
 
+_ASKED_FOR = {
+    "logps_PGT": "old_logps=True",
+    "values_PGT": "values='shared'",
+    "greedy_scores_P": "greedy=True",
+}
+"""What of `Needs` has the engine fill in a field."""
+
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Prompts with G responses each; fields beyond the tokens are filled in as the iteration proceeds."""
+    """Prompts with G responses each; fields beyond the tokens are filled in as the iteration proceeds.
+
+    Tensors of an algorithm's own are fields of a frozen subclass, of which `prepare` returns one. The suffix of their
+    name says their axes, by which they go along where the batch is cut: every one begins with P.
+    """
 
     prompt_ids_PL: Tensor
     prompt_mask_PL: Tensor
@@ -48,8 +59,12 @@ class Rollouts:
     """Log-probabilities under the policy that produced the batch, from the training forward."""
     ref_logps_PGT: Tensor | None = None
     values_PGT: Tensor | None = None
+    """What the critic predicted before the update, where each token is predicted; in units of reward."""
     advantages_PGT: Tensor | None = None
+    """What each token's log-probability is weighted by in the loss: PPO's are whitened by default, REINFORCE's in units of
+    reward."""
     returns_PGT: Tensor | None = None
+    """What a value function is fitted to, in units of reward: PPO's advantages before whitening + values, REINFORCE's credit."""
     max_tokens: int | None = None
     """The longest response there could have been; by default the width T."""
     step_totals: Totals | None = None
@@ -109,14 +124,17 @@ class Rollouts:
     @property
     def token_count(self) -> int:
         """Attended tokens over all B rows, prompts counted once a response: what a forward pass costs."""
-        return int(self.prompt_mask_PL.sum()) * self.G + int(self.mask_PGT.sum())
+        prompts, responses = torch.stack([self.prompt_mask_PL.sum(), self.mask_PGT.sum()]).tolist()
+        return int(prompts * self.G + responses)
 
     def filled(self, *names: str) -> tuple[Tensor, ...]:
-        """The named fields, which the step before must have filled in."""
+        """The named fields, which the step before must have filled in. Raises ValueError naming those that are not."""
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
+            asked = ", ".join(_ASKED_FOR[name] for name in missing if name in _ASKED_FOR)
+            remedy = f"an algorithm asks for it by Needs({asked})" if asked else "prepare() must"
             raise ValueError(
-                f"these rollouts have no {', '.join(missing)}. Fill them in first: see engine/scoring.py."
+                f"these rollouts have no {', '.join(missing)}. Fill it in first: {remedy}; by hand, see engine/scoring.py."
             )
         return tuple(getattr(self, name) for name in names)
 
@@ -153,12 +171,15 @@ class Rollouts:
 
     def select(self, rows_P: Tensor) -> Rollouts:
         """The groups with these indices (or a boolean mask over P), everything else kept."""
+        if rows_P.dtype == torch.bool:
+            # Once, not for each tensor: how many they are is waited for on a GPU.
+            rows_P = rows_P.nonzero().squeeze(-1)
         return self._map(lambda x: x[rows_P])
 
     def pick(self, index_PK: Tensor) -> Rollouts:
         """K responses of each group, by their index: [P, G, ...] → [P, K, ...]."""
         rows = torch.arange(self.P, device=index_PK.device)[:, None]
-        per_prompt = {"prompt_ids_PL", "prompt_mask_PL", "greedy_scores_P"}
+        per_prompt = {name for name in self._tensors() if "G" not in name.rpartition("_")[2]}
         return self._map(lambda x: x[rows, index_PK], skip=per_prompt)
 
     def to(self, device: torch.device | str) -> Rollouts:
@@ -166,8 +187,7 @@ class Rollouts:
 
     def trimmed(self) -> Rollouts:
         """Without the columns that are padding in every row: no work is done on them."""
-        T = max(int(self.lengths_PG.max()), 1)
-        L = int(self.prompt_mask_PL.sum(-1).max())
+        T, L = torch.stack([self.lengths_PG.max().clamp(min=1), self.prompt_mask_PL.sum(-1).max()]).tolist()
         changes: dict[str, Tensor] = {}
         for name, value in self._tensors().items():
             if name.endswith("_PGT"):

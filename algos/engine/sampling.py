@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,17 +46,13 @@ def sample(
 
     The log-probabilities are those of the distribution drawn from, at `sampling.temperature`. `top_p` (nucleus; 1: off)
     and `top_k` (the likeliest tokens; 0: off) filter it, as is done for what is read and not for what is learned from.
-    Raises UserError for prompts that are texts and for filters out of range, and RunError where memory does not take
-    even one response.
+    What `encode_prompts` (batches/prompts.py) returns becomes prompts by `[p.ids for p in encode_prompts(…)[0]]`.
+    Raises UserError for prompts that are no lists of token ids and for filters out of range, and RunError where memory does
+    not take even one response.
     """
     require_filters(top_p, top_k)
     keep = partial(filtered, top_p=top_p, top_k=top_k)
-    text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
-    if text is not None:
-        raise UserError(
-            f"sample takes prompts as token ids; got the text {text[:40]!r}. Encode them: "
-            "encode_prompts of algos.engine.batches.prompts gives each one's ids."
-        )
+    _require_ids(prompts)
     G = 1 if greedy else group_size or sampling.group_size
     U_PGT = torch.from_numpy(uniforms(seed, prompts, G, sampling.max_new_tokens))
 
@@ -85,6 +83,19 @@ def sample(
         sampler_logps_PGT=drawn.logps,
         max_tokens=sampling.max_new_tokens,
     )
+
+
+def _require_ids(prompts: Sequence[Any]) -> None:
+    """Raises UserError for prompts of which one is no list of token ids, such as a text or an EncodedPrompt."""
+    for prompt in prompts:
+        listed = isinstance(prompt, (list, tuple))
+        if not listed or not all(isinstance(token, Integral) for token in prompt[:1]):
+            inner = prompt[0] if listed else prompt
+            got = f"the text {inner[:40]!r}" if isinstance(inner, str) else type(inner).__name__
+            raise UserError(
+                f"sample takes prompts as lists of token ids; got {got}. Encode texts first: [p.ids for p in "
+                "encode_prompts(policy, texts, max_new_tokens)[0]], by encode_prompts of algos.engine.batches.prompts."
+            )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from algos.engine.critic import Critic
 from algos.engine.errors import RunError, UserError
 from algos.engine.models.policy import Policy
 from algos.engine.optimizer import adamw
+from algos.engine.resuming import refuse_another_run, refuse_other_keys
+from algos.engine.rollouts import Rollouts
 from algos.engine.seeding import digest
 from algos.engine.storage import (
     DamagedFile,
@@ -64,6 +65,9 @@ class TrainState:
     """Iterations in a row without an update."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What the caller of `train` keeps with the state, as JSON."""
+    prepared: Rollouts | None = None
+    """The batch of the iteration just made, as `prepare` returned it, for hooks; None before the first. Not saved, and gone
+    before the next is sampled."""
 
     @classmethod
     def start(cls, algorithm: Algorithm, policy: Policy, seed: int) -> TrainState:
@@ -96,8 +100,9 @@ class TrainState:
     def parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def save(self, folder: Path) -> Path:
-        """Writes `folder/<iteration>/`, whole or not at all, and keeps the version before it."""
+    def save(self, folder: str | Path) -> Path:
+        """Writes `folder/<iteration>/`, whole or not at all, and keeps the version before it; returns where."""
+        folder = Path(folder)
         with atomic_directory(folder / f"{self.iteration:08}") as temporary:
             write_tensors(temporary / "state.safetensors", self._tensors())
             write_json(temporary / "state.json", self._record())
@@ -105,13 +110,13 @@ class TrainState:
             disk.remove(old)
         return saved_states(folder)[-1]
 
-    def load(self, folder: Path) -> bool:
+    def load(self, folder: str | Path) -> bool:
         """Restores the newest whole version that `save` wrote; False where there is none at all.
 
         A damaged version is named in a warning and the one before it is used. Raises RunError where none
         is whole, and where the newest whole one belongs to another run, with the difference.
         """
-        found = saved_states(folder)
+        found = saved_states(Path(folder))
         for saved in reversed(found):
             try:
                 record, tensors = read_state(saved), read_tensors(saved / "state.safetensors")
@@ -127,10 +132,10 @@ class TrainState:
         return False
 
     def _restore(self, saved: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        _refuse_another_run(saved, record["identity"], self._identity())
-        _refuse_other_keys(saved, record, self._record())
-        _refuse_other_keys(saved, record["meter"], self.meter.as_dict())
-        _refuse_other_keys(saved, tensors, self._tensors())
+        refuse_another_run(saved, record["identity"], self._identity())
+        refuse_other_keys(saved, record, self._record())
+        refuse_other_keys(saved, record["meter"], self.meter.as_dict())
+        refuse_other_keys(saved, tensors, self._tensors())
         for name, p in self.policy.trainable().items():
             if tensors[f"policy/{name}"].shape != p.shape:  # copying would repeat what is smaller
                 raise RunError(
@@ -202,36 +207,6 @@ def read_state(saved: Path) -> dict[str, Any]:
     """What a version holds besides tensors. Raises DamagedFile where any file of it is not what was written."""
     existing(saved)
     return read_json(saved / "state.json")
-
-
-def _refuse_another_run(saved: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    left, right = _flat(theirs), _flat(mine)
-    differing = [name for name in {**left, **right} if left.get(name) != right.get(name)]
-    if differing:
-        told = "; ".join(
-            f"its {name} is {left.get(name, 'not there')}, this run's {right.get(name, 'not there')}"
-            for name in differing[:3]
-        )
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise RunError(
-            f"the checkpoint {saved} belongs to another run: {told}{more}. Use another folder, or remove it to start again."
-        )
-
-
-def _refuse_other_keys(saved: Path, theirs: Iterable[str], mine: Iterable[str]) -> None:
-    wrong = sorted(set(theirs) ^ set(mine))
-    if wrong:
-        raise RunError(
-            f"the checkpoint {saved} and this run differ in {', '.join(wrong[:3])}, which only one of them has. Remove it to start again."
-        )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

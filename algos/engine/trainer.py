@@ -38,8 +38,8 @@ class History:
 
 
 Hook = Callable[[TrainState, float], None]
-"""Called before the first iteration and after each with the state and the progress in [0, 1]; its time
-is not training's."""
+"""Called before the first iteration, when `state.history` is empty (unless a checkpoint was gone on from), and after each,
+with the state and the progress in [0, 1]; its time is not training's."""
 
 
 def train(
@@ -54,7 +54,7 @@ def train(
     seed: int = 0,
     truncate_prompts: Truncation = "drop",
     checkpoint: str | Path | None = None,
-    checkpoint_every: int = 0,
+    checkpoint_every: int = 10,
     reference_cache: str | Path | None = None,
     micro_batch: int | None = None,
     hook: Hook | None = None,
@@ -62,6 +62,7 @@ def train(
     """Trains `policy` in place until the budget or the declared epochs are spent.
 
     Args:
+        policy: as loaded, one fresh `Policy` a run: the reference is what it was then, from which KL is measured.
         prompts: rows with a `prompt` (a text or chat messages) or plain texts, for algorithms that sample: a list, a
             generator, a `datasets.Dataset` or a DataFrame.
         pairs: rows with `prompt, chosen, rejected`, likewise, for DPO; without prompts and reward.
@@ -73,14 +74,20 @@ def train(
         truncate_prompts: what becomes of prompts too long for the model: "drop" or "left", which cuts their beginning.
         checkpoint: a folder for the state; training goes on from there if it holds one, of the same settings and
             data (columns of prompts that JSON has no word for are not compared).
-        checkpoint_every: iterations between two saves to `checkpoint`; one more is made at the end. 0: none but those that
-            the hook makes, by `state.save`. (The command line's --checkpoint-every counts seconds, and its 0 saves after
-            every iteration.)
+        checkpoint_every: iterations, not seconds, between two saves to `checkpoint`; one more is made at the end. 0: none
+            but those that the hook makes, by `state.save`. Without `checkpoint` it means nothing. (The command line's
+            --checkpoint-every counts seconds, and its 0 saves after every iteration.)
+        reference_cache: a folder in which the reference's log-probabilities of recorded pairs are kept, so that the next
+            run on the same pairs from the same reference reads them there; with pairs alone.
         micro_batch: prompts (groups) in one forward and backward, fewer where memory runs out; by default
             what is likely to fit. The result does not depend on it.
+        hook: called as `hook(state, progress)` before the first iteration, with an empty `state.history`, and after each;
+            `state` is a `TrainState`, `state.history[-1]` the row just logged, `state.prepared` the batch it is about,
+            `state.save(folder)` a checkpoint. What it raises ends the run.
 
     Raises UserError for what the caller can mend, RunError where training itself went wrong.
     """
+    _require_kinds(policy, sampling, reward)
     budget = None if budget is None else Budget.parse(budget)
     seed = _integer("seed", seed)
     checkpoint_every = _integer("checkpoint_every", checkpoint_every, 0)
@@ -127,6 +134,21 @@ def _without_dropout(state: TrainState) -> None:
     state.policy.model.eval()
     if state.critic is not None:
         state.critic.eval()
+
+
+def _require_kinds(policy: Any, sampling: Any, reward: Any) -> None:
+    """Raises UserError for what is of another type than `train` can do anything with."""
+    load = "a Policy, such as Policy.load('DIR_OR_HUB_ID')"
+    require(isinstance(policy, Policy), "policy", load, _brief(policy))
+    drawn = sampling is None or isinstance(sampling, Sampling)
+    require(drawn, "sampling", "a Sampling, such as Sampling(max_new_tokens=64)", _brief(sampling))
+    one = "one function (for several rewards, one that adds them up) or RewardModel('DIR_OR_HUB_ID')"
+    require(reward is None or callable(reward), "reward", one, _brief(reward))
+
+
+def _brief(value: Any) -> str:
+    """A text as it is, anything else by its type: a model or its data would fill pages."""
+    return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _integer(name: str, value: Any, least: float = -math.inf) -> int:

@@ -60,7 +60,7 @@ def _root(kl: np.ndarray, _: np.ndarray) -> np.ndarray:
 
 
 def _peaked(kl: np.ndarray, _: np.ndarray) -> np.ndarray:
-    """d·(α − β·ln d) with d = √KL, Gao et al. 2023: highest at d = e^(α/β − 1), here 3.8 nats."""
+    """d·(a − b·ln d) with d = √KL, Gao et al. 2023: highest at d = e^(a/b − 1), here 3.8 nats."""
     d = np.sqrt(kl)
     return 0.25 * d - 0.15 * xlogy(d, d)
 

@@ -7,7 +7,7 @@ from scipy.stats import median_abs_deviation
 
 from benchmarks.coverage.populations import collapsed
 from benchmarks.page import markdown, percent, rate
-from eval.report.caveats.runs import FEW_SEEDS
+from eval.report.caveats.seeds import FEW_SEEDS
 from eval.stats import unseen_share
 from eval.stats.intervals import t_half_widths
 from eval.stats.outliers import outlying_mask

@@ -203,7 +203,7 @@ def over_optimization(reports: Path) -> str:
         best = run.sort_values(JUDGE).iloc[-1]
         quality.append([gold.r_squared, other.r_squared, proxy.r_squared, gold.peak_kl, best[KL]])
         lines.append(
-            [str(seed), f"{gold.alpha:.3f}", f"{gold.beta:.3f}", *(f"{value:.2f}" for value in quality[-1]),
+            [str(seed), f"{gold.a:.3f}", f"{gold.b:.3f}", *(f"{value:.2f}" for value in quality[-1]),
              f"{best[JUDGE]:.3f}", f"{run[JUDGE].iloc[-1]:.3f}", f"{run[KL].max():.1f}"]
         )  # fmt: skip
     means = [text(mean_interval(column), 2) for column in np.array(quality).T]

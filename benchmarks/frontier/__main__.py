@@ -18,7 +18,7 @@ from benchmarks.page import filled
 from eval.format import number
 from eval.report.inputs import JUDGE, PROXY
 from eval.report.numbers.reachable import Reachable, reachable
-from eval.report.sections.frontier import share_text
+from eval.report.sections.reached import share_text
 from eval.store import Store
 
 HERE = Path(__file__).parent

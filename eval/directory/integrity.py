@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,19 +47,18 @@ class Integrity:
         """An empty index, without which no directory is a comparison's."""
         self._write(())
 
-    def note(self) -> None:
-        """Adds to the index what is there by now, so that it is missed when it goes."""
+    def note(self, but: Collection[str] = ()) -> None:
+        """Adds to the index what is there by now, so that it is missed when it goes. `but`: what is about to go."""
         known = self._known()
-        present = [unit for unit in self._units() if self._is_there(unit)]
-        if set(present) - known:
-            self._write(known | set(present))
+        present = {unit for unit in self._units() if self._is_there(unit)} - set(but)
+        if present - known:
+            self._write(known | present)
 
-    def forget(self, runs: Iterable[Run]) -> None:
-        """Takes runs out of the index before they are made again."""
-        known = self._known()
-        again = {f"runs/{run.folder.name}" for run in runs}
-        if known & again:
-            self._write(known - again)
+    def forget(self, units: Iterable[str]) -> None:
+        """Takes names out of the index: of what is about to be made again, or of what is gone and was told of."""
+        known, left = self._known(), set(units)
+        if known & left:
+            self._write(known - left)
 
     def check(self) -> list[str]:
         """Raises DamagedFile, with the remedy, for a file that is not what was written.

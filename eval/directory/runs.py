@@ -49,6 +49,11 @@ class Run:
         return cls(arm, int(seed), folder)
 
     @property
+    def unit(self) -> str:
+        """What the comparison's index calls it."""
+        return f"runs/{self.folder.name}"
+
+    @property
     def status(self) -> dict[str, Any]:
         """`status` is done, failed or missing; with `error`, `diverged`, `fraction`, `updates`, `seconds`, `policy`,
         and SHA-256 of `files`. Raises DamagedFile where it is not what was written."""

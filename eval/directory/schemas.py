@@ -61,7 +61,7 @@ class _Session(Open):
     packages: dict[str, Name] = Field(default_factory=dict)
     hardware: dict[str, Told] = Field(default_factory=dict)
     runs: Count = 0
-    """That it was to make."""
+    """That it made, or parts of them."""
     no_frontier: Name = ""
     """Why its samples for the frontier could not be drawn."""
 

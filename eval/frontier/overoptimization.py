@@ -1,6 +1,7 @@
 """Over-optimization: how a judge's reward rises and falls with the distance to the base (Gao et al. 2023).
 
-Arrays in, fits out, for one seed's path. d = √KL(π‖π_ref) [√nats]; R(d) is the judge's reward minus the base's.
+Arrays in, fits out, for one seed's path. d = √KL(π‖π_ref) [√nats]; R(d) is the judge's reward minus the base's. The
+coefficients a and b are Gao et al.'s α and β: β here is the coefficient of the KL.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ Form = Literal["rl", "best_of_n"]
 Peak = Literal["observed", "before", "beyond", "none"]
 Trend = Literal["rising", "falling", "neither"]
 MIN_POINTS = 3  # two parameters pass through any two points
+NEARLY_ALL = 0.9  # of the largest KL: a path that ends nearer to the base than that came back
 
 
 @dataclass(frozen=True)
 class Fit:
-    """R(d) = d·(α − β·log d) for RL, d·(α − β·d) for best-of-N (Gao et al. 2023)."""
+    """R(d) = d·(a − b·log d) for RL, d·(a − b·d) for best-of-N (Gao et al. 2023)."""
 
     form: Form
-    alpha: float
-    beta: float
+    a: float
+    b: float
     r_squared: float  # nan where the reward is the same at every point
     nearest: float  # the smallest KL above 0 of the path, nats
     furthest: float  # the largest
@@ -32,7 +34,7 @@ class Fit:
     def gain(self, kl: ArrayLike) -> np.ndarray:
         """Fitted R at each KL > 0: kl [...] nats → [...] in units of the reward."""
         d = np.sqrt(np.asarray(kl, dtype=float))
-        return np.asarray(d * (self.alpha - self.beta * _basis(d, self.form)))
+        return np.asarray(d * (self.a - self.b * _basis(d, self.form)))
 
     @property
     def follows(self) -> bool:
@@ -44,13 +46,13 @@ class Fit:
     def peak_kl(self) -> float:
         """KL at which the fitted reward is highest [nats]; nan where it has no highest point.
 
-        RL: d* = e^{α/β − 1}; best-of-N: d* = α/(2β). Both need β > 0, else R rises without end or has a lowest point.
+        RL: d* = e^{a/b − 1}; best-of-N: d* = a/(2b). Both need b > 0, else R rises without end or has a lowest point.
         """
-        if self.beta <= 0 or (self.form == "best_of_n" and self.alpha <= 0):
+        if self.b <= 0 or (self.form == "best_of_n" and self.a <= 0):
             return math.nan
         if self.form == "best_of_n":
-            return (self.alpha / (2 * self.beta)) ** 2
-        exponent = 2 * (self.alpha / self.beta - 1)
+            return (self.a / (2 * self.b)) ** 2
+        exponent = 2 * (self.a / self.b - 1)
         return math.exp(exponent) if exponent < 700 else math.inf
 
     @property
@@ -67,12 +69,12 @@ class Fit:
     def trend(self) -> Trend:
         """Where the fit goes at the path's furthest KL: "rising" only above the base, "falling", or "neither".
 
-        Without a peak it need not rise: RL with β < 0 falls from the base to a lowest point at d = e^{α/β − 1}, and what
-        turns up after it may still be below the base. Slope of RL: α − β·log d − β; of best-of-N: α − 2·β·d.
+        Without a peak it need not rise: RL with b < 0 falls from the base to a lowest point at d = e^{a/b − 1}, and what
+        turns up after it may still be below the base. Slope of RL: a − b·log d − b; of best-of-N: a − 2·b·d.
         """
         d = np.sqrt(self.furthest)
         basis = _basis(d, self.form)
-        slope = self.alpha - self.beta * (basis + 1 if self.form == "rl" else 2 * basis)
+        slope = self.a - self.b * (basis + 1 if self.form == "rl" else 2 * basis)
         if slope > 0 and self.gain(self.furthest) > 0:
             return "rising"
         return "falling" if slope < 0 else "neither"
@@ -93,11 +95,19 @@ def fit(kl_N: ArrayLike, gain_N: ArrayLike, form: Form = "rl") -> Fit | None:
         return None
     d = np.sqrt(kl)
     design = np.stack([d, -d * _basis(d, form)], axis=-1)
-    (alpha, beta), *_ = np.linalg.lstsq(design, gain)
-    left = gain - design @ (alpha, beta)
+    (a, b), *_ = np.linalg.lstsq(design, gain)
+    left = gain - design @ (a, b)
     total = float(((gain - gain.mean()) ** 2).sum())
     r_squared = 1 - float((left**2).sum()) / total if np.ptp(gain) > 0 and total > 0 else math.nan
-    return Fit(form, float(alpha), float(beta), r_squared, float(kl.min()), float(kl.max()))
+    return Fit(form, float(a), float(b), r_squared, float(kl.min()), float(kl.max()))
+
+
+def came_back(kl_N: ArrayLike) -> bool:
+    """Whether a path, in the order of training, ends well inside its largest KL [nats]: it then passed the same KL twice,
+    half trained and trained, so that its reward is no function of KL. KL that are not finite are left out."""
+    kl = np.asarray(kl_N, dtype=float)
+    kl = kl[np.isfinite(kl)]
+    return bool(len(kl) and kl[-1] < NEARLY_ALL * kl.max())
 
 
 def _basis(d: np.ndarray, form: Form) -> np.ndarray:

@@ -20,7 +20,7 @@ from algos.engine.rewards import call_reward
 from algos.engine.rollouts import Rollouts
 from algos.engine.scoring import score_group
 from algos.engine.seeding import derive
-from algos.engine.storage import refused
+from algos.engine.storage import disk, refused
 from algos.losses import sequence_logps
 from eval.directory.runs import Run
 from eval.frontier.answers import BLOCK, Answers, Drawn
@@ -85,6 +85,9 @@ def update_pool(store: Store, workers: Workers, update: Update) -> None:
     the user stopped it. What was sampled and scored until then is kept, and not asked for again.
     """
     plan, pool, drawn = Plan.of(store), store.pool, Drawn(store.path)
+    # A session that was killed may have had more workers than this one, which would not write over all it left.
+    for part in store.path.glob("frontier.part-*"):
+        disk.remove(part)
     if plan is None or (pool is not None and pool.description == plan.description):
         drawn.forget()  # of a session that was killed as soon as the pool was there
         return
@@ -114,6 +117,7 @@ def forget_pool(store: Store, runs: Collection[Run]) -> None:
     """Takes the pool away before policies that answered in it are made again: the new ones may be others."""
     again, pool = {(run.arm, run.seed) for run in runs}, store.pool if runs else None
     if pool is not None and again & set(zip(pool.samplers[1:], pool.seeds[1:], strict=True)):
+        store.integrity.forget(["frontier"])  # first: what is known and not there is missed
         shutil.rmtree(store.path / "frontier")
     drawn = Drawn(store.path)
     if again & set(zip(drawn.plan.get("samplers", []), drawn.plan.get("seeds", []), strict=False)):
@@ -152,7 +156,8 @@ class _Drawing:
         self.store, self.plan, self.chunk, self.progress = store, plan, chunk, progress
         self.experiment, self.materials = store.experiment, store.materials(plan.data_seed)
         device = pick_device(self.experiment.device)
-        self.reward, self.judge = self.materials.scorers(device, self.experiment.reward_calls)
+        calls, dtype = self.experiment.reward_calls, self.experiment.dtype
+        self.reward, self.judge = self.materials.scorers(device, calls, dtype)
         # What a pairwise judge compares with, as in the evaluation.
         self.base = {row["prompt_id"]: str(row["completion"]) for row in reversed(store.base_samples)}
         self.drawn = Drawn(store.path)

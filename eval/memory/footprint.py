@@ -58,6 +58,8 @@ class Load:
     """Where memory that runs out is met with smaller portions; a CPU's process would be killed."""
     at_once: int = 1
     """Such runs at the same time: each has files of its own."""
+    copied: bool = False
+    """Whether the reference is a copy of the model even with adapters: that of one which was trained before."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,10 @@ def need_of(algorithm: Algorithm, load: Load) -> Need:
     standing = standing_of(algorithm, load)
     with stand_ins():
         phases = _in_bf16_where_needed(lambda weights: _Phases(algorithm, load, weights).bytes())
-    if not load.lora and not standing["reference"]:  # then it is as large as the weights, where it is read
+    if _has_copy(load) and not standing["reference"]:  # then it is as large as the weights, where it is read
         phases |= {name: phases[name] + standing["weights"] for name in ("scoring", "evaluation")}
-    # Gradients, and on a GPU temporary tensors of the optimizer, which takes all weights at once.
-    step = (1 if load.on_gpu else 0.5) * standing["optimizer"]
-    return Need(standing, phases | {"optimizer step": int(step)})
+    # Gradients. On a GPU the optimizer takes all weights at once, but in place; elsewhere one after another.
+    return Need(standing, phases | {"optimizer step": standing["optimizer"] // 2})
 
 
 def standing_of(algorithm: Algorithm, load: Load) -> dict[str, int]:
@@ -95,11 +96,16 @@ def standing_of(algorithm: Algorithm, load: Load) -> dict[str, int]:
             own += trained if load.lora else sum(p.numel() for p in whole.base_model.parameters())
     return {
         "weights": 4 * (size + (trained if load.lora else 0)),
-        "reference": 0 if load.lora or _rests(4 * size, load) else 4 * size,
+        "reference": 4 * size if _has_copy(load) and not _rests(4 * size, load) else 0,
         "value function": 4 * own,
         "optimizer": 8 * (trained + own),
         "reward and judge": 4 * load.scorer_parameters,
     }
+
+
+def _has_copy(load: Load) -> bool:
+    """Whether the reference has weights of its own, as it has not where a fresh adapter is switched off."""
+    return load.lora is None or load.copied
 
 
 def _rests(reference: int, load: Load) -> bool:
@@ -107,14 +113,15 @@ def _rests(reference: int, load: Load) -> bool:
     return not load.on_gpu and resting_place(reference, load.at_once) is not None
 
 
-def reward_model_need(load: Load, batch_size: int) -> Need:
+def reward_model_need(load: Load, pairs: int) -> Need:
     """What training a reward model needs: all weights of a trunk of its own, and so many pairs at once."""
 
     def training(weights: torch.dtype) -> dict[str, int]:
-        phases = _Phases(DPO(batch_size=batch_size), load, weights)
+        phases = _Phases(DPO(batch_size=pairs), load, weights)
         model = phases.critic("separate")
-        with phases.peak(model) as peak, precision(torch.device("cpu"), load.dtype):
-            model(phases.rollouts(batch_size, 2), None).sum().backward()
+        again = recomputed(model) if load.gradient_checkpointing else nullcontext()
+        with phases.peak(model) as peak, again, precision(torch.device("cpu"), load.dtype):
+            model(phases.rollouts(pairs, 2), None).sum().backward()
         return {"training": peak.bytes}
 
     with torch.device("meta"):

@@ -12,13 +12,14 @@ from typing import Any
 import psutil
 import torch
 
-from algos import Algorithm, UserError
+from algos import Algorithm, LoRA, UserError
 from algos.engine.algorithm import Needs
 from algos.engine.errors import one_line
 from algos.engine.inputs import max_positions
-from algos.engine.models.loading import compute_dtype, pick_device
+from algos.engine.models.loading import compute_dtype, pick_device, saved_adapter
 from eval.experiment import Experiment
 from eval.memory.footprint import Load, Need, need_of, reward_model_need, standing_of
+from eval.stages.fitting import rows_at_once
 from eval.tasks import model_config
 
 GIB = 2**30
@@ -49,8 +50,12 @@ def needs(
     each = {kind: need_of(arm, load) for kind, arm in kinds.items()}
     found = {name: each[_kind(arm)] for name, arm in experiment.arms.items()}
     if experiment.learns_reward:
-        found["reward model"] = reward_model_need(load, experiment.reward_model.batch_size)
+        found["reward model"] = _of_reward_model(experiment, load)
     return found
+
+
+def _of_reward_model(experiment: Experiment, load: Load) -> Need:
+    return reward_model_need(load, rows_at_once(experiment.reward_model.batch_size, load.micro_batch))
 
 
 def _kind(arm: Algorithm) -> Needs:
@@ -72,21 +77,33 @@ def require_room(
     what = f"{name}{at_once} needs about {_gib(size)} of memory, and {_gib(room)} are free."
     if workers > 1 and _together(experiment, found, 1) <= room:
         raise UserError(f"{what} It would fit with --workers 1.")
-    for smaller, flags in _smaller(experiment) if name in experiment.arms else ():
-        load = load_of(smaller, prompt_tokens, scorer_parameters)
-        # The largest arm first, and of it what always stands in memory: the rest takes time to find.
-        if sum(standing_of(smaller.arms[name], load).values()) > room:
-            continue
-        if _together(smaller, {name: need_of(smaller.arms[name], load)}, 1) > room:
+    for smaller, flags in _smaller(experiment):
+        if not _largest_fits(smaller, name, load_of(smaller, prompt_tokens, scorer_parameters), room):
             continue
         size = _together(smaller, needs(smaller, prompt_tokens, scorer_parameters), 1)
         if size <= room:
             one = " --workers 1" if workers > 1 else ""
             raise UserError(f"{what} It would fit with {flags}{one} (about {_gib(size)}).")
+    if name in experiment.arms:
+        lora = "" if _saved_adapter(experiment) else "--lora nor "
+        remedy = "Take a smaller model, or lower --max-new-tokens, --group-size or --reward-model.batch-size."
+    else:  # all of it is trained
+        lora, remedy = "", "Name a reward and a judge with --reward and --judge, or take a smaller model."
     raise UserError(
-        f"{what} Neither --lora nor --gradient-checkpointing nor --micro-batch 1 makes it fit. Take a smaller "
-        "model, or lower --max-new-tokens, --group-size or --reward-model.batch-size."
+        f"{what} Neither {lora}--gradient-checkpointing nor --micro-batch 1 makes it fit. {remedy}"
     )
+
+
+def _largest_fits(experiment: Experiment, name: str, load: Load, room: int) -> bool:
+    """Whether what is largest does by itself; of an arm first what always stands in memory: the rest takes time to find."""
+    if name in experiment.arms:
+        arm = experiment.arms[name]
+        if sum(standing_of(arm, load).values()) > room:
+            return False
+        need = need_of(arm, load)
+    else:
+        need = _of_reward_model(experiment, load)
+    return _together(experiment, {name: need}, 1) <= room
 
 
 def at_once(experiment: Experiment, workers: int) -> int:
@@ -110,6 +127,8 @@ def where_known(say: Callable[[str], None]) -> Iterator[None]:
 def _smaller(experiment: Experiment) -> Iterator[tuple[Experiment, str]]:
     """The experiment with each remedy that it does not have yet, and the flags to write."""
     for remedy in REMEDIES:
+        if "lora" in remedy and _saved_adapter(experiment):
+            continue  # it is trained on as it is
         if any(getattr(experiment, setting) != value for setting, value in remedy.items()):
             yield replace(experiment, **remedy), _flags(remedy)
 
@@ -139,14 +158,19 @@ COLUMNS = ("run", "weights [GiB]", "optimizer [GiB]", "largest phase [GiB]", "pe
 
 def load_of(experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0) -> Load:
     """An experiment's settings as memory sees them. A prompt longer than fits the model is cut to what does."""
-    device, config = pick_device(experiment.device), model_config(experiment)
+    device, config, saved = (
+        pick_device(experiment.device),
+        model_config(experiment),
+        _saved_adapter(experiment),
+    )
     limit = max_positions(config) or math.inf
     return Load(
         config=config,
         prompt_tokens=max(1, int(min(prompt_tokens, limit - experiment.sampling.max_new_tokens))),
         sampling=experiment.sampling,
         dtype=compute_dtype(experiment.dtype, device),
-        lora=experiment.adapter,
+        lora=experiment.adapter or saved,
+        copied=saved is not None,
         gradient_checkpointing=experiment.gradient_checkpointing,
         micro_batch=experiment.micro_batch,
         evaluated=experiment.eval.prompts * experiment.eval.responses,
@@ -154,6 +178,10 @@ def load_of(experiment: Experiment, prompt_tokens: int, scorer_parameters: int =
         scorer_parameters=scorer_parameters,
         on_gpu=device.type == "cuda",
     )
+
+
+def _saved_adapter(experiment: Experiment) -> LoRA | None:
+    return saved_adapter(experiment.model) if experiment.model else None
 
 
 def available(device: str, group: Path = CONTROL_GROUP) -> int:

@@ -68,9 +68,14 @@ def _gpus() -> list[str]:
 
 
 def _commit() -> str:
-    """The commit of the code that ran, with `+` where the working tree differed; empty outside a checkout."""
+    """The commit of the code that ran, with `+` where the working tree differed; empty outside a checkout. Reports are
+    what code makes: drawing the kept one again changes none."""
+    code = (":/", ":(top,exclude)reports")
     try:
-        head, changed = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno")
+        head, changed = (
+            _git("rev-parse", "--short=12", "HEAD"),
+            _git("status", "--porcelain", "-uno", "--", *code),
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return head + ("+" if changed else "")

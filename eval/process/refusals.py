@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 from collections.abc import Iterator
@@ -14,17 +15,25 @@ from algos.engine.storage import refused
 
 
 @contextmanager
-def disk_told(path: Path) -> Iterator[None]:
-    """What the system refuses is the user's to mend; what is there stays as it is."""
+def disk_told(path: Path, *, resumed: bool = True) -> Iterator[None]:
+    """What the system refuses is the user's to mend; what is there stays as it is. `resumed`: whether --resume is what goes
+    on from there, rather than the same command."""
     try:
         yield
     except OSError as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             raise
-        what = "be written" if refused(error, path) else "go on"
-        # A comparison in which nothing has run was removed.
-        again = f"go on with --resume {path}" if (path / "experiment.yaml").exists() else "repeat the command"
+        what = "be read or written" if refused(error, path) or _above(error, path) else "go on"
+        # A comparison in which nothing has run was removed. os.path's own answer is no where it may not even look.
+        there = resumed and os.path.exists(path / "experiment.yaml")
+        again = f"go on with --resume {path}" if there else "repeat the command"
         raise UserError(f"{path} cannot {what}: {one_line(error)}. Fix that, and {again}.") from error
+
+
+def _above(error: OSError, path: Path) -> bool:
+    """Whether it is about a folder that `path` lies in, or would."""
+    name = error.filename
+    return isinstance(name, (str, os.PathLike)) and path.resolve().is_relative_to(Path(name).resolve())
 
 
 def nobody_reads() -> bool:

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
+import torch
+
 from algos import RunError, UserError
+from algos.engine.memory import release
 from eval.process.quiet import quiet
 from eval.process.stopping import SIGNALS
 
@@ -18,10 +21,12 @@ STOP = "stop"
 """Sent to a worker: the job that is going on ends as it next tells its progress."""
 _SWITCH = "PYTHONSAFEPATH"
 _OURS = "for-workers"  # any value counts
+_TENSORS = 0.95  # of a GPU's memory, in all workers together; the rest is the driver's, for each process
 
 
-def serve(pipe: Connection) -> None:
-    """A worker's life: jobs from the pipe until it says None. Ctrl-C and SIGTERM are the parent's to handle."""
+def serve(pipe: Connection, device: str = "cpu", share: float = 1.0) -> None:
+    """A worker's life: jobs from the pipe until it says None. Ctrl-C and SIGTERM are the parent's to handle. `share`: what
+    it may have of the device's memory, where that is a GPU."""
     _ordinary_path()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Not SIG_IGN, which a program that a reward starts would inherit: it could not be terminated.
@@ -32,7 +37,7 @@ def serve(pipe: Connection) -> None:
     quiet()
     import eval.run  # noqa: F401 (what jobs need, loaded while there is none yet)
 
-    stop = False
+    stop = bounded = False
 
     def progress(fraction: float, words: str) -> bool:
         nonlocal stop
@@ -48,11 +53,26 @@ def serve(pipe: Connection) -> None:
         if work == STOP:
             continue
         try:
+            if not bounded:
+                keep_to(share, device)
+                bounded = True
             status = work(progress)
         except (UserError, RunError, OSError) as error:
             pipe.send(("raised", 1.0, error))
             continue
+        finally:
+            release()  # the next job's phases differ from this one's, and others may use the same GPU
         pipe.send(("end", 1.0, status))
+
+
+def keep_to(share: float, device: str) -> None:
+    """From now on this process takes no more than its share of the GPU's memory: what one keeps for later would be missing
+    in another. Beyond it memory runs out, which is met with smaller portions. Does nothing for a process that has the GPU
+    for itself."""
+    from algos.engine.models.loading import pick_device
+
+    if share < 1 and (where := pick_device(device)).type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(_TENSORS * share, where.index)
 
 
 @contextmanager

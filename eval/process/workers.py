@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
 from algos import UserError
+from algos.engine.memory import release
 from eval.experiment import Experiment
 from eval.process.jobs import Job, Update
 from eval.process.stopping import SAVED, SIGNALS, Stopping, stoppable
@@ -29,8 +30,9 @@ class Workers:
     with it, not the others.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, device: str = "cpu", at_once: int | None = None) -> None:
+        """`device`: on which the jobs compute. `at_once`: how many of the processes have a job at most; None: all."""
+        self.count, self.device, self.share = count, device, 1 / min(count, at_once or count)
         # Spawned, not forked: a forked child inherits torch's thread pools in an unknown state.
         self.context = multiprocessing.get_context("spawn")
         self.idle: list[_Worker] = []
@@ -58,6 +60,8 @@ class Workers:
     def do(self, jobs: Sequence[Job], update: Update, stopped: str = SAVED) -> None:
         """Every job. Raises what a job raises, and KeyboardInterrupt once the jobs have stopped where the user asked them
         to, who is told that `stopped` becomes of them."""
+        if self.count > 1:
+            release()  # what this process keeps for later, its workers cannot have
         with stoppable(stopped) as stopping:
             if min(self.count, len(jobs)) <= 1:
                 _work_here(jobs, update, stopping)
@@ -77,7 +81,7 @@ class Workers:
 
     def _hire(self) -> _Worker:
         mine, theirs = self.context.Pipe()
-        process = self.context.Process(target=serve, args=(theirs,), daemon=True)
+        process = self.context.Process(target=serve, args=(theirs, self.device, self.share), daemon=True)
         with safe_path(), _signals_later():
             process.start()
             self.processes.append(process)
@@ -95,6 +99,7 @@ def _work_here(jobs: Sequence[Job], update: Update, stopping: Stopping) -> None:
             return not stopping.asked
 
         update(job, 1.0, job.work(progress))
+        release()
 
 
 @dataclass
@@ -197,9 +202,6 @@ def _signals_later() -> Iterator[None]:
     """A process that is started here hears neither Ctrl-C nor SIGTERM from its first moment, until it says what they are
     to it: terminals send the one to all processes of a command, batch systems the other. This process hears them at the
     block's end."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     from multiprocessing import resource_tracker
 
     resource_tracker.getfd()  # as it starts, with the first worker, it would take the mask off again

@@ -19,8 +19,9 @@ EVALUATION = ("kl/sequence", "length", "entropy")
 def divergence(row: Mapping[str, float], start: Mapping[str, float], names: tuple[str, str, str]) -> str:
     """Why the policy that this row describes has diverged, or nothing.
 
-    `start` is the same kind of row of the untrained policy. Training rows of recorded pairs have no KL, and
-    their entropy is not of the policy's own responses: only their evaluations tell.
+    A row's length is that of the samples that its KL is of. `start` is the same kind of row of the untrained policy.
+    Training rows of recorded pairs have no KL, and their entropy is not of the policy's own responses: only their
+    evaluations tell.
     """
     kl, length, entropy = names
     if kl not in row:

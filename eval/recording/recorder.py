@@ -103,7 +103,8 @@ class Recorder:
     def _evaluate(self, state: TrainState, point: int) -> None:
         evaluated = self.evaluator()
         self.trackers.log(evaluated.metrics, state.iteration)
-        self._watch(state, divergence(evaluated.metrics, self.base, EVALUATION))
+        measured = evaluated.metrics | {"length": evaluated.plain_length}
+        self._watch(state, divergence(measured, self.base, EVALUATION))
         self.point = point
         self._write_row(state.meter, evaluated.metrics)
         if point == self.points:

@@ -80,12 +80,13 @@ class Code:
 
 @dataclass(frozen=True)
 class Answer:
-    """One response to a prompt: whose, its scores in words, and what it wrote."""
+    """One response to a prompt: whose, its scores in words, and what it wrote; with its `seed` where that is told."""
 
     arm: str
     scores: str
     text: str
     best: bool = False
+    seed: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class ReportInput(Protocol):
 
     @property
     def environment(self) -> dict[str, Any]:
-        """python, packages, hardware, threads, workers, commit, command, runs (to make), started, finished, no_frontier (why
+        """python, packages, hardware, threads, workers, commit, command, runs (that it worked on), started, finished, no_frontier (why
         there is none), and earlier: the same of the sessions before."""
 
     @property

@@ -54,8 +54,8 @@ def compose(comparison: ReportInput, view: Evaluations, look: dict[str, theme.St
     found = standings(view)
     sections: list[Section] = [
         *outcomes.sections(comparison, view, look, found),
-        details.training(comparison, look),
         answers.section(comparison, view),
+        outcomes.training(comparison, look),
         *filter(None, [tuning.section(comparison)]),
         details.data(comparison),
         details.runs(view),
@@ -134,7 +134,7 @@ def _subtitle(comparison: ReportInput, view: Evaluations) -> str:
     count, seeds = len(view.arms), view.runs["seed"].nunique()
     parts = [f"{fmt.counted(count, 'arm')} × {fmt.counted(seeds, 'seed')}"]
     if comparison.facts.get("budget"):
-        parts.append(f"budget {comparison.facts['budget']} a run")
+        parts.append(f"budget {fmt.in_powers(str(comparison.facts['budget']))} a run")
     if comparison.environment.get("finished"):
         parts.append(f"finished {fmt.moment(str(comparison.environment['finished']))}")
     return " · ".join(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +16,14 @@ import tyro
 
 from algos import ALGORITHMS, UserError
 from eval.escape import for_terminal
-from eval.experiment import Experiment
+from eval.experiment import Draft, Experiment
+from eval.process.refusals import disk_told
 from eval.settings.layers import ELSEWHERE, judged_alone, layered, load_yaml
 from eval.settings.limits import WORKERS, at_most
 from eval.settings.paths import anchored
 from eval.settings.resume import extended
 from eval.settings.sweep import expanded, read_sweeps
+from eval.settings.unused import unused
 from eval.store import Store
 
 
@@ -71,8 +73,9 @@ def parse(args: Sequence[str], description: str = "") -> Options:
     first.config, first.resume = _at_home(first.config), _at_home(first.resume)
     named = load_yaml(first.config) if first.config else {}
     sweeps = named.pop("sweep", {})
-    stored = Store.open(first.resume).experiment if first.resume else None
-    below = _trusting_nobody(first, Experiment.from_dict(_layers(first, named, stored)))
+    stored = _stored(first.resume) if first.resume else None
+    # A file may say what goes together only with what the command line says over it.
+    below = _trusting_nobody(first, Draft.from_dict(_layers(first, named, stored)))
     if any(arg == "--algos" for arg in args):
         args = _expand_plus(args, below.algos)
     options: Options = tyro.cli(
@@ -83,14 +86,19 @@ def parse(args: Sequence[str], description: str = "") -> Options:
         prog="rlhf-compare",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    columns = _columns(options.columns)
-    asked = replace(options.experiment, columns=columns) if columns else options.experiment
-    unused = _unused(asked, stored)
+    asked = _finished(options.experiment, _columns(options.columns))
+    idle = unused(asked, stored)
     asked, notes = expanded(asked, read_sweeps(sweeps, [text for texts in options.sweep for text in texts]))
     asked = anchored(asked)
     asked = extended(stored, asked) if stored else asked
-    options = replace(options, experiment=asked, notes=(*unused, *notes))
+    options = replace(options, experiment=asked, notes=(*idle, *notes))
     return _checked(options)
+
+
+def _finished(draft: Experiment, columns: dict[str, str]) -> Experiment:
+    """With nothing more to lay over it. Raises UserError for settings out of their range or that do not go together."""
+    settings = {setting.name: getattr(draft, setting.name) for setting in fields(Experiment)}
+    return Experiment(**settings | ({"columns": columns} if columns else {}))
 
 
 def _checked(options: Options) -> Options:
@@ -155,6 +163,11 @@ def _before_parsing(args: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{error}.") from None
 
 
+def _stored(folder: Path) -> Experiment:
+    with disk_told(folder, resumed=False):
+        return Store.open(folder).experiment
+
+
 def _at_home(path: Path | None) -> Path | None:
     """`--resume=~/mine`, which no shell reads."""
     return path and path.expanduser()
@@ -174,7 +187,7 @@ def _layers(first: argparse.Namespace, named: Mapping[str, Any], stored: Experim
     return layered(preset(task, pairs), named, {"task": task}, shared)
 
 
-def _trusting_nobody(first: argparse.Namespace, below: Experiment) -> Experiment:
+def _trusting_nobody(first: argparse.Namespace, below: Draft) -> Draft:
     """A file may be a stranger's: that code is run which comes with a model is for the command line alone to say."""
     if below.trust_remote_code and not first.trust_remote_code:
         raise UserError(
@@ -184,17 +197,7 @@ def _trusting_nobody(first: argparse.Namespace, below: Experiment) -> Experiment
     return replace(below, trust_remote_code=False)
 
 
-def _unused(asked: Experiment, stored: Experiment | None) -> tuple[str, ...]:
-    """A sentence for variants that are no arms, those aside that the comparison has which is gone on with."""
-    unused = [name for name in asked.unused_variants if stored is None or name not in stored.variants]
-    if not unused:
-        return ()
-    many = len(unused) > 1
-    which = f"variants {', '.join(unused)} are no arms" if many else f"variant {unused[0]} is no arm"
-    return (f"{which} here: algos does not name {'them' if many else 'it'}",)
-
-
-def _shown(experiment: Experiment) -> Experiment:
+def _shown(draft: Draft) -> Draft:
     """For the help page, which shows a file's settings as defaults: nothing in them drives the terminal."""
 
     def visible(value: Any) -> Any:
@@ -204,7 +207,7 @@ def _shown(experiment: Experiment) -> Experiment:
             return [visible(inner) for inner in value]
         return for_terminal(value) if isinstance(value, str) else value
 
-    return Experiment.from_dict(visible(experiment.to_dict()))
+    return Draft.from_dict(visible(draft.to_dict()))
 
 
 def _expand_plus(args: Sequence[str], present: tuple[str, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import yaml
@@ -23,8 +24,7 @@ def parse_yaml(text: str) -> Any:
     Refused are tags (`!!python/name:…` and all others), a key that is there twice, aliases of what they stand
     in, and what exceeds the bounds above.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise RefusedYAML(f"it is longer than {MAX_CHARACTERS} characters")
+    _check_length(text)
     loader = _Loader(text)
     try:
         return loader.get_single_data()
@@ -32,6 +32,27 @@ def parse_yaml(text: str) -> Any:
         raise RefusedYAML(f"a value in it cannot be read: {error}") from None
     finally:
         loader.dispose()
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Text that `parse_yaml` reads back. Raises RefusedYAML where it would be beyond the bounds."""
+    if (count := _values(values)) > MAX_VALUES:
+        raise RefusedYAML(f"it has {count} values, more than {MAX_VALUES}")
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    _check_length(text)
+    return text
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise RefusedYAML(f"it is longer than {MAX_CHARACTERS} characters")
+
+
+def _values(value: Any) -> int:
+    """As the loader counts them: collections, keys and what is neither."""
+    if isinstance(value, Mapping):
+        return 1 + len(value) + sum(map(_values, value.values()))
+    return 1 + sum(map(_values, value)) if isinstance(value, list) else 1
 
 
 class _Loader(yaml.SafeLoader):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from algos import ALGORITHMS, Algorithm, UserError
 from algos.engine.algorithm import require
 from algos.engine.calls import RewardCalls
 from eval.settings.layers import build, suggestion
-from eval.settings.limits import TUNING_SEED, check_arm, check_limits
+from eval.settings.limits import TUNING_SEED, check_arm, check_limits, check_tries
 from eval.tuning.search import corners, name_of
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 LONGEST_NAME = 150
 """Characters of an arm's name."""
 
+NOT_FOR_REVIEWS = ("test_prompts", "columns", "on_bad_row", "sampled_pairs", "label_scale", "reward_model")
+"""What only the task custom reads: reviews has prompts, pairs and a reward model of its own. The report leaves it out of
+the configuration, too."""
+
 
 def check(experiment: Experiment) -> None:
     """Raises UserError for a setting out of its range, and for settings that do not go together."""
     check_limits(experiment)
     _check_ranges(experiment)
-    if experiment.task == "reviews" and any(
-        (experiment.model, experiment.prompts, experiment.pairs, experiment.reward, experiment.judge)
-    ):
-        raise UserError(
-            "the task reviews brings its own model, data, reward and judge; got some of yours. Use --task custom."
-        )
+    if experiment.task == "reviews":
+        _check_reviews(experiment)
     for name in experiment.variants:
         _check_name(name, experiment.tune)
     for name, arm in experiment.arms.items():
@@ -41,6 +41,28 @@ def check(experiment: Experiment) -> None:
     _check_tuning(experiment)
 
 
+def _check_reviews(experiment: Experiment) -> None:
+    if any((experiment.model, experiment.prompts, experiment.pairs, experiment.reward, experiment.judge)):
+        raise UserError(
+            "the task reviews brings its own model, data, reward and judge; got some of yours. Use --task custom."
+        )
+    for setting in (each for each in fields(experiment) if each.name in NOT_FOR_REVIEWS):
+        made = setting.default_factory
+        given, untouched = getattr(experiment, setting.name), setting.default if made is MISSING else made()
+        if given != untouched:
+            raise UserError(
+                f"the task reviews brings its own prompts, pairs and reward model; got {_named(setting.name, given, untouched)}. "
+                "Leave it out, or use --task custom."
+            )
+
+
+def _named(name: str, given: Any, untouched: Any) -> str:
+    """A setting with its value; of a part the first that is not as it would be."""
+    if not is_dataclass(given):
+        return f"{name} {given}"
+    return next(f"{name}.{key} {own}" for key, own in vars(given).items() if own != vars(untouched)[key])
+
+
 def _check_ranges(experiment: Experiment) -> None:
     """Of settings that no part of the experiment checks itself."""
     algos, beta = experiment.algos, experiment.objective_beta
@@ -48,7 +70,9 @@ def _check_ranges(experiment: Experiment) -> None:
     require(experiment.first_seed >= 0, "first_seed", "at least 0", experiment.first_seed)
     require(experiment.data_seed >= 0, "data_seed", "at least 0", experiment.data_seed)
     require(len(algos) >= 1, "algos", "at least one arm", "none")
-    require(len(set(algos)) == len(algos), "algos", "each named once", " ".join(algos))
+    # Their runs' folders would be one where a file system does not tell ppo from PPO.
+    different = len({name.casefold() for name in algos}) == len(algos)
+    require(different, "algos", "each named once, in whatever case", " ".join(algos))
     require(experiment.sampled_pairs >= 2, "sampled_pairs", "at least 2", experiment.sampled_pairs)
     scale = experiment.label_scale
     require(0 < scale < math.inf, "label_scale", "above 0 and finite", scale)
@@ -93,8 +117,12 @@ def _check_tuning(experiment: Experiment) -> None:
         settings = {setting: value for setting, value in before.items() if setting != "algorithm"}
         arm = experiment.arm(name)
         build(type(arm), {**asdict(arm), **settings}, f"before_tuning.{name}")
-    for name in experiment.untuned:
-        for arm in corners(experiment.arm(name), experiment.space(name), name):
+    spaces = {name: experiment.space(name) for name in experiment.untuned}
+    widths = [len({*experiment.named_by(name), *space}) for name, space in spaces.items()]
+    if widths:
+        check_tries(len(experiment.algos), experiment.tune, experiment.tune_seeds, max(widths))
+    for name, space in spaces.items():
+        for arm in corners(experiment.arm(name), space, name):
             check_arm(f"search.{name}", arm)
             _check_group_size(experiment, name, arm)
     if experiment.tune:

@@ -8,7 +8,11 @@ from operator import attrgetter
 from typing import Any
 
 from algos import Algorithm, Budget, UserError
+from eval.settings.bounded_yaml import MAX_VALUES
 
+TRIES = 400
+"""Of all arms together, however long their names: each is an arm of the comparison of tries, whose experiment.yaml must be
+read back."""
 EXPERIMENT: Mapping[str, int] = {
     "seeds": 10_000,
     "first_seed": 10**9,
@@ -28,7 +32,7 @@ EXPERIMENT: Mapping[str, int] = {
     "lora_settings.rank": 10**6,
     "micro_batch": 10**6,
     "threads_per_run": 1024,
-    "tune": 10_000,
+    "tune": TRIES,
     "tune_seeds": 10_000,
     "reward_timeout": 10**7,
     "reward_retries": 10_000,
@@ -44,6 +48,8 @@ BUDGET: Mapping[str, float] = {
     "flops": 1e30,
     "seconds": 1e9,
 }
+TRIED = MAX_VALUES - 1_000
+"""Values that tries may take of that file."""
 ARMS = 1_000
 RUNS = 100_000
 CORNERS = 10_000
@@ -61,6 +67,16 @@ def check_limits(experiment: Any) -> None:
     at_most(len(experiment.algos) * experiment.seeds, RUNS, "the number of runs (arms × seeds)")
     budget = Budget.parse(experiment.budget)
     at_most(budget.amount, BUDGET[budget.unit], f"a budget in {budget.unit}")
+
+
+def check_tries(arms: int, tries: int, seeds: int, settings: int) -> None:
+    """Of tuning: so many tries an arm, each a training run a seed, written down with at most so many settings. Those of arms
+    that were tuned before stay in the same file."""
+    # A name among the arms; and a variant: its name, a mapping, and in it the algorithm and the settings, each with its key.
+    written = 5 + 2 * settings
+    most = min(TRIES, TRIED // written)
+    at_most(arms * tries, most, f"the number of tries (arms × --tune, with {settings} settings each)")
+    at_most(arms * tries * seeds, RUNS, "the number of tuning's runs (arms × --tune × --tune-seeds)")
 
 
 def check_arm(name: str, arm: Algorithm) -> None:

@@ -11,8 +11,8 @@ from eval.experiment import Experiment
 from eval.settings.layers import plain
 from eval.settings.paths import PLACES, anchored, same_place
 
-# How, not what: no result depends on it.
-_CARRIED_OUT = ("log_with", "reward_timeout", "reward_retries", "checkpoint_every")
+CARRIED_OUT = ("log_with", "reward_timeout", "reward_retries", "checkpoint_every")
+"""How, not what: no result depends on it."""
 
 
 def extended(stored: Experiment, asked: Experiment) -> Experiment:
@@ -24,12 +24,12 @@ def extended(stored: Experiment, asked: Experiment) -> Experiment:
         before, now = getattr(stored, setting.name), getattr(asked, setting.name)
         if setting.name == "variants":  # one that has run must stay as it was
             now = {name: now.get(name) for name in before}
-        if setting.name not in ("seeds", "algos", *same, *_CARRIED_OUT) and before != now:
+        if setting.name not in ("seeds", "algos", *same, *CARRIED_OUT) and before != now:
             was, got = _what_differs(plain(before), plain(now))
             raise UserError(
                 f"this comparison was made with {setting.name} = {was}; got {got}. "
                 "Resume with the same settings (seeds, algorithms and variants may grow; "
-                f"{', '.join(_CARRIED_OUT)} may change), or name another folder with --out."
+                f"{', '.join(CARRIED_OUT)} may change), or name another folder with --out."
             )
     return replace(
         asked, seeds=max(asked.seeds, stored.seeds), algos=tuple(dict.fromkeys((*stored.algos, *asked.algos)))

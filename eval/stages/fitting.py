@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from algos.engine.settings import Precision
 from eval.process.quiet import quiet
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ class Fit:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+    dtype: Precision = "auto"
+    """As in `Policy.load`."""
+    gradient_checkpointing: bool = False
+    micro_batch: int = 0
+    """Rows that go through the model at once, at most; 0: the whole batch."""
+
+
+def rows_at_once(batch_size: int, micro_batch: int) -> int:
+    """How many rows of a batch do: its parts are equally large, so that the mean of their losses is its own."""
+    most = min(micro_batch or batch_size, batch_size)
+    return next(rows for rows in range(most, 0, -1) if batch_size % rows == 0)
 
 
 def encode_whole(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -41,19 +53,25 @@ def encode_whole(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def trainer_arguments(kind: type[Configuration], scratch: str, fit: Fit) -> Configuration:
     """The configuration of one of TRL's trainers, whose defaults are bf16, checkpointing and saving on."""
-    on_cpu = fit.device == "cpu"
+    import torch
+
+    from algos.engine.models.loading import compute_dtype
+
+    device = torch.device(fit.device)
+    on_cpu, at_once = device.type == "cpu", rows_at_once(fit.batch_size, fit.micro_batch)
     arguments = kind(
         output_dir=scratch,
         num_train_epochs=fit.epochs,
         learning_rate=fit.learning_rate,
-        per_device_train_batch_size=fit.batch_size,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=fit.batch_size // at_once,
         lr_scheduler_type="linear",
         warmup_steps=0.05,
         max_length=None,
         seed=fit.seed,
         use_cpu=on_cpu,
-        bf16=not on_cpu,
-        gradient_checkpointing=False,
+        bf16=compute_dtype(fit.dtype, device) == torch.bfloat16,
+        gradient_checkpointing=fit.gradient_checkpointing,
         save_strategy="no",
         logging_strategy="no",
         report_to="none",

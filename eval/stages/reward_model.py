@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from algos.engine.errors import UserError
+from algos.engine.memory import out_of_memory_as, release
 from eval.stages.cache import FACTS
 from eval.stages.fitting import Fit, controlled, encode_whole, run_trainer, trainer_arguments
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HELDOUT_SHARE = 0.1
+_LIGHTER = "Pass --micro-batch or --gradient-checkpointing, lower --reward-model.batch-size, or name --reward and --judge."
 
 
 def require_classifier(base: str) -> None:
@@ -54,7 +56,8 @@ def train_reward_model(
     `centre_on`: whole texts (prompt + response) of the base's own. The reward of a text is the classifier's logit at
     its last attended position less `config.reward_offset`, which makes theirs average 0. Writes model, tokenizer and
     facts.json to `out`; returns the facts: accuracy, pairs, heldout_pairs, dropped_too_long, epochs, seconds, and the
-    std of the reward of `centre_on`. Raises UserError where nothing is left to hold out or train on.
+    std of the reward of `centre_on`. Raises UserError where nothing is left to hold out or train on, and where memory runs
+    out.
     """
     start = time.perf_counter()
     with controlled(fit):
@@ -63,24 +66,31 @@ def train_reward_model(
         from algos.engine.fast.kernels import patch_kernels
         from algos.engine.inputs import embedding_rows, max_positions
         from algos.engine.models.hub import cached_where_unreachable, pinned
+        from algos.engine.recompute import require_recomputable
 
         with cached_where_unreachable(str(base)):
             tokenizer = AutoTokenizer.from_pretrained(**pinned(str(base)), trust_remote_code=False)
             model = _classifier(str(base))
         patch_kernels(model)
+        if fit.gradient_checkpointing:
+            require_recomputable(model)
         kept, dropped = _encode_pairs(tokenizer, pairs, max_positions(model.config))
         train, heldout = _split_by_prompt(kept, fit.seed)
         rows = embedding_rows(model)
         model.config.get_text_config().pad_token_id = _unused_id(tokenizer, train, rows)
-        _train_on_pairs(model, tokenizer, train, fit)
-        model.config.reward_pooling = "mask"
-        model.config.reward_offset = 0.0
+        with out_of_memory_as(UserError, f"out of memory in training a reward model. {_LIGHTER}"):
+            _train_on_pairs(model, tokenizer, train, fit)
+        config = model.config
+        config.reward_pooling = "mask"
+        config.reward_offset = 0.0
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
+        del model  # it is about to be loaded again
+        release()
         # Scored as it will be used, so that offset and accuracy are those of the reward the policies meet.
-        centre, accuracy = _score(out, fit.device, centre_on, heldout)
-        model.config.reward_offset = float(centre.mean())
-        model.config.save_pretrained(out)
+        centre, accuracy = _score(out, fit, centre_on, heldout)
+        config.reward_offset = float(centre.mean())
+        config.save_pretrained(out)
     facts = {
         "accuracy": accuracy,
         "pairs": len(train),
@@ -127,12 +137,12 @@ def _train_on_pairs(
 
 
 def _score(
-    path: Path, device: str, centre_on: Sequence[str], heldout: Sequence[Mapping[str, Any]]
+    path: Path, fit: Fit, centre_on: Sequence[str], heldout: Sequence[Mapping[str, Any]]
 ) -> tuple[np.ndarray, float]:
     """Rewards of whole texts, and the share of held-out pairs ordered right."""
     from algos.engine.rewards import RewardModel
 
-    reward = RewardModel(path, device)
+    reward = RewardModel(path, fit.device, dtype=fit.dtype)
     centre = reward(prompts=[""] * len(centre_on), completions=list(centre_on))
     prompts = [row["prompt"] for row in heldout]
     chosen = reward(prompts=prompts, completions=[row["chosen"] for row in heldout])

@@ -12,6 +12,7 @@ import torch
 
 from algos import Reward, RewardModel, UserError
 from algos.engine.calls import GuardedReward, RewardCalls
+from algos.engine.settings import Precision
 from algos.engine.storage import atomic_directory, write_json
 from eval.directory.reading import Schema, read_checked, read_jsonl, whole
 from eval.directory.schemas import MaterialsAbout, PairRow, PromptRow, TextRow
@@ -39,9 +40,11 @@ class Scorer:
     title: str
     """What the report calls it."""
 
-    def open(self, device: torch.device | str, calls: RewardCalls | None = None) -> GuardedReward:
+    def open(
+        self, device: torch.device | str, calls: RewardCalls | None = None, dtype: Precision = "auto"
+    ) -> GuardedReward:
         """As a reward, called as `calls` says. Raises UserError where it cannot be loaded."""
-        function = self._function(device, "reward")
+        function = self._function(device, "reward", dtype)
         if is_pairwise(function):
             raise UserError(
                 f"the reward {self.title} compares two responses, as its parameters a and b say, and a reward scores one. "
@@ -54,18 +57,19 @@ class Scorer:
         device: torch.device | str,
         calls: RewardCalls | None = None,
         reward: GuardedReward | None = None,
+        dtype: Precision = "auto",
     ) -> Judge:
         """As a judge, which scores every response: what is not judged cannot be compared. `reward`: this same scorer as
         a reward, opened already."""
-        function = self._function(device, "judge") if reward is None else reward.function
+        function = self._function(device, "judge", dtype) if reward is None else reward.function
         careful = GuardedReward(function, replace(calls or RewardCalls(), allow_unscored=False), "judge")
         return Judge(careful, self.title, is_pairwise(function), reward is not None)
 
-    def _function(self, device: torch.device | str, what: str) -> Reward:
+    def _function(self, device: torch.device | str, what: str, dtype: Precision) -> Reward:
         if self.kind == "function":
             return load_function(self.where, what)
         if self.kind == "model":
-            return RewardModel(self.where, device)
+            return RewardModel(self.where, device, dtype=dtype)
         if self.where != "reviews":
             raise UserError(f"there is no built-in task {self.where!a} with a {what}. Its name is reviews.")
         from eval.tasks.reviews.gold import gold
@@ -107,10 +111,12 @@ class Materials:
     facts: dict[str, Any] = field(default_factory=dict)
     """For the report: task, judge, reward, reward_model, varies (what the data seed draws), data, notes, stages."""
 
-    def scorers(self, device: torch.device | str, calls: RewardCalls) -> tuple[GuardedReward, Judge]:
-        """Reward and judge, opened: once where they are the same."""
-        reward = self.reward.open(device, calls)
-        return reward, self.judge.judge(device, calls, reward if self.judge == self.reward else None)
+    def scorers(
+        self, device: torch.device | str, calls: RewardCalls, dtype: Precision = "auto"
+    ) -> tuple[GuardedReward, Judge]:
+        """Reward and judge, opened: once where they are the same. `dtype`: in which a model among them multiplies."""
+        reward = self.reward.open(device, calls, dtype)
+        return reward, self.judge.judge(device, calls, reward if self.judge == self.reward else None, dtype)
 
     def save(self, folder: Path) -> None:
         """Rows as JSON lines, the rest as materials.json."""

@@ -29,6 +29,9 @@ _LOADED = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".p
 _GIVEN = ("train_prompts", "validation_prompts", "test_prompts", "heldout_pairs", "heldout_texts")
 """Rows of materials that no data seed draws where the data are the user's."""
 
+_Sources = dict[str, Any]
+"""Model, reward and judge by name: where each is, and fingerprints of what is there."""
+
 
 class FunctionFiles:
     """The files of a reward and a judge that are functions, as a session finds them before it calls one, without the data
@@ -93,32 +96,47 @@ def check_inputs(
     experiment: Experiment,
     data_seed: int,
     now: Materials,
-    begun: Sequence[Materials],
+    must_have_the_rows_of: Sequence[Materials],
 ) -> None:
-    """Raises UserError where model, reward, judge or data are no longer what the comparison of `functions` began with; of a
-    data seed that it has not seen, notes them. `begun`: materials whose rows these have to have."""
+    """Raises UserError where the model, reward, judge or data of the materials `now` are no longer what the comparison of
+    `functions` began with; of a data seed that it has not seen, remembers them."""
     stored = _stored(functions.path)
-    found = {"model": _of_model("model", now.model)}
-    found |= {
-        name: _of_scorer(name, scorer, functions)
-        for name, scorer in (("reward", now.reward), ("judge", now.judge))
+    found = {
+        "model": _of_model("model", now.model),
+        "reward": _of_scorer("reward", now.reward, functions),
+        "judge": _of_scorer("judge", now.judge, functions),
     }
-    shared = ("model", "judge", *(("reward",) if experiment.reward else ()))
-    other: dict[str, Any] = next(iter(stored.values()), {})
-    before = stored.get(str(data_seed)) or {name: other[name] for name in shared if name in other}
-    problems = {
-        f"{name} {source['where']}": what
-        for name, source in before.items()
-        if (what := _otherwise(source, found[name]))
-    }
-    if rows := list(dict.fromkeys(name for each in begun for name in _other_rows(experiment, each, now))):
-        problems["data"] = [f"{', '.join(rows)} (from {_files(experiment)})"]
+    expected = _expected(stored, experiment, data_seed)
+    problems = _differences(expected, found)
+    rows = [name for each in must_have_the_rows_of for name in _other_rows(experiment, each, now)]
+    if rows:
+        problems["data"] = [f"{', '.join(dict.fromkeys(rows))} (from {_files(experiment)})"]
     if problems:
         raise UserError(_told(problems))
     if str(data_seed) not in stored:
-        # Of a function what there was as the comparison began: what has appeared since it may have written itself.
-        kept = {name: source for name, source in before.items() if "beside" in found[name]}
-        write_json(functions.path / "sources.json", stored | {str(data_seed): found | kept})
+        write_json(functions.path / "sources.json", stored | {str(data_seed): _remembered(expected, found)})
+
+
+def _expected(stored: Mapping[str, _Sources], experiment: Experiment, data_seed: int) -> _Sources:
+    """The sources that a data seed began with. One that is new shares those of the first that it does not draw itself: a
+    reward is learned anew where none was given."""
+    if str(data_seed) in stored:
+        return dict(stored[str(data_seed)])
+    first = next(iter(stored.values()), {})
+    shared = ("model", "judge", *(("reward",) if experiment.reward else ()))
+    return {name: first[name] for name in shared if name in first}
+
+
+def _differences(expected: _Sources, found: _Sources) -> dict[str, list[str]]:
+    """What is no longer as it was, by source."""
+    differing = {name: _otherwise(source, found[name]) for name, source in expected.items()}
+    return {f"{name} {expected[name]['where']}": what for name, what in differing.items() if what}
+
+
+def _remembered(expected: _Sources, found: _Sources) -> _Sources:
+    """What a new data seed begins with. Of a function what there was as the comparison began: what has appeared beside it
+    since, it may have written itself."""
+    return found | {name: source for name, source in expected.items() if "beside" in found[name]}
 
 
 def changed_functions(functions: FunctionFiles, experiment: Experiment) -> list[str]:
@@ -144,7 +162,7 @@ def models_missing(materials: Materials) -> bool:
     return any(Path(place).is_absolute() and not Path(place).exists() for place in places)
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _stored(path: Path) -> dict[str, _Sources]:
     """sources.json, by data seed; empty where there is none yet."""
     file = path / "sources.json"
     return read_checked(file, Sources) if file.is_file() else {}

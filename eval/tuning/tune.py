@@ -7,11 +7,11 @@ any other's. Its prompts and training seeds are none that the comparison's runs 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from algos import ALGORITHMS, Algorithm, Budget, UserError
+from algos import Algorithm, Budget, UserError
 from algos.engine.batches.prompts import encode_prompts
 from algos.engine.storage import write_json
 from eval.console import Console
@@ -20,9 +20,11 @@ from eval.process.workers import Workers
 from eval.run import evaluate_base, load_base, run_jobs
 from eval.settings.layers import plain
 from eval.settings.limits import TUNING_SEED
+from eval.settings.resume import CARRIED_OUT
 from eval.store import Run, Store
 from eval.tasks.materials import Materials, Rows
 from eval.tuning.search import Space, name_of
+from eval.tuning.settled import settled, unsettled
 from eval.tuning.tries import OBJECTIVE, STARTUP, Try, best, next_settings, read_try
 
 
@@ -45,6 +47,7 @@ def tune(store: Store, workers: Workers, console: Console) -> None:
     Goes on with the tries that are there. What was tried, what it came to and what it cost is in tuning/choice.json.
     Raises UserError where no validation prompt can be used.
     """
+    _tell_again(store)
     if not store.experiment.untuned:
         return
     arms, tuning = _begin(store)
@@ -68,12 +71,31 @@ def _begin(store: Store) -> tuple[list[_Arm], Store]:
     begun = (folder / "experiment.yaml").is_file()
     if begun:  # Arms that are added later begin where the others began, not where tuning took them.
         start = replace(start, hyperparameters=Store.open(folder).experiment.hyperparameters)
-    arms = []
-    for name in start.untuned:
-        arms.append(_Arm(name, start.arm(name), start.named_by(name), start.space(name)))
+    arms = _arms(start, start.untuned)
     searched = store.experiment.search | {arm.name: plain(arm.space) for arm in arms}
     store.commit(replace(store.experiment, search=searched))
-    return arms, Store.open(folder) if begun else Store.create(folder, _comparison_of_tries(start, arms))
+    if not begun:
+        return arms, Store.create(folder, _comparison_of_tries(start, arms))
+    tuning = Store.open(folder)
+    asked = {name: getattr(store.experiment, name) for name in CARRIED_OUT}
+    tuning.commit(replace(tuning.experiment, **asked))
+    return arms, tuning
+
+
+def _arms(start: Experiment, names: Iterable[str]) -> list[_Arm]:
+    return [_Arm(name, start.arm(name), start.named_by(name), start.space(name)) for name in names]
+
+
+def _tell_again(store: Store) -> None:
+    """Where tuning/choice.json is gone: what the tries came to, which are all there, of the arms that have been tuned."""
+    tuned, folder = store.experiment.before_tuning, store.path / "tuning"
+    if not tuned or store.tuning or not (folder / "experiment.yaml").is_file():
+        return
+    tuning = Store.open(folder)
+    start = unsettled(store.experiment, tuning.experiment.hyperparameters)
+    arms = _arms(start, [name for name in tuned if name_of(name, 1) in tuning.experiment.algos])
+    numbers = range(1, store.experiment.tune + 1)
+    _write_choice(store, tuning, arms, {arm.name: _tries(tuning, arm, numbers) for arm in arms})
 
 
 def _comparison_of_tries(experiment: Experiment, arms: Sequence[_Arm]) -> Experiment:
@@ -193,36 +215,6 @@ def _write_choice(store: Store, tuning: Store, arms: Sequence[_Arm], found: Mapp
         "tries": store.experiment.tune,
     }
     write_json(tuning.path / "choice.json", about | {"arms": told})
-
-
-def settled(
-    experiment: Experiment, start: Mapping[str, Algorithm], chosen: Mapping[str, Mapping[str, Any]]
-) -> Experiment:
-    """The experiment whose arms in `start` have these settings with the chosen ones over them. What other arms inherit
-    stays what it was: a variant is written out where it differs from what its algorithm has become. What is written
-    over is kept under `before_tuning`."""
-    wanted = experiment.arms | {name: replace(arm, **chosen[name]) for name, arm in start.items()}
-    own = {name: arm for name, arm in wanted.items() if name in ALGORITHMS}
-    hyperparameters = replace(experiment.hyperparameters, **own)
-    variants = dict(experiment.variants)
-    before = {
-        name: {setting: plain(getattr(arm, setting)) for setting in chosen[name]}
-        for name, arm in start.items()
-        if name in ALGORITHMS
-    }
-    for name in [name for name in wanted if name in variants]:
-        base = plain(getattr(hyperparameters, wanted[name].name))
-        differing = {
-            setting: value for setting, value in plain(wanted[name]).items() if value != base[setting]
-        }
-        before[name] = variants[name]
-        variants[name] = variants[name] | differing | dict(chosen.get(name, {}))
-    return replace(
-        experiment,
-        hyperparameters=hyperparameters,
-        variants=variants,
-        before_tuning=before | experiment.before_tuning,
-    )
 
 
 def _outcome(arm: _Arm, tries: Sequence[Try]) -> str:

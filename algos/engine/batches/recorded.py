@@ -81,25 +81,32 @@ class PairSource:
         return replace(rollouts, ref_logps_PGT=ref_logps_PGT.to(self.policy.device))
 
 
-def reference_key(policy: Policy, pairs: Sequence[EncodedPair], temperature: float) -> str:
+def reference_key(
+    policy: Policy, pairs: Sequence[EncodedPair], temperature: float, weights: str | None = None
+) -> str:
     """Names all that the reference's log-probabilities depend on: weights, configuration, token ids, temperature,
-    and, in their last digits, what computes them."""
+    and, in their last digits, what computes them. `weights`: the reference's digest, where it is known already."""
     versions = [installed(package) for package in ("torch", "transformers", "rlhf-compare")]
     tokens = [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
-    model = [policy.reference_digest(), policy.config_digest()]
+    model = [weights or policy.reference_digest(), policy.config_digest()]
     computed_by = [str(policy.dtype), policy.device.type, torch.get_num_threads(), *versions]
     return digest([*model, temperature, *computed_by, *tokens])
 
 
 def reference_logps(
-    policy: Policy, pairs: Sequence[EncodedPair], temperature: float, cache: Path | None = None
+    policy: Policy,
+    pairs: Sequence[EncodedPair],
+    temperature: float,
+    cache: Path | None = None,
+    weights: str | None = None,
 ) -> list[Tensor]:
     """The reference's log-probabilities of every pair, [2, T_i] each; read from and written to `cache`,
-    a folder shared by all arms and seeds, where one is given."""
+    a folder shared by all arms and seeds, where one is given. `weights` as for `reference_key`."""
     lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
-    file = (
-        cache / f"reference-logps-{reference_key(policy, pairs, temperature)}.safetensors" if cache else None
-    )
+    file = None
+    if cache is not None:
+        key = reference_key(policy, pairs, temperature, weights)
+        file = cache / f"reference-logps-{key}.safetensors"
     if file is not None and file.is_file():
         flat = read_tensors(file)["logps"]
         return [part.unflatten(0, (2, -1)) for part in flat.split([2 * length for length in lengths])]

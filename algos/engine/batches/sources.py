@@ -85,7 +85,7 @@ def _from_pairs(
     _require_some("preference pairs", encoded, counts, "Give more or shorter pairs.")
     _tell("pairs", encoded, counts, limit)
     with state.meter.preparing():
-        logps = reference_logps(state.policy, encoded, temperature, cache)
+        logps = reference_logps(state.policy, encoded, temperature, cache, state.reference_digest)
     source = PairSource(state.policy, encoded, needs.pairs_per_step, needs.pair_epochs, state.seed, logps)
     return source, counts
 

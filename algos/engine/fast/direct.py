@@ -20,7 +20,7 @@ from algos.engine.fast.activated import is_watched
 from algos.engine.fast.cache import GrowingLayer, growing_cache
 from algos.engine.fast.head import linear_head
 from algos.engine.fast.layers import Direct, DirectModel, Layer, Rotation, WithHead
-from algos.engine.fast.parts import AsFunctions, AsModules, Parts, function_of
+from algos.engine.fast.parts import AsFunctions, AsModules, Parts, wide_function_of
 from algos.engine.fast.stepping import LayerStepper
 from algos.engine.inputs import depends_on_batch, full_precision, inputs_for, unwrapped
 from algos.engine.memory import out_of_memory
@@ -105,7 +105,7 @@ def _with_head(trunk_of: Callable[[Parts], Direct], model: Any) -> DirectModel:
     return DirectModel(
         **vars(trunk_of(AsModules())),
         head=lambda x: head()(x),
-        bare=lambda: WithHead(**vars(trunk_of(AsFunctions())), head=function_of(head())),
+        bare=lambda: WithHead(**vars(trunk_of(AsFunctions())), head=wide_function_of(head())),
     )
 
 

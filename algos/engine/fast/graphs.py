@@ -21,6 +21,10 @@ from algos.engine.fast.products import multiplied_in
 from algos.engine.fast.stepping import LayerStepper
 from algos.engine.inputs import ALIGNED
 
+FEW = 64
+"""Rows in place of which those that have left stay to the end: a step reads all weights however many rows it has, so that
+fewer take hardly less time, while to record it anew takes as long as a dozen steps."""
+
 
 class GraphStepper(LayerStepper):
     """A `LayerStepper` of at most `tokens` steps. Attention reads the room for later tokens too, with weight 0."""
@@ -53,9 +57,10 @@ class GraphStepper(LayerStepper):
         return logits_BV[self.live]
 
     def keep(self, rows: Tensor) -> None:
-        """Rows that leave still go through the layers with the others, until they are half of all rows in place."""
+        """Rows that leave still go through the layers with the others, until they are half of more than `FEW` rows in
+        place."""
         self.live = self.live[rows]
-        if 2 * len(self.live) <= len(self.token):
+        if len(self.token) > FEW and 2 * len(self.live) <= len(self.token):
             self._settle(self.live)
 
     def _settle(self, rows: Tensor) -> None:

@@ -23,8 +23,8 @@ from algos.engine.inputs import unwrapped
 
 CHUNK = 2**20
 """Logits that exist at once on a CPU: 4 MiB in fp32, which fit in its cache."""
-GPU_CHUNK = 2**24
-"""And on a GPU, where every chunk means to launch a dozen kernels."""
+GPU_CHUNK = 2**26
+"""And on a GPU, where every chunk means to launch a dozen kernels: 256 MiB in fp32."""
 
 logger = logging.getLogger(__name__)
 

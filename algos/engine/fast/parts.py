@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from algos.engine.fast.activated import GATED, LightGPT2MLP, fed, is_watched, projected
 from algos.engine.fast.norms import RMS_NORMS, reads_fp32
-from algos.engine.fast.products import FastConv1D, FastLinear, multiplied_in
+from algos.engine.fast.products import FastConv1D, FastLinear, multiplied_in, rounds_sums, wide_product
 
 Module = Callable[[Tensor], Tensor]
 
@@ -83,13 +83,58 @@ def _call(owner: Any, name: str, x: Tensor) -> Tensor:
 
 def function_of(module: Any) -> Module:
     """What the module computes; the module itself where that is not known, and where hooks watch its calls."""
-    found: Module = _FUNCTIONS[type(module)](module) if _is_plain(module) else module
+    if _is_plain(module):
+        return _FUNCTIONS[type(module)](module)
+    found: Module = _adapted(module) if _is_plain_adapter(module) else module
     return found
 
 
+def wide_function_of(head: Any) -> Module:
+    """`function_of` a head, whose logits [..., V] a GPU returns as it has added them up, in fp32 and not rounded to bf16:
+    as training has them."""
+    if not (_is_plain_linear(head) and rounds_sums(head.weight.device.type)):
+        return function_of(head)
+    weight, bias = _as_multiplied(head)
+
+    def logits(x: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            return wide_product(x.to(weight.dtype).flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+
+    return logits
+
+
 def _is_plain(module: nn.Module) -> bool:
-    own = "forward" in vars(module)
-    return type(module) in _FUNCTIONS and not (own or module.training or is_watched(module))
+    return type(module) in _FUNCTIONS and _does_as_its_class(module)
+
+
+def _does_as_its_class(module: nn.Module) -> bool:
+    return not ("forward" in vars(module) or module.training or is_watched(module))
+
+
+def _is_plain_adapter(module: Any) -> bool:
+    """Whether it is peft's LoRA layer, told by name as peft takes seconds to import, with one adapter switched on that is
+    plain LoRA without dropout."""
+    kind = type(module)
+    if (kind.__module__, kind.__qualname__) != ("peft.tuners.lora.layer", "Linear"):
+        return False
+    if module.merged or module.disable_adapters or len(module.active_adapters) != 1:
+        return False
+    (name,) = module.active_adapters
+    if name not in module.lora_A or name in module.lora_variant or not _does_as_its_class(module):
+        return False
+    dropout, parts = module.lora_dropout[name], (module.base_layer, module.lora_A[name], module.lora_B[name])
+    # Of one precision: the layer would cast what it reads to that of the adapter.
+    alike = len({part.weight.dtype for part in parts}) == 1
+    return alike and type(dropout) is nn.Identity and not is_watched(dropout)
+
+
+def _adapted(module: Any) -> Module:
+    (name,) = module.active_adapters
+    base, down, up = (
+        function_of(part) for part in (module.base_layer, module.lora_A[name], module.lora_B[name])
+    )
+    scaling = module.scaling[name]
+    return lambda x: base(x) + up(down(x)) * scaling
 
 
 def _layer_norm(norm: Any) -> Module:
@@ -131,7 +176,11 @@ def together(linears: Sequence[Any]) -> Callable[[Tensor], Sequence[Tensor]]:
 
 
 def _is_plain_on_gpu(linear: Any) -> bool:
-    return type(linear) in (nn.Linear, FastLinear) and linear.weight.is_cuda and _is_plain(linear)
+    return _is_plain_linear(linear) and bool(linear.weight.is_cuda)
+
+
+def _is_plain_linear(linear: Any) -> bool:
+    return type(linear) in (nn.Linear, FastLinear) and _is_plain(linear)
 
 
 def _as_multiplied(linear: Any) -> tuple[Any, Any]:

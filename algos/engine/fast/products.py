@@ -135,6 +135,12 @@ def multiplied_in(device: str, dtype: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
 
 
+def rounds_sums(device: str) -> bool:
+    """Whether this kind of device now rounds products of fp32 tensors to half precision, though it could return their sums
+    in fp32 (`wide_product`): a GPU under autocast."""
+    return device == "cuda" and multiplied_in(device, torch.float32) != torch.float32
+
+
 class _Fast(nn.Module):
     """What linear layers share, whichever way their weight is laid out."""
 

@@ -25,7 +25,7 @@ from algos.engine.inputs import accepts, full_precision, inputs_for
 from algos.engine.memory import out_of_memory
 from algos.engine.models.hub import cached_where_unreachable, pinned
 from algos.engine.models.weights import safetensors_only
-from algos.engine.settings import Precision
+from algos.engine.settings import LoRA, Precision
 
 
 def load_causal_lm(path: str, trust_remote_code: bool) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -56,20 +56,40 @@ def _with_saved_adapter(model: Any, path: str) -> Any:
 def base_of(path: str) -> str:
     """What a saved LoRA adapter is an adapter of, in the revision that it names, or `path` itself. Raises UserError for one
     that does not say."""
+    config = _adapter_config(path)
+    if not config:
+        return path
+    base, revision = config["base_model_name_or_path"], config.get("revision")
+    return f"{base}@{revision}" if revision and not os.path.exists(base) else base
+
+
+def saved_adapter(path: str) -> LoRA | None:
+    """The settings of the LoRA adapter that is saved there, None where there is none. Raises UserError for one that cannot be
+    read."""
+    config = _adapter_config(path)
+    if not config:
+        return None
+    targets = config.get("target_modules")
+    # peft saves names, or a pattern of them: patterns are taken to be of all layers.
+    names = {str(name).split(".")[-1] for name in targets} if isinstance(targets, list) else {"all-linear"}
+    return LoRA(rank=config.get("r", 8), alpha=config.get("lora_alpha", 8), targets=",".join(sorted(names)))
+
+
+def _adapter_config(path: str) -> dict[str, Any]:
+    """What is saved beside an adapter, empty where there is none."""
     file = Path(path, "adapter_config.json")
     if not os.path.isfile(file):
-        return path
+        return {}
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
-        revision = config.get("revision")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {one_line(error)} Save the adapter again.") from error
     if kind != "LORA" or not isinstance(base, str):
         raise UserError(
             f"{file} must describe a LoRA adapter and name its base; got {kind!a} of {base!a}. Save it with peft."
         )
-    return f"{base}@{revision}" if revision and not os.path.exists(base) else base
+    return config
 
 
 def read_config(path: str, trust_remote_code: bool) -> PretrainedConfig:

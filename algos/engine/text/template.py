@@ -152,7 +152,7 @@ def with_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, bool 
     for name in options:
         if not name.isidentifier() or not re.search(rf"\b{name}\b", template):
             raise UserError(
-                f"the model's chat template has no variable {name!r}. Leave it out of --template-options."
+                f"the model's chat template has no variable {name!r}. Leave it out of template_options."
             )
     fixed = (f"{{% set {name} = {json.dumps(value)} %}}" for name, value in options.items())
     return "".join(fixed) + template

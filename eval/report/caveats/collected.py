@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from eval.report.caveats import conditions, runs, validity
+from eval.report.caveats import conditions, runs, seeds, validity
 from eval.report.inputs import ReportInput
 from eval.report.numbers.frames import Evaluations
 
@@ -13,13 +13,14 @@ Caveat = Callable[[ReportInput, Evaluations], list[str]]
 CAVEATS: tuple[Caveat, ...] = (
     runs.unfinished,
     runs.diverged,
-    runs.outlying,
-    runs.identical,
-    runs.same_arms,
-    runs.few_seeds,
+    seeds.outlying,
+    seeds.identical,
+    seeds.same_arms,
+    seeds.few_seeds,
     runs.few_prompts,
-    runs.middle_half,
+    seeds.middle_half,
     validity.length,
+    validity.cut_responses,
     validity.learned_models,
     validity.same_scorer,
     validity.unscored,

@@ -14,7 +14,8 @@ from eval import stats
 from eval.report.inputs import BASE, JUDGE, ReportInput
 from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
-from eval.report.numbers.standings import Pair, Standing, Standings
+from eval.report.numbers.pairs import Pair
+from eval.report.numbers.standings import Standing, Standings
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -55,8 +56,8 @@ class Gain:
 
 
 def sentence(comparison: ReportInput, found: Standings) -> str:
-    """What is held fixed, how many pairs the claims are corrected for, by how much other prompts would move the first
-    difference at the end, and which claims there they could undo; empty without an interval there."""
+    """What is held fixed, how many pairs the claims are corrected for, what the prompts make of the first difference at the
+    end where they count, and which claims there they could undo; empty without an interval there."""
     end = found.end
     if not any(pair.difference.has_interval for pair in end.known) and not _single(end):
         return ""
@@ -64,7 +65,8 @@ def sentence(comparison: ReportInput, found: Standings) -> str:
         "95% intervals are over training seeds, one arm or pair at a time. They hold for "
         f"{_data(comparison)} and {_prompts(comparison)}.{_corrected(found)}"
     )
-    return text + _against_base(comparison, end) + _other_prompts(comparison, end) + _undone(comparison, end)
+    undone = unsettled(comparison, end)
+    return text + _against_base(comparison, end) + _other_prompts(comparison, end, undone) + _undone(undone)
 
 
 def _corrected(found: Standings) -> str:
@@ -173,7 +175,9 @@ def _against_base(comparison: ReportInput, end: Standing) -> str:
     return " Intervals against the base, which was evaluated once, cover seeds and test prompts together."
 
 
-def _other_prompts(comparison: ReportInput, end: Standing) -> str:
+def _other_prompts(comparison: ReportInput, end: Standing, undone: list[Pair]) -> str:
+    """The two best at the end, where other prompts would move their difference noticeably: what is claimed over seeds and
+    prompts together. Where nothing is, by how much each moves it."""
     if len(end.ranking) < 2:
         return ""
     leader, second = end.ranking[:2]
@@ -183,6 +187,13 @@ def _other_prompts(comparison: ReportInput, end: Standing) -> str:
             if effect.has_interval and effect.half_width > NOTICEABLE * pair.difference.half_width:
                 decimals = fmt.reward_decimals(pair.rewards)
                 prompts, seeds = (fmt.number(each.half_width, decimals) for each in (effect, pair.difference))
+                if pair.told_apart and pair not in undone:
+                    both = stats.combined(pair.difference, effect)
+                    shown = " ".join(fmt.with_interval(both, decimals))
+                    return (
+                        f" Over seeds and test prompts together {pair.first} is ahead of {pair.second} by {shown} (seeds alone "
+                        f"± {seeds}, prompts alone ± {prompts})."
+                    )
                 return (
                     f" A different choice of prompts would move the difference between {leader} and {second} by about "
                     f"± {prompts} (95%), of seeds by ± {seeds}."
@@ -190,9 +201,8 @@ def _other_prompts(comparison: ReportInput, end: Standing) -> str:
     return ""
 
 
-def _undone(comparison: ReportInput, end: Standing) -> str:
+def _undone(pairs: list[Pair]) -> str:
     """The claims at the end of training that hold for these prompts alone."""
-    pairs = unsettled(comparison, end)
     if not pairs:
         return ""
     named = fmt.listing([f"{pair.first} from {pair.second}" for pair in pairs])

@@ -1,4 +1,4 @@
-"""Whether runs, seeds and budgets are what they should be: (comparison, view) → sentences, none where all is well."""
+"""Whether runs, budgets and evaluations are what they should be: (comparison, view) → sentences, none where all is well."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval import format as fmt
-from eval import sessions, stats
+from eval import sessions
 from eval.report.caveats import conditions
 from eval.report.inputs import JUDGE, KL, ReportInput
-from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
+from eval.report.numbers.readings import before_first, paths_of
 from eval.report.numbers.standings import Standings
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FEW_SEEDS = 5
 SHOWN = 3  # diverged runs that are told one by one
 UNUSED = 0.95  # of the budget; an arm that used less has stopped by itself
 OVERSPENT = 0.1  # of the budget; between the arms that used least and most of it, those aside that stopped by themselves
+FEW_UPDATES = 10  # hardly more iterations, and runs are evaluated between iterations: there is no room for another evaluation
 
 
 def unfinished(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -52,81 +52,6 @@ def diverged(comparison: ReportInput, view: Evaluations) -> list[str]:
     return [*told[:SHOWN], f"So did {more} more."] if more > 1 else told
 
 
-def outlying(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Seeds far from the others of their arm (`stats.outlying`)."""
-    found = []
-    decimals = view.judge_decimals
-    for arm in view.arms:
-        values = view.at_end(arm, JUDGE)
-        ordered = list(values.values())
-        outlying = stats.outlying(ordered)
-        others = [value for index, value in enumerate(ordered) if index not in outlying]
-        for index in outlying:
-            this, least, most = (
-                fmt.number(value, decimals) for value in (ordered[index], min(others), max(others))
-            )
-            found.append(f"{_name(arm, list(values)[index])} ({this}, the others {least} to {most})")
-    if not found:
-        return []
-    return [
-        f"Far from the other seeds of the same arm in {fmt.label(JUDGE)}: {fmt.listing(found)}. A mean and its interval "
-        "describe such an arm badly; look at every seed."
-    ]
-
-
-def identical(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Arms whose seeds all gave the same number."""
-    same = [
-        arm
-        for arm in view.arms
-        if len(view.at_end(arm, JUDGE)) > 1 and not tables.at_end(view, arm, JUDGE).has_interval
-    ]
-    if not same:
-        return []
-    return [
-        f"All seeds of {fmt.listing(same)} gave the same {fmt.label(JUDGE)}, so how much seeds differ is not known and no "
-        "interval is shown. A bounded score may have reached its end, or training have changed nothing: read the responses."
-    ]
-
-
-def same_arms(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Arms with the same judge reward and the same KL in all seeds that both finished, of which there are two or more."""
-    groups: list[list[str]] = []
-    for arm in view.arms:
-        found = next((group for group in groups if _did_the_same(view, group[0], arm)), None)
-        if found is None:
-            groups.append([arm])
-        else:
-            found.append(arm)
-    return [
-        f"{fmt.listing(group)} did the same in every seed: what differs in their settings had no effect in these runs."
-        for group in groups
-        if len(group) > 1
-    ]
-
-
-def _did_the_same(view: Evaluations, a: str, b: str) -> bool:
-    for metric in (JUDGE, KL):
-        ends_a, ends_b = view.at_end(a, metric), view.at_end(b, metric)
-        common = ends_a.keys() & ends_b.keys()
-        if len(common) < 2 or any(ends_a[seed] != ends_b[seed] for seed in common):
-            return False
-    return True
-
-
-def few_seeds(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """Two to four seeds in some arm; of one seed the verdict itself speaks."""
-    counts = [len(view.at_end(arm, JUDGE)) for arm in tables.ranking(view)]
-    if not counts or max(counts) == 1 or min(counts) >= FEW_SEEDS:
-        return []
-    shown = fmt.span([str(count) for count in sorted(counts)])
-    unseen = f"{100 * stats.unseen_share(min(counts)):.0f}%"
-    return [
-        f"With {shown} seeds an arm the intervals are wide, and a failure that occurs in fewer than {unseen} of runs may have gone "
-        "unseen: treat close calls as open."
-    ]
-
-
 def few_prompts(comparison: ReportInput, view: Evaluations) -> list[str]:
     """Fewer test prompts than can be resampled: seeds share them, so no interval over seeds holds what they favour."""
     count = conditions.evaluated_prompts(comparison)
@@ -135,22 +60,6 @@ def few_prompts(comparison: ReportInput, view: Evaluations) -> list[str]:
     return [
         f"With {fmt.counted(count, 'test prompt')} much depends on which were taken, and more seeds do not change that: another "
         "choice could give another verdict. Give more (--eval.prompts)."
-    ]
-
-
-def middle_half(comparison: ReportInput, view: Evaluations) -> list[str]:
-    """From eight seeds on: another arm leads when the best and the worst quarter of the seeds are left out."""
-    values = {arm: list(view.at_end(arm, JUDGE).values()) for arm in tables.ranking(view)}
-    if len(values) < 2 or min(map(len, values.values())) < stats.MIN_SEEDS_INTERQUARTILE:
-        return []
-    middle = {arm: stats.interquartile_mean(own) for arm, own in values.items()}
-    leader, best = next(iter(values)), max(middle, key=middle.__getitem__)
-    if best == leader:
-        return []
-    first, second = (fmt.number(middle[arm], view.judge_decimals) for arm in (best, leader))
-    return [
-        f"By the interquartile mean, which leaves out the best and the worst quarter of the seeds, {best} leads at the end "
-        f"of training with {first}, before {leader} with {second}: single seeds decide here."
     ]
 
 
@@ -214,18 +123,48 @@ def overspent(comparison: ReportInput, view: Evaluations) -> list[str]:
     ]
 
 
-def rough_readings(found: Standings) -> list[str]:
+def rough_readings(view: Evaluations, found: Standings) -> list[str]:
     """What would help where values at equal cost or matched KL lie too far from any evaluation; that nothing is claimed of
     them the verdict says."""
-    places = {"at equal total cost": found.cost.rough, "at matched KL": found.kl.rough}
+    at_once = _passed_at_once(view, found)
+    at_kl = [arm for arm in found.kl.rough if arm not in at_once]
+    places = {"at equal total cost": found.cost.rough, "at matched KL": at_kl}
     shown = [f"of {fmt.listing(arms)} {place}" for place, arms in places.items() if arms]
-    if not shown:
-        return []
-    remedy = ", or values of β that end at similar KL," if found.kl.rough else ""
-    return [
-        f"Evaluations {' and '.join(shown)} lie too far apart to interpolate: more of them (--eval.points){remedy} would "
-        "help."
-    ]
+    said = []
+    if at_once:
+        its, it = ("its", "it") if len(at_once) == 1 else ("their", "them")
+        within = fmt.span([str(count) for count in sorted(at_once.values())])
+        said.append(
+            f"{fmt.listing(list(at_once))} went past the matched KL before {its} first evaluation, within {within} "
+            f"update{'s' * (within != '1')}, so evaluations can hardly place {it} there; a smaller learning rate or a warm-up "
+            "would."
+        )
+    if shown:
+        remedy = ", or values of β that end at similar KL," if at_kl else ""
+        said.append(
+            f"Evaluations {' and '.join(shown)} lie too far apart to interpolate: in a new comparison more of them "
+            f"(--eval.points){remedy} would help."
+        )
+    return said
+
+
+def _passed_at_once(view: Evaluations, found: Standings) -> dict[str, int]:
+    """Arm → updates until its first evaluation, of those whose runs passed a matched KL before it and within so few updates
+    that more evaluations could hardly see them pass."""
+    paths = paths_of(view, KL)
+    firsts: dict[str, list[float]] = {}
+    for pair in found.kl.known:
+        for arm in pair.rough:
+            early = [seed for seed in pair.of_first if before_first(paths[arm][seed], pair.kl)]
+            firsts.setdefault(arm, []).extend(_first_evaluated(view, arm, seed) for seed in early)
+    return {arm: int(max(counts)) for arm, counts in firsts.items() if counts and max(counts) <= FEW_UPDATES}
+
+
+def _first_evaluated(view: Evaluations, arm: str, seed: int) -> float:
+    """Updates that a run had made at its first evaluation on the way."""
+    rows = view.paths[(view.paths["arm"] == arm) & (view.paths["seed"] == seed) & (view.paths["point"] > 0)]
+    measured = rows.dropna(subset=[KL, JUDGE]).sort_values("point")
+    return float(measured["updates"].iloc[0])
 
 
 def unlike_places(comparison: ReportInput, view: Evaluations) -> list[str]:

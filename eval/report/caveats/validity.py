@@ -20,6 +20,7 @@ MIN_PROMPTS = 16  # that the base answered, for a slope of the judge on length
 MATERIAL_LENGTH = 0.1  # change of the mean length, of the base's
 EXPLAINED = 0.5  # share of the gain that length would explain
 NEAR_CHANCE = 0.55  # share of pairs ordered right
+MANY_CUT = 0.05  # share of pairs with a response that training cuts
 UNSCORED = "unscored"
 
 
@@ -124,16 +125,37 @@ def reward_models(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _near_chance(about: Mapping[str, Any]) -> str:
-    """How a learned model orders held-out pairs, with Wilson's interval; empty where that is well above chance."""
+    """How a learned model orders held-out pairs, with its interval; empty where that is well above chance."""
+    low, high = accuracy_interval(about)
+    if math.isnan(low) or low > NEAR_CHANCE:
+        return ""
+    accuracy, pairs = float(about["accuracy"]), int(about["heldout_pairs"])
+    return f"{accuracy:.2f} of {pairs:,} held-out pairs right (95% interval {low:.2f} to {high:.2f}; a coin 0.50)"
+
+
+def accuracy_interval(about: Mapping[str, Any]) -> tuple[float, float]:
+    """Wilson's 95% interval of the share of held-out pairs that a learned model orders as labelled; nan where unknown."""
     from statsmodels.stats.proportion import proportion_confint
 
     if "accuracy" not in about or not about.get("heldout_pairs"):
-        return ""
-    accuracy, pairs = float(about["accuracy"]), int(about["heldout_pairs"])
-    low, high = proportion_confint(round(accuracy * pairs), pairs, method="wilson")
-    if low > NEAR_CHANCE:
-        return ""
-    return f"{accuracy:.2f} of {pairs:,} held-out pairs right (95% interval {low:.2f} to {high:.2f}; a coin 0.50)"
+        return math.nan, math.nan
+    pairs = int(about["heldout_pairs"])
+    low, high = proportion_confint(round(float(about["accuracy"]) * pairs), pairs, method="wilson")
+    return float(low), float(high)
+
+
+def cut_responses(comparison: ReportInput, view: Evaluations) -> list[str]:
+    """Recorded pairs whose responses are longer than what is trained on: without their end, and without EOS."""
+    found = []
+    for account in comparison.facts.get("data") or []:
+        cut = (account["reasons"].get("response truncated") or {}).get("rows", 0)
+        if cut > MANY_CUT * account["kept"]:
+            found.append(
+                f"{percent(cut / account['kept'])} of the pairs of {account['file']} have a response longer than "
+                f"{comparison.settings['sampling']['max_new_tokens']} tokens, which is cut there: what learns from pairs never sees its end. "
+                "A larger --max-new-tokens, in a new comparison, would let it."
+            )
+    return found
 
 
 def same_scorer(comparison: ReportInput, view: Evaluations) -> list[str]:
@@ -189,4 +211,4 @@ def _compare(these: int, others: int) -> str:
     if these + others < 2:
         return ""
     whom = "them" if not others else f"with the other arm{'s' * (others > 1)}"
-    return f" Compare {whom} at matched KL."
+    return f" Compare {whom} at matched KL, as far as it can be read there."

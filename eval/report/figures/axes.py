@@ -26,7 +26,8 @@ AXIS_LABELS = {
     "seconds": "training time [s]",
 }
 SEED_LINES = (
-    "Thin lines are single seeds, bold lines the mean of an arm's finished seeds at each evaluation point."
+    "Thin lines are single seeds, bold lines the mean of an arm's finished seeds at each evaluation point, along both axes: "
+    "where one seed is far from the others, no run is there."
 )
 
 
@@ -137,8 +138,17 @@ def base_handle(kind: str) -> Any:
 
 
 def base_line(ax: Axes, value: float | None, vertical: bool = False) -> None:
-    """The untouched model's value as a dotted grey line; nothing where it is not known."""
+    """The untouched model's value as a dotted grey line; nothing where it is not known. Of a vertical one that lies beyond
+    the axis, the value in words above it."""
     if value is None or not math.isfinite(value):
+        return
+    low, high = ax.get_xlim()
+    if vertical and not low <= value <= high:
+        place, side, shown = (0, "left", "← base {}") if value < low else (1, "right", "base {} →")
+        ax.text(
+            place, 1.02, shown.format(fmt.compact(value)), transform=ax.transAxes, ha=side, va="bottom", fontsize=8,
+            color=theme.BASE_COLOUR,
+        )  # fmt: skip
         return
     draw = ax.axvline if vertical else ax.axhline
     draw(value, color=theme.BASE_COLOUR, linestyle=(0, (1, 2)), linewidth=1.4, zorder=2)
@@ -174,7 +184,7 @@ def plain_ticks(axis: Axis, scale: float = 1.0) -> None:
             return fmt.compact(round(value / scale, 10))
 
         def format_ticks(self, values: Sequence[float]) -> list[str]:
-            return fmt.distinct([round(value / scale, 10) for value in values])
+            return ticks.labels([round(value / scale, 10) for value in values])
 
     axis.set_major_formatter(Plain())
     axis.set_minor_formatter(NullFormatter())

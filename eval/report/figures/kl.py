@@ -70,7 +70,8 @@ def fitted(paths: DataFrame, look: Look, base: Base, fits: Mapping[str, Fits]) -
         for arm in panel.arms:
             rows = done[done["arm"] == arm]
             gains = rows[panel.metric] - base[panel.metric]
-            ax.plot(rows[KL], gains, **axes.marker(look[arm], 4, alpha=0.8), zorder=4)
+            # Every path begins in the corner, where a clipped marker is a quarter of one.
+            ax.plot(rows[KL], gains, **axes.marker(look[arm], 4, alpha=0.8), zorder=4, clip_on=False)
             for fit in (fit for fit in found.get(arm, {}).values() if fit.follows):
                 _fit(ax, fit, look[arm], peak=panel.metric == JUDGE)
         axes.kl_axis(ax, fmt.titled(KL))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from eval import format as fmt
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Look = Mapping[str, Style]
 Base = Mapping[str, float]
+Rates = Mapping[tuple[str, str], stats.Estimate]  # (row, column) → share of responses
+UNDECIDED = "#e6e8ec"
 
 
 def proxy_against_judge(paths: DataFrame, look: Look, base: Base) -> Figure:
@@ -83,8 +85,9 @@ def every_seed(ends: DataFrame, look: Look, base: Base, metrics: Sequence[str]) 
     return figure
 
 
-def win_rates(matrix: DataFrame) -> Figure:
-    """Heat map of a square frame (arms × arms): how often the row's response is preferred to the column's."""
+def win_rates(matrix: DataFrame, undecided: DataFrame) -> Figure:
+    """Heat map of a square frame (arms × arms): how often the row's response is preferred to the column's; grey where
+    `undecided` is true, whatever the number."""
     import seaborn
 
     n = len(matrix)
@@ -94,8 +97,9 @@ def win_rates(matrix: DataFrame) -> Figure:
     seaborn.heatmap(
         matrix.to_numpy(), annot=True, fmt=".2f", cmap="PuOr", vmin=0, vmax=1, center=0.5, linewidths=1.5,
         linecolor="white", xticklabels=names, yticklabels=names, annot_kws={"size": 8.5 if n <= 9 else 7.5}, ax=ax,
-        cbar_kws={"label": "share of prompts", "shrink": 0.8, "ticks": [0, 0.25, 0.5, 0.75, 1]},
+        cbar_kws={"label": "share of responses", "shrink": 0.8, "ticks": [0, 0.25, 0.5, 0.75, 1]},
     )  # fmt: skip
+    _in_grey(ax, undecided)
     ax.set_ylabel("preferred")
     ax.set_xlabel("over")
     ax.grid(visible=False)
@@ -106,6 +110,16 @@ def win_rates(matrix: DataFrame) -> Figure:
         text.set_horizontalalignment("right")
         text.set_rotation_mode("anchor")
     return figure
+
+
+def _in_grey(ax: Axes, undecided: DataFrame) -> None:
+    from matplotlib.patches import Rectangle
+
+    for row, column in zip(*undecided.to_numpy().nonzero(), strict=True):
+        ax.add_patch(Rectangle((column, row), 1, 1, facecolor=UNDECIDED, edgecolor="white", linewidth=1.5))
+        for text in ax.texts:
+            if text.get_position() == (column + 0.5, row + 0.5):
+                text.set(text=f"{text.get_text()} ±", color=theme.MUTED)
 
 
 def _arm_row(ax: Axes, rows: DataFrame, metric: str, style: Style, row: int, seeds: Sequence[int]) -> None:
@@ -142,10 +156,19 @@ def _bands(ax: Axes, paths: DataFrame, x: str, y: str, look: Look, arms: Sequenc
             )
 
 
-def matrix(rates: Mapping[tuple[str, str], stats.Estimate], arms: Sequence[str]) -> DataFrame:
+def matrix(rates: Rates, arms: Iterable[str]) -> DataFrame:
     """Mean win rates as a square frame, the base first, nan on the diagonal and where nothing was measured."""
     import pandas
 
     names = [BASE, *arms]
     cells = [[rates[a, b].mean if (a, b) in rates else math.nan for b in names] for a in names]
     return pandas.DataFrame(cells, index=names, columns=names, dtype=float)
+
+
+def undecided(rates: Rates, arms: Iterable[str]) -> DataFrame:
+    """As `matrix`: where the interval over seeds has one half in it, so that neither is known to be preferred."""
+    import pandas
+
+    names = [BASE, *arms]
+    cells = [[(a, b) in rates and rates[a, b].low <= 0.5 <= rates[a, b].high for b in names] for a in names]
+    return pandas.DataFrame(cells, index=names, columns=names, dtype=bool)

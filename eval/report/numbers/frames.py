@@ -26,7 +26,8 @@ class Evaluations:
     paths: one row an evaluation (arm, algorithm, seed, point, AXES, finished, one column a metric), base left out.
     ends: the last row of every run; `base`: the untouched model's metrics by name, its proxy reward a mean over the seeds
     where each has a reward model of its own.
-    `arms` maps every arm to its algorithm, in the order in which the user named them.
+    `arms` maps every arm to its algorithm, in the order in which the user named them. axis: that of AXES which the budget
+    counts, or the nearest to it.
     """
 
     arms: dict[str, str]
@@ -34,6 +35,7 @@ class Evaluations:
     ends: DataFrame
     base: dict[str, float]
     runs: DataFrame
+    axis: str = "flops"
 
     @property
     def done(self) -> DataFrame:
@@ -75,7 +77,14 @@ def evaluations(comparison: ReportInput) -> Evaluations:
     paths = trained.reset_index(drop=True).assign(finished=pandas.Series(finished, dtype=bool))
     ends = paths.sort_values([*RUN, "point"], kind="stable").groupby(RUN, sort=False).tail(1)
     base = _base(wide) | (_mean_proxy(trained) if comparison.settings.get("replicate_data") else {})
-    return Evaluations(arms, paths, ends.reset_index(drop=True), base, runs)
+    return Evaluations(arms, paths, ends.reset_index(drop=True), base, runs, _axis(comparison))
+
+
+def _axis(comparison: ReportInput) -> str:
+    """Of "5e11 FLOPs" and "1 update" flops and updates; of iterations, which have no axis, updates."""
+    unit = str(comparison.facts.get("budget") or "").lower().rpartition(" ")[2].removesuffix("s")
+    return {"update": "updates", "iteration": "updates", "completion": "completions", "token": "tokens",
+            "second": "seconds"}.get(unit, "flops")  # fmt: skip
 
 
 def _wide(results: DataFrame) -> DataFrame:

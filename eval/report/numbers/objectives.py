@@ -3,7 +3,7 @@ comparison of the arms comes first."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from eval import format as fmt
@@ -51,8 +51,8 @@ def own_beta(comparison: ReportInput) -> dict[str, str]:
 
 
 def unlike_beta(comparison: ReportInput, compared: Collection[str]) -> str:
-    """Why the ends of these arms are not on equal terms, as a clause; empty where they maximise one objective, their β
-    its coefficient. The β are those that the runs had: where they were tuned, the chosen ones."""
+    """Why the ends of these arms are not on equal terms, as a clause, which points at the caveat that says whose β is its
+    own and why; empty where they maximise one objective, their β its coefficient. The β are those that the runs had: where they were tuned, the chosen ones."""
     arms = {arm: about for arm, about in (comparison.facts.get("arms") or {}).items() if arm in compared}
     if len(arms) < 2:
         return ""
@@ -63,12 +63,14 @@ def unlike_beta(comparison: ReportInput, compared: Collection[str]) -> str:
         a: float((about.get("settings") or {}).get("beta", 0.0)) for a, about in arms.items() if a not in own
     }
     if len(set(betas.values())) == 1:
-        others = "arm maximises" if len(betas) == 1 else "arms maximise"
-        objective = f"the coefficient of the objective that the other {others}"
-        return f"the β of {fmt.listing(own)} is not {objective}" if own else ""
+        whose = "of the other arm" if len(betas) == 1 else "that the others share"
+        return f"{_beta_of(own)} is not the KL coefficient {whose} (see below)" if own else ""
     if not own:
         return f"the arms' β differ ({_shown(betas)}), so they do not maximise one objective"
-    return f"the β of {fmt.listing(own)} is not the coefficient of an objective and those of the others differ ({_shown(betas)})"
+    return (
+        f"{_beta_of(own)} is not the KL coefficient of an objective (see below) and those of the others differ "
+        f"({_shown(betas)})"
+    )
 
 
 def leading(comparison: ReportInput, found: Standings) -> Standing:
@@ -76,6 +78,10 @@ def leading(comparison: ReportInput, found: Standings) -> Standing:
     KL, if every two arms can be read there."""
     complete = not found.kl.unread and set(found.kl.ranking) == set(found.end.ranking)
     return found.kl if complete and unlike_beta(comparison, found.end.ranking) else found.end
+
+
+def _beta_of(arms: Sequence[str]) -> str:
+    return f"{arms[0]}'s β" if len(arms) == 1 else f"the β of {fmt.listing(arms)}"
 
 
 def _shown(betas: Mapping[str, float]) -> str:

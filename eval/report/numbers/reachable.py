@@ -15,7 +15,7 @@ from eval.frontier.plain import unusual
 from eval.report.inputs import JUDGE, PROXY, ReportInput
 from eval.report.numbers.objectives import own_beta, trained_otherwise
 from eval.report.numbers.standings import MIN_KL
-from eval.stats import Estimate
+from eval.stats import Estimate, mean_interval
 
 if TYPE_CHECKING:
     from eval.frontier.pool import Pool
@@ -54,6 +54,8 @@ class Reachable:
     best_of: dict[int, tuple[float, float]]
     """N → (bound on the KL, expected reward) of the best of N responses of the base, chosen by the proxy."""
     arms: dict[str, ArmPoint]
+    over_arms: dict[int, dict[str, Estimate]]
+    """N → arm → the reward of the best of N minus the arm's own; interval over prompts."""
 
     @property
     def furthest(self) -> float:
@@ -125,22 +127,21 @@ def _of(pool: Pool, metric: str, name: str, beta: float | None) -> Reachable:
     drawn_B = curve.reach_B != "none"
     grid = np.linspace(0, math.sqrt(float(curve.kl_B[drawn_B].max(initial=0))), 80) ** 2
     low, high = curve.band(grid, np.random.default_rng(0))
-    best_of = _best_of(pool.rewards["proxy"][:, base], rewards_PM[:, base])
+    values = _best_of(pool.rewards["proxy"][:, base], rewards_PM[:, base])
+    best_of = {n: (float(best_of_n_kl([n])[0]), float(value_P.mean())) for n, value_P in values.items()}
     arms = {arm: _point(pool, k, rewards_PM, curve, beta) for k, arm in enumerate(pool.samplers) if k > 0}
-    return Reachable(metric, curve, float(curve.reward_B[0]), (grid, low, high), best_of, arms)
+    own = {arm: rewards_PM[:, pool.of(arm)].mean(-1) for arm in arms}
+    over = {n: {arm: mean_interval(value_P - own[arm]) for arm in arms} for n, value_P in values.items()}
+    return Reachable(metric, curve, float(curve.reward_B[0]), (grid, low, high), best_of, arms, over)
 
 
-def _best_of(chosen_by_PM: np.ndarray, valued_by_PM: np.ndarray) -> dict[int, tuple[float, float]]:
-    """`Reachable.best_of`, for each N up to the responses of a prompt: none where one that might be chosen has no
-    score."""
+def _best_of(chosen_by_PM: np.ndarray, valued_by_PM: np.ndarray) -> dict[int, np.ndarray]:
+    """N → expected reward of the best of N, [P], for each N up to the responses of a prompt: none where one that might be
+    chosen has no score."""
     ns = [n for n in NS if n <= chosen_by_PM.shape[-1]]
     if np.isnan(chosen_by_PM).any():
         return {}
-    values_NP = best_of_n(chosen_by_PM, valued_by_PM, ns)
-    return {
-        n: (float(kl), float(value))
-        for n, kl, value in zip(ns, best_of_n_kl(ns), values_NP.mean(-1), strict=True)
-    }
+    return dict(zip(ns, best_of_n(chosen_by_PM, valued_by_PM, ns), strict=True))
 
 
 def _point(pool: Pool, k: int, rewards_PM: np.ndarray, curve: Curve, beta: float | None) -> ArmPoint:

@@ -13,10 +13,28 @@ from eval.report.numbers.frames import Evaluations
 
 @dataclass(frozen=True)
 class Path:
-    """One run's evaluations where both numbers are finite, from its start on, in the order of training."""
+    """One run's evaluations where both numbers are finite, from its start on, in the order of training; spent_N: of what the
+    budget counts, nan where that was not recorded."""
 
     x_N: np.ndarray
     judge_N: np.ndarray
+    spent_N: np.ndarray
+
+    @property
+    def trained_N(self) -> np.ndarray:
+        """Share of the run's training that was done by each evaluation, from 0 to 1; nan where it is not known."""
+        done_N = self.spent_N - self.spent_N[0]
+        return done_N / done_N[-1] if done_N[-1] > 0 else np.full(len(done_N), math.nan)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where an arm is in its training where it is read, means over its runs: share of the training done, share of the budget
+    spent (an arm may end before its budget), total cost of the preparation [FLOPs]; nan where it is not known."""
+
+    trained: float
+    spent: float
+    prepared: float
 
 
 def paths_of(view: Evaluations, x: str) -> dict[str, dict[int, Path]]:
@@ -26,13 +44,25 @@ def paths_of(view: Evaluations, x: str) -> dict[str, dict[int, Path]]:
     rows = view.paths[view.paths["finished"]].sort_values(["seed", "point"], kind="stable")
     found: dict[str, dict[int, Path]] = {arm: {} for arm in view.arms}
     for arm in view.arms:
-        measured = rows.loc[rows["arm"] == arm, ["seed", "point", x, JUDGE]].to_numpy(dtype=float)
-        measured = measured[np.isfinite(measured).all(axis=1)]
+        own_rows = rows[rows["arm"] == arm].reindex(columns=["seed", "point", x, JUDGE, view.axis])
+        measured = own_rows.to_numpy(dtype=float)
+        measured = measured[np.isfinite(measured[:, :4]).all(axis=1)]
         for seed in np.unique(measured[:, 0]):
             own = measured[measured[:, 0] == seed]
             if len(own) > 1 and own[0, 1] == 0:
-                found[arm][int(seed)] = Path(own[:, 2], own[:, 3])
+                found[arm][int(seed)] = Path(own[:, 2], own[:, 3], own[:, 4])
     return {arm: own for arm, own in found.items() if own}
+
+
+def budget_used(view: Evaluations) -> dict[tuple[str, int], float]:
+    """(arm, seed) → share of its budget that the run had used at its end; those left out of which it is not recorded."""
+    if "fraction" not in view.runs.columns:
+        return {}
+    rows = view.runs.dropna(subset=["fraction"])
+    return {
+        (str(arm), int(seed)): float(share)
+        for arm, seed, share in rows[["arm", "seed", "fraction"]].itertuples(index=False)
+    }
 
 
 def at_cost(costs_N: np.ndarray, values_N: np.ndarray, cost: float) -> float:

@@ -16,72 +16,13 @@ import numpy as np
 from eval import stats
 from eval.report.inputs import JUDGE, KL
 from eval.report.numbers.frames import Evaluations
-from eval.report.numbers.readings import Path, at_cost, at_kl, before_first, paths_of
+from eval.report.numbers.pairs import Pair, Values
+from eval.report.numbers.readings import Path, Reading, at_cost, at_kl, before_first, budget_used, paths_of
 
 TOTAL_COST = "cost/total_flops"
 MIN_KL = (
     0.05  # nats; below, the best policy gains at most about √(2·KL) = 0.3 standard deviations of the reward
 )
-ROUNDING = 1e-12  # values that differ by no more are equal
-Values = Mapping[int, float]  # seed → judge reward
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two arms on the seeds that both have; `first` has the higher mean over them.
-
-    difference: first − second, paired by seed, nan where no seed has both. p_holm: adjusted over all pairs of the
-    same comparison. kl: where both were read, in nats, in the comparison at matched KL only. rough: those of the two
-    whose reading is a guess with an error that no interval over seeds covers: between the base and the first evaluation,
-    where training moves fastest, or at matched KL so far from an evaluation that it depends on how the path is taken to
-    bend which arm is told apart.
-    """
-
-    first: str
-    second: str
-    of_first: Values
-    of_second: Values
-    difference: stats.Estimate
-    p_holm: float
-    kl: float = math.nan
-    rough: tuple[str, ...] = ()
-
-    @property
-    def told_apart(self) -> bool:
-        return self.p_holm < 0.05 and not self.rough
-
-    @property
-    def ahead(self) -> str | None:
-        """The arm of which it can be claimed."""
-        return self.first if self.told_apart else None
-
-    @property
-    def rewards(self) -> list[float]:
-        """What both arms came to, seed by seed."""
-        return [*self.of_first.values(), *self.of_second.values()]
-
-    @property
-    def differences(self) -> list[float]:
-        """first − second, one a seed."""
-        return [self.of_first[seed] - self.of_second[seed] for seed in self.of_first]
-
-    @property
-    def equal(self) -> bool:
-        """Whether the two did the same in each of several seeds."""
-        return len(self.of_first) > 1 and all(abs(d) <= ROUNDING for d in self.differences)
-
-    @property
-    def improvement(self) -> float:
-        """Probability that a run of `first` beats a run of `second`, of any two seeds."""
-        return stats.probability_of_improvement(list(self.of_first.values()), list(self.of_second.values()))
-
-    @property
-    def effect(self) -> float:
-        """The difference in standard deviations of itself over seeds (Hedges' g)."""
-        return stats.effect_size(self.differences)
-
-    def rival(self, arm: str) -> str:
-        return self.second if arm == self.first else self.first
 
 
 @dataclass(frozen=True)
@@ -89,14 +30,15 @@ class Standing:
     """One comparison of all arms: every two of them, and where they share one, each arm's own values.
 
     values: arm → seed → judge reward; empty at matched KL, where they belong to a pair. cost: the total cost at which
-    they were read [FLOPs]. unprepared: arms whose preparation alone costs more. unmoved: arms with a run that ended
-    within MIN_KL of the base.
+    they were read [FLOPs]; readings: where in its training every arm was there. unprepared: arms whose preparation alone
+    costs more. unmoved: arms with a run that ended within MIN_KL of the base.
     """
 
     kind: Literal["end", "cost", "kl"]
     pairs: tuple[Pair, ...] = ()
     values: Mapping[str, Values] = field(default_factory=dict)
     cost: float = math.nan
+    readings: Mapping[str, Reading] = field(default_factory=dict)
     unprepared: tuple[str, ...] = ()
     unmoved: tuple[str, ...] = ()
 
@@ -197,7 +139,26 @@ def equal_cost(view: Evaluations) -> Standing:
     }
     early = {arm for arm, own in paths.items() if any(before_first(path, cost) for path in own.values())}
     pairs = tuple(_roughened(pair, early) for pair in _pairs(values))
-    return Standing("cost", pairs, values, cost, tuple(arm for arm, own in values.items() if not own))
+    unprepared = tuple(arm for arm, own in values.items() if not own)
+    return Standing("cost", pairs, values, cost, _readings(view, paths, values, cost), unprepared)
+
+
+def _readings(
+    view: Evaluations, paths: Mapping[str, Mapping[int, Path]], values: Mapping[str, Values], cost: float
+) -> dict[str, Reading]:
+    """Where the arms that have a value at this cost are in their training there."""
+    used = budget_used(view)
+    found = {}
+    for arm, own in values.items():
+        runs = {seed: paths[arm][seed] for seed in own}
+        trained = {seed: at_cost(path.x_N, path.trained_N, cost) for seed, path in runs.items()}
+        spent = [share * used.get((arm, seed), math.nan) for seed, share in trained.items()]
+        if runs:
+            prepared = np.mean([path.x_N[0] for path in runs.values()])
+            found[arm] = Reading(
+                float(np.mean(list(trained.values()))), float(np.mean(spent)), float(prepared)
+            )
+    return found
 
 
 def matched_kl(view: Evaluations) -> Standing:
@@ -234,7 +195,12 @@ def _pair_at_kl(runs: Mapping[str, Mapping[int, Path]], kl: float, power: float)
         arm: {seed: at_kl(path.x_N, path.judge_N, kl, power) for seed, path in own.items()}
         for arm, own in runs.items()
     }
-    return replace(_pair(values, *runs), kl=kl)
+    trained = {
+        arm: [at_kl(path.x_N, path.trained_N, kl, power) for path in own.values()]
+        for arm, own in runs.items()
+    }
+    means = {arm: float(np.mean(shares)) for arm, shares in trained.items()}
+    return replace(_pair(values, *runs), kl=kl, trained=means)
 
 
 def _bent(pair: Pair, other: Pair) -> set[str]:

@@ -58,7 +58,7 @@ def ranking(view: Evaluations) -> list[str]:
 
 
 def win_rates(view: Evaluations) -> dict[tuple[str, str], stats.Estimate]:
-    """(row, column) → share of prompts on which the judge prefers row's response to column's, mean over seeds.
+    """(row, column) → share of row's responses that the judge prefers to column's to the same prompts, mean over seeds.
 
     A direction that was not measured is 1 minus the other: ties count half on both sides.
     """

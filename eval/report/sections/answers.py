@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval import format as fmt
 from eval.report.document import Answer, Answers, Block, Section, Text
-from eval.report.inputs import BASE, ReportInput
+from eval.report.inputs import BASE, JUDGE, ReportInput
+from eval.report.numbers.apart import apart
 from eval.report.numbers.frames import Evaluations
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 PROMPTS = 6
+Run = tuple[str, int]  # arm, seed
 LONGEST = {"prompt": 600, "completion": 1200}  # characters shown
 
 
 def section(comparison: ReportInput, view: Evaluations) -> Section:
     """Prompts evenly spaced through the sorted ids: chosen before anyone looked at an answer."""
-    chosen = _last_of_first_seed(comparison.samples, view)
+    shown = _shown(comparison.samples, view)
+    chosen = _last_answers(comparison.samples, shown)
     ids = (
         _spaced(sorted(chosen["prompt_id"].unique(), key=lambda found: (isinstance(found, str), found)))
         if len(chosen)
@@ -31,29 +36,61 @@ def section(comparison: ReportInput, view: Evaluations) -> Section:
         Text(
             f"{len(ids)} held-out prompts, evenly spaced through all of them rather than chosen by their responses. Each arm "
             "answers with its lowest-numbered finished seed (if none finished, its lowest) at its last evaluation, all with the "
-            "same random numbers. The highest judge score is bold. Responses are shown unedited, control characters spelled out."
+            f"same random numbers. {_another(shown)}The highest judge score is bold, none where two share it. Responses are shown "
+            "unedited, control characters spelled out."
         )
     ]
     decimals = {name: fmt.reward_decimals(chosen[name].astype(float)) - 1 for name in ("judge", "proxy")}
     for prompt_id in ids:
         rows = chosen[chosen["prompt_id"] == prompt_id]
-        blocks.append(_card(rows, [BASE, *view.arms], decimals))
+        blocks.append(_card(rows, shown, decimals))
     return Section("answers", "The same prompts, side by side", tuple(blocks))
 
 
-def _last_of_first_seed(samples: DataFrame, view: Evaluations) -> DataFrame:
-    """Rows of the base, and of every arm's lowest finished seed (or lowest seed) at its last kept point."""
+def _shown(samples: DataFrame, view: Evaluations) -> list[Run]:
+    """The base, and of every arm with samples its lowest finished seed (or lowest seed); where seeds are far from the others
+    of their arm, one more, so that both kinds are seen: the farthest, or the lowest of the others if the first is far."""
+    found: list[Run] = []
+    for arm in (BASE, *view.arms) if len(samples) else ():
+        there = {int(seed) for seed in samples.loc[samples["arm"] == arm, "seed"]}
+        done = view.runs[(view.runs["arm"] == arm) & (view.runs["status"] == "done")]["seed"]
+        seeds = sorted(there & set(done)) or sorted(there)
+        if not seeds:
+            continue
+        far = _outlying(view, arm)
+        typical = [seed for seed in seeds if seed not in far]
+        others = typical if seeds[0] in far else [seed for seed in far if seed in there]
+        found += [(arm, seed) for seed in (seeds[0], *others[:1])]
+    return found
+
+
+def _outlying(view: Evaluations, arm: str) -> list[int]:
+    """Seeds that came to another outcome than the others, the farthest first."""
+    found = {
+        seed: each.gaps[seed]
+        for each in apart(view, arm)
+        for seed in each.far(view.base.get(JUDGE, math.nan))
+    }
+    return sorted(found, key=found.__getitem__, reverse=True)
+
+
+def _another(shown: Sequence[Run]) -> str:
+    """What the text adds where some arm answers twice."""
+    twice = len(shown) > len({arm for arm, _ in shown})
+    return (
+        "Of an arm of which a seed lies far from the others, one more answers, named by its seed. "
+        if twice
+        else ""
+    )
+
+
+def _last_answers(samples: DataFrame, shown: Sequence[Run]) -> DataFrame:
+    """Rows of these runs at their last kept point, one a prompt."""
     import pandas
 
     parts = []
-    for arm in (BASE, *view.arms):
-        rows = samples[samples["arm"] == arm] if len(samples) else samples
-        if not len(rows):
-            continue
-        done = view.runs[(view.runs["arm"] == arm) & (view.runs["status"] == "done")]["seed"]
-        finished = rows[rows["seed"].isin(done)]
-        rows = finished if len(finished) else rows
-        rows = rows[rows["seed"] == rows["seed"].min()]
+    for arm, seed in shown:
+        rows = samples[(samples["arm"] == arm) & (samples["seed"] == seed)]
         parts.append(rows[rows["point"] == rows["point"].max()].drop_duplicates("prompt_id"))
     return pandas.concat(parts) if parts else samples
 
@@ -64,18 +101,22 @@ def _spaced(ids: list[Any]) -> list[Any]:
     return [ids[round(i * (len(ids) - 1) / (PROMPTS - 1))] for i in range(PROMPTS)]
 
 
-def _card(rows: DataFrame, arms: list[str], decimals: dict[str, int]) -> Answers:
-    by_arm = {row["arm"]: row for row in rows.to_dict("records")}
+def _card(rows: DataFrame, shown: Sequence[Run], decimals: dict[str, int]) -> Answers:
+    by_run = {(row["arm"], int(row["seed"])): row for row in rows.to_dict("records")}
     judged = sorted(
-        (value for row in by_arm.values() if not math.isnan(value := _value(row, "judge"))), reverse=True
+        (value for row in by_run.values() if not math.isnan(value := _value(row, "judge"))), reverse=True
     )
     best = judged[0] if len(judged) > 1 and judged[0] > judged[1] else math.nan
     answers = [
         Answer(
-            arm, _scores(row, decimals), _cut(row["completion"], "completion"), _value(row, "judge") == best
+            run[0],
+            _scores(row, decimals),
+            _cut(row["completion"], "completion"),
+            _value(row, "judge") == best,
+            seed=str(run[1]) if before[0] == run[0] else "",
         )
-        for arm in arms
-        if (row := by_arm.get(arm)) is not None
+        for before, run in itertools.pairwise([("", 0), *shown])
+        if (row := by_run.get(run)) is not None
     ]
     return Answers(_cut(rows["prompt"].iloc[0], "prompt"), tuple(answers))
 

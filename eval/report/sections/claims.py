@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -12,12 +10,12 @@ from eval import format as fmt
 from eval.report.inputs import JUDGE
 from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
-from eval.report.numbers.standings import MIN_KL, ROUNDING, Pair, Standing
-from eval.stats import Estimate, mean_interval
-
-NAMED = 3  # arms that a sentence names with their numbers; of more it gives the range
-
-Kind = Literal["told apart", "equal", "level", "no spread", "same difference", "one seed"]
+from eval.report.numbers.pairs import Pair
+from eval.report.numbers.standings import Standing
+from eval.report.sections import places
+from eval.report.sections.kinds import Kind, kind_of, outcome
+from eval.report.sections.places import NAMED
+from eval.stats import Estimate
 
 
 def claim(standing: Standing, detailed: bool) -> str:
@@ -30,14 +28,15 @@ def claim(standing: Standing, detailed: bool) -> str:
         return ""
     leader = standing.leader
     said = _led(standing, leader, detailed) if leader else _leaderless(standing, detailed)
-    return f"{_where(standing)} {said}{_left_out(standing)}."
+    over = f", over {_over(standing)}," if detailed else ""
+    return f"{places.where(standing)}{over} {said}{places.left_out(standing)}."
 
 
 def _led(standing: Standing, leader: str, detailed: bool) -> str:
     pairs = standing.of(leader)
     of: dict[Kind, list[Pair]] = {}
     for pair in pairs:
-        of.setdefault(_kind(standing, pair), []).append(pair)
+        of.setdefault(kind_of(standing, pair), []).append(pair)
     equal, ahead, level = of.get("equal", []), of.get("told apart", []), of.get("level", [])
     text = _best(standing, leader, equal, detailed)
     if ahead:
@@ -47,7 +46,9 @@ def _led(standing: Standing, leader: str, detailed: bool) -> str:
     if level:
         who = "; it" if ahead else f"; {leader}" if equal else ", but"
         text += f"{who} cannot be told apart from {_rivals(leader, level, detailed, 'or')}"
-        text += f" with {seeds([pair.difference.n for pair in level])}" if detailed else ""
+        common = seeds([pair.difference.n for pair in level])
+        text += f" with {common}" if detailed and common != _over(standing) else ""
+        text += _contrary(leader, level)
         text += _uncorrected(standing, level) if detailed else ""
     for silent, why in (
         (of.get("no spread", []), "as there is no spread between seeds"),
@@ -56,8 +57,37 @@ def _led(standing: Standing, leader: str, detailed: bool) -> str:
     ):
         if silent:
             reason = why.format(it="it" if len(silent) == 1 else "each")
-            text += f"; nothing is claimed of {leader}'s difference from {_rivals(leader, silent, detailed, 'and')}, {reason}"
+            whom = _rivals(leader, silent, detailed, "and")
+            text += f"; nothing is claimed of {leader}'s difference from {whom}, {reason}"
     return text + _further(standing, leader)
+
+
+def _over(standing: Standing) -> str:
+    """The seeds of a comparison: of its arms' own means, where they have one, else of its pairs."""
+    own = [len(standing.values[arm]) for arm in standing.ranking if arm in standing.values]
+    return seeds(own or [pair.difference.n for pair in standing.firm])
+
+
+def above_it(arm: str, pairs: Sequence[Pair]) -> str:
+    """ "reinforce is above it in 4 of 5 seeds", where this arm has the higher mean and is not told apart, and most seeds say
+    the other way round; empty where none is."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        if pair.contrary and pair.first == arm:
+            found.setdefault(f"in {pair.against} of {pair.difference.n} seeds", []).append(pair.second)
+    told = [
+        f"{fmt.listing(arms)} {'is' if len(arms) == 1 else 'are'} above it {count}"
+        for count, arms in found.items()
+    ]
+    return fmt.listing(told)
+
+
+def _contrary(leader: str, level: Sequence[Pair]) -> str:
+    """The same as a relative clause, of the arms that were just named."""
+    told = above_it(leader, level)
+    if not told:
+        return ""
+    return f", which{told.removeprefix(level[0].second)}" if len(level) == 1 else f", of which {told}"
 
 
 def _uncorrected(standing: Standing, level: Sequence[Pair]) -> str:
@@ -65,27 +95,6 @@ def _uncorrected(standing: Standing, level: Sequence[Pair]) -> str:
     if len(level) > NAMED or not any(pair.difference.excludes_zero for pair in level):
         return ""
     return f" (these are intervals before Holm's correction for {standing.family} pairs)"
-
-
-def _kind(standing: Standing, pair: Pair) -> Kind:
-    """What may be said of a pair: told apart, of equal means over all their seeds, not told apart ("level"), or why
-    there is no interval to judge the difference by."""
-    if pair.told_apart:
-        return "told apart"
-    count = pair.difference.n
-    whole = all(len(standing.values.get(arm, pair.of_first)) == count for arm in (pair.first, pair.second))
-    if whole and count > 1 and _same_mean(pair):
-        return "equal"
-    if pair.difference.has_interval:
-        return "level"
-    if count == 1:
-        return "one seed"
-    return "same difference" if mean_interval(list(pair.of_first.values())).has_interval else "no spread"
-
-
-def _same_mean(pair: Pair) -> bool:
-    first, second = (float(np.mean(list(own.values()))) for own in (pair.of_first, pair.of_second))
-    return math.isclose(first, second, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 def _leaderless(standing: Standing, detailed: bool) -> str:
@@ -99,13 +108,13 @@ def _leaderless(standing: Standing, detailed: bool) -> str:
                 f"{'' if pair.difference.has_interval else ', no interval'}"
                 for pair in standing.firm
             ]
-            text += f" ({fmt.listing(shown)}) with {seeds([pair.difference.n for pair in standing.firm])}"
+            text += f" ({fmt.listing(shown)})"
             text += _uncorrected(standing, standing.firm)
     elif len(told) > NAMED:
         text = f"no arm is above all others; {len(told)} of {len(standing.firm)} pairs are told apart"
     else:
         shown = [
-            f"{pair.first} is ahead of {pair.second}{f' by {_size(pair, pair.first)}' if detailed else ''}"
+            f"{pair.first} is ahead of {pair.second}{f' by {_size(pair, pair.first, signed=False)}' if detailed else ''}"
             for pair in told
         ]
         text = f"no arm is above all others: {fmt.listing(shown)}"
@@ -114,24 +123,24 @@ def _leaderless(standing: Standing, detailed: bool) -> str:
 
 def others(lead: Standing, rest: Sequence[Standing]) -> list[str]:
     """What the comparisons beside the leading one say: together where they say the same, each in brief where not."""
-    same = [standing for standing in rest if standing.firm and _outcome(standing) == _outcome(lead)]
+    same = [standing for standing in rest if standing.firm and outcome(standing) == outcome(lead)]
     found = []
     if same:
-        places = [_lower(_where(standing)) for standing in same]
-        said = any(_kind(lead, pair) != "level" for pair in lead.firm)
+        same_places = [_lower(places.where(standing)) for standing in same]
+        said = any(kind_of(lead, pair) != "level" for pair in lead.firm)
         found.append(
-            f"The same holds {fmt.listing(places)}."
+            f"The same holds {fmt.listing(same_places)}."
             if said
-            else f"Nor can any two arms be told apart {fmt.listing(places, link='or')}."
+            else f"Nor can any two arms be told apart {fmt.listing(same_places, link='or')}."
         )
     silent: dict[str, list[str]] = {}
     for standing in rest:
         if standing not in same and standing.firm:
             found.append(claim(standing, detailed=False))
-        elif not standing.firm and (reason := _silence(standing)):
-            silent.setdefault(reason, []).append(_where(standing))
-    for reason, places_ in silent.items():
-        where = fmt.listing([places_[0], *map(_lower, places_[1:])])
+        elif not standing.firm and (reason := places.silence(standing)):
+            silent.setdefault(reason, []).append(places.where(standing))
+    for reason, unread in silent.items():
+        where = fmt.listing([unread[0], *map(_lower, unread[1:])])
         found.append(f"{where} nothing can be claimed: {reason}.")
     return found
 
@@ -146,7 +155,7 @@ def gains(view: Evaluations, arms: Sequence[tuple[str, Estimate]]) -> str:
     if len(arms) > NAMED:
         between = _range([gain.mean for _, gain in arms], decimals)
         return f"{between} ({fmt.listing([arm for arm, _ in arms])})"
-    return fmt.listing([f"{arm} {_signed(gain, decimals)}" for arm, gain in arms])
+    return fmt.listing([f"{arm} {_shown(gain, decimals)}" for arm, gain in arms])
 
 
 def seeds(counts: Sequence[int]) -> str:
@@ -155,18 +164,9 @@ def seeds(counts: Sequence[int]) -> str:
     return f"{shown} seed{'' if shown == '1' else 's'}"
 
 
-def _signed(estimate: Estimate, decimals: int) -> str:
+def _shown(estimate: Estimate, decimals: int, signed: bool = True) -> str:
     """+0.300 [0.281, 0.319]; without an interval the mean alone."""
-    return " ".join(fmt.with_interval(estimate, decimals, signed=True)).strip()
-
-
-def _where(standing: Standing) -> str:
-    reached = "all that the cheapest arm cost" if standing.unprepared else "the most that all arms reached"
-    return {
-        "end": "At the end of training",
-        "cost": f"At equal total cost ({fmt.compact(standing.cost)} FLOPs, {reached})",
-        "kl": "At matched KL (the same distance from the base, wherever in training an arm passed it)",
-    }[standing.kind]
+    return " ".join(fmt.with_interval(estimate, decimals, signed)).strip()
 
 
 def _best(standing: Standing, leader: str, equal: Sequence[Pair], detailed: bool) -> str:
@@ -177,36 +177,25 @@ def _best(standing: Standing, leader: str, equal: Sequence[Pair], detailed: bool
         own = list(standing.values[leader].values())
         value = fmt.number(float(np.mean(own)), fmt.reward_decimals(own))
     if not equal:
-        return f"{leader} is highest" if at_kl else f"{leader} has the highest {reward}, {value}"
+        return f"{leader} is highest" if at_kl else f"{leader} has the highest mean {reward}, {value}"
     names = fmt.listing([leader, *(pair.rival(leader) for pair in equal)])
     spread = [_size(pair, leader) for pair in equal if pair.difference.has_interval]
     how = f"equal in {'the mean' if spread else 'every seed'}"
     how += f" ({fmt.listing(spread)})" if spread and detailed and len(spread) <= NAMED else ""
     if len(equal) == len(standing.ranking) - 1:
         return f"{names} are {how}" + ("" if at_kl else f", with a {reward} of {value}")
-    return f"{names}, {how}, {'are highest' if at_kl else f'have the highest {reward}, {value}'}"
-
-
-def _outcome(standing: Standing) -> tuple[object, ...]:
-    """What two comparisons must share to say the same: the pairs, which of them are told apart, equal or without an
-    interval, and then the best arm."""
-    pairs = {frozenset((pair.first, pair.second)) for pair in standing.firm}
-    kinds = {
-        (pair.first, pair.second, kind)
-        for pair in standing.firm
-        if (kind := _kind(standing, pair)) != "level"
-    }
-    return pairs, kinds, standing.leader if kinds else ""
+    return f"{names}, {how}, {'are highest' if at_kl else f'have the highest mean {reward}, {value}'}"
 
 
 def _behind(leader: str, pairs: Sequence[Pair], count: int, detailed: bool) -> str:
     if len(pairs) > NAMED:
         who = f"all {count} other arms" if len(pairs) == count else f"{len(pairs)} of the other {count} arms"
         decimals = fmt.reward_decimals([reward for pair in pairs for reward in pair.rewards])
-        return f"{who} by {_range([pair.difference.mean for pair in pairs], decimals)}"
+        return f"{who} by {_range([pair.difference.mean for pair in pairs], decimals, signed=False)}"
     if not detailed:
         return fmt.listing([pair.rival(leader) for pair in pairs])
-    return fmt.listing([f"{pair.rival(leader)} by {_size(pair, leader)}" for pair in pairs], link="and of")
+    shown = [f"{pair.rival(leader)} by {_size(pair, leader, signed=False)}" for pair in pairs]
+    return fmt.listing(shown, link="and of")
 
 
 def _rivals(leader: str, pairs: Sequence[Pair], detailed: bool, link: str) -> str:
@@ -215,11 +204,10 @@ def _rivals(leader: str, pairs: Sequence[Pair], detailed: bool, link: str) -> st
     return fmt.listing(shown, link=link)
 
 
-def _size(pair: Pair, leader: str) -> str:
-    """The difference as seen from `leader`, with the KL at which it was read."""
+def _size(pair: Pair, leader: str, signed: bool = True) -> str:
+    """The difference as seen from `leader`."""
     difference = pair.difference.negated if leader == pair.second else pair.difference
-    shown = _signed(difference, fmt.reward_decimals(pair.rewards))
-    return shown + ("" if np.isnan(pair.kl) else f" at {fmt.number(pair.kl, 1)} nats")
+    return _shown(difference, fmt.reward_decimals(pair.rewards), signed)
 
 
 def _further(standing: Standing, leader: str) -> str:
@@ -233,35 +221,9 @@ def _further(standing: Standing, leader: str) -> str:
     return f"; {len(told)} of the other {len(rest)} pairs are told apart"
 
 
-def _left_out(standing: Standing) -> str:
-    """Arms and pairs of which this comparison says nothing, and why."""
-    text = ""
-    if standing.unprepared:
-        text += f"; the preparation of {fmt.listing(standing.unprepared)} alone costs more"
-    if early := [arm for arm in standing.rough if arm not in standing.ranking]:
-        text += f"; {fmt.listing(early)} cannot be ranked, as no evaluation is close enough to that point"
-    if still := [arm for arm in standing.unmoved if arm not in standing.ranking]:
-        text += f"; {fmt.listing(still)} hardly left the base and cannot be ranked"
-    if unread := [f"{a} against {b}" for a, b in standing.unread]:
-        what = fmt.listing(unread) if len(unread) <= NAMED else f"{len(unread)} other pairs"
-        text += f"; nothing can be claimed of {what} there"
-    return text
-
-
-def _silence(standing: Standing) -> str:
-    """Why a comparison says nothing of any pair; empty where it was simply not measured."""
-    if standing.rough:
-        return f"{fmt.listing(standing.rough)} passed that point too far from any evaluation"
-    if standing.unprepared:
-        return f"the preparation of {fmt.listing(standing.unprepared)} alone costs more"
-    if standing.unmoved:
-        return f"{fmt.listing(standing.unmoved)} hardly left the base, in some run by less than {MIN_KL} nats"
-    return ""
-
-
 def _lower(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _range(values: Sequence[float], decimals: int) -> str:
-    return fmt.span([fmt.number(value, decimals, signed=True) for value in sorted(values)])
+def _range(values: Sequence[float], decimals: int, signed: bool = True) -> str:
+    return fmt.span([fmt.number(value, decimals, signed) for value in sorted(values)])

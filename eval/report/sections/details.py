@@ -1,46 +1,22 @@
-"""Sections about how it was done: diagnostics, data, failures, configuration, definitions."""
+"""Sections about how it was done: data, failures, configuration, definitions."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval import format as fmt
 from eval import sessions
-from eval.glossary import METRICS
+from eval.glossary import METRICS, TERMS
 from eval.report import commands
-from eval.report.caveats.validity import reward_models
-from eval.report.document import Block, Cell, Code, Column, Heads, Picture, Row, Section, Text, table
-from eval.report.figures import diagnostics
-from eval.report.figures.theme import Style
+from eval.report.caveats.validity import accuracy_interval, reward_models
+from eval.report.document import Block, Cell, Code, Column, Heads, Row, Section, Text, table
 from eval.report.inputs import JUDGE, ReportInput
 from eval.report.numbers.frames import Evaluations
 
 MANY_DATA_SEEDS = 3  # a table with the stages of more is folded
-
-
-def training(comparison: ReportInput, look: dict[str, Style]) -> Section:
-    """One figure an algorithm, with the metrics that it logged; before the first, how to read them."""
-    events = comparison.events
-    blocks: list[Block] = []
-    how = Text(
-        "What training logged, against updates. Thin lines are seeds, bold lines their mean, as far as half of them went. "
-        f"Averaged over up to {diagnostics.BINS} stretches of training (maxima stay maxima); values that are not finite are "
-        "not drawn; logarithmic where values span orders of magnitude."
-    )
-    for number, algorithm in enumerate(dict.fromkeys(style.algorithm for style in look.values())):
-        own = {arm: style for arm, style in look.items() if style.algorithm == algorithm}
-        rows = events[events["arm"].isin(own)] if len(events) else events
-        metrics = diagnostics.logged(rows) if len(rows) else []
-        if not metrics:
-            blocks.append(Text(f"{algorithm}: nothing was logged during training.", label="No diagnostics"))
-            continue
-        figure, alternative = diagnostics.figure(rows, own, metrics), f"Training diagnostics of {algorithm}"
-        blocks.append(Picture(f"diagnostics-{number + 1}", figure, "", alternative, heading=algorithm))
-    first = [how] if any(isinstance(block, Picture) for block in blocks) else []
-    return Section("diagnostics", "Diagnostics of training", (*first, *blocks))
 
 
 def data(comparison: ReportInput) -> Section:
@@ -61,13 +37,25 @@ def _accuracy(models: Mapping[str, Any]) -> list[Block]:
     known = [model for model in models.values() if "accuracy" in model]
     if not known:
         return []
-    accuracy = fmt.span([fmt.number(a, 3) for a in sorted(float(m["accuracy"]) for m in known)])
-    counts = fmt.span([f"{count:,}" for count in sorted(int(m["pairs"]) for m in known if "pairs" in m)])
-    pairs = f" {counts}" if counts else ""
-    what = "The reward model's accuracy on held-out pairs is"
+    share = fmt.span([fmt.number(a, 2) for a in sorted(float(m["accuracy"]) for m in known)])
+    trained, held = (_pairs(known, name) for name in ("pairs", "heldout_pairs"))
+    low, high = accuracy_interval(known[0])
+    interval = "" if len(known) > 1 or math.isnan(low) else f"95% interval {low:.2f} to {high:.2f}; "
+    who = f"The reward model, trained on{trained} pairs,"
     if len(known) > 1:
-        what = f"Each of the {len(known)} data seeds has a reward model of its own, with an accuracy on held-out pairs of"
-    return [Text(f"{what} {accuracy} (trained on{pairs} pairs; chance is 0.5).")]
+        who = f"Each of the {len(known)} data seeds has a reward model of its own, trained on{trained} pairs, which"
+    return [
+        Text(
+            f"{who} orders {share} of{held} held-out pairs as labelled ({interval}chance is 0.5; where labels are noisy, 1 is "
+            "out of reach)."
+        )
+    ]
+
+
+def _pairs(models: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The least and the most that one has, after a space; empty where it is not known."""
+    counts = fmt.span([f"{count:,}" for count in sorted(int(m[name]) for m in models if m.get(name))])
+    return f" {counts}" if counts else ""
 
 
 def _accounts(facts: Mapping[str, Any]) -> list[Block]:
@@ -104,7 +92,7 @@ def _stages(facts: Mapping[str, Any]) -> list[Block]:
     several = len(seeds) > 1
     rows: list[Row] = [
         [*([seed] if several else []), str(stage.get("name", "")), fmt.duration(float(stage.get("seconds", math.nan))),
-         fmt.compact(float(stage.get("flops", math.nan))), "from the cache" if stage.get("cached") else "built"]
+         _nominal(stage), "from the cache" if stage.get("cached") else "built"]
         for seed, about in seeds.items() for stage in about.get("stages") or []
     ]  # fmt: skip
     if not rows:
@@ -124,6 +112,12 @@ def _stages(facts: Mapping[str, Any]) -> list[Block]:
     ]
     folded = f"All {len(rows)} stages of {len(seeds)} data seeds" if len(seeds) > MANY_DATA_SEEDS else ""
     return [table(heads, rows, caption, "Preparation", folded)]
+
+
+def _nominal(stage: Mapping[str, Any]) -> Cell:
+    """A base model that comes with the task is counted for no arm, nor is a judge."""
+    flops, counted = float(stage.get("flops", math.nan)), stage.get("name") != "judge model"
+    return Cell(fmt.compact(flops) if flops else fmt.MISSING, "" if flops and counted else "in no arm's cost")
 
 
 def runs(view: Evaluations) -> Section:
@@ -174,7 +168,7 @@ def configuration(comparison: ReportInput) -> Section:
     blocks: list[Block] = [
         Text("This command repeats the comparison:"),
         Code(commands.repeat(comparison), "sh"),
-        Code(_yaml(comparison.settings), "yaml", "The whole resolved configuration (experiment.yaml)"),
+        _resolved(comparison),
     ]
     # An algorithm's own are under `hyperparameters` above; of a variant only what it names is there.
     variants, arms = comparison.settings.get("variants") or {}, comparison.facts.get("arms") or {}
@@ -192,6 +186,26 @@ def configuration(comparison: ReportInput) -> Section:
     )
 
 
+def _resolved(comparison: ReportInput) -> Code:
+    """experiment.yaml but for what nothing reads here: it would be taken for what was done."""
+    settings, arms = comparison.settings, (comparison.facts.get("arms") or {}).values()
+    own = settings.get("task") == "reviews"  # it has data and a reward model of its own
+    drawn = not settings.get("pairs") and (not arms or any(arm.get("source") == "pairs" for arm in arms))
+    idle = {
+        **dict.fromkeys(("test_prompts", "columns", "on_bad_row"), own),
+        **dict.fromkeys(("sampled_pairs", "label_scale"), own or not drawn),
+        "reward_model": own or bool(settings.get("reward")),
+        "lora_settings": not settings.get("lora"),
+        **dict.fromkeys(("tune_seeds", "search"), not settings.get("tune")),
+    }
+    left_out = [name for name in settings if idle.get(name)]
+    text = _yaml({name: value for name, value in settings.items() if name not in left_out})
+    if not left_out:
+        return Code(text, "yaml", "The whole resolved configuration (experiment.yaml)")
+    told = f"# Left out, as nothing in this comparison uses it: {', '.join(left_out)}"
+    return Code(f"{text}\n{told}", "yaml", "The resolved configuration (experiment.yaml)")
+
+
 def _earlier(session: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
     """What is told of a session before the last one."""
     when = " to ".join(str(session[name]) for name in ("started", "finished") if session.get(name))
@@ -204,15 +218,15 @@ def _earlier(session: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
 
 
 def definitions(view: Evaluations) -> Section:
-    """The glossary's entries of the metrics in this report."""
+    """The glossary's entries of the metrics in this report, and words of the trade."""
     shown = [METRICS[name] for name in METRICS if name in view.metrics]
     rows = [
         [metric.name, metric.label, metric.unit, metric.better or fmt.MISSING, metric.definition]
         for metric in shown
     ]
-    return Section(
-        "definitions", "Definitions", (table(["name", "label", "unit", "better", "meaning"], rows),)
-    )
+    metrics = table(["name", "label", "unit", "better", "meaning"], rows)
+    words = table(["word", "meaning"], [list(each) for each in TERMS.items()])
+    return Section("definitions", "Definitions", (metrics, words))
 
 
 def _yaml(value: Any) -> str:

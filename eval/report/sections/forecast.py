@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 from eval import format as fmt
 from eval import stats
@@ -13,26 +14,29 @@ from eval.report.caveats import conditions
 from eval.report.inputs import JUDGE, ReportInput
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.objectives import leading
+from eval.report.numbers.pairs import Pair
 from eval.report.numbers.standings import Standing, Standings
 from eval.report.sections import claims
 
 MOST_SEEDS = 100  # what takes more than this many seeds to see is a small difference
 SEEDS_TO_BEGIN_WITH = 5  # fewer give neither a useful interval nor a useful guess at how many would
 MIN_SEEDS_TO_FORECAST = 3
+TRAINING = "cost/train_seconds"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What it would take to know more: in words, and the number of seeds to go on to, where there is one."""
+    """What it would take to know more: in words, and the number of seeds to go on to, where there is one. unforecast: of
+    what no number is given, and why."""
 
     words: str = ""
     seeds: int | None = None
+    unforecast: str = ""
 
     def sentences(self, comparison: ReportInput) -> list[str]:
         """The words, with the command where a number is proposed; none where there is nothing to say."""
-        if self.seeds is None:
-            return [self.words] if self.words else []
-        return [f"{self.words}: {commands.resume(comparison, self.seeds)}"]
+        command = "" if self.seeds is None else f": {commands.resume(comparison, self.seeds)}"
+        return [sentence for sentence in (self.unforecast, f"{self.words}{command}") if sentence]
 
 
 def proposal(comparison: ReportInput, view: Evaluations, found: Standings) -> Proposal:
@@ -68,24 +72,93 @@ def _more_seeds(view: Evaluations, lead: Standing) -> Proposal:
     ]
     if not level:
         return _first_seeds(view)
+    left = {pair.rival(leader): seeds for pair in level if (seeds := _left(pair))}
+    steady = [pair for pair in level if pair.rival(leader) not in left]
     asked = view.runs["seed"].nunique()
+    wanted = _wanted(lead, leader, steady, asked)
+    beyond = [pair.rival(leader) for pair in steady if pair.rival(leader) not in wanted]
+    which = f" to tell {leader} from {fmt.listing(list(left))}" if steady else ""
+    aside = _unforecast(_by_arm(left.values()), which) if left else ""
+    first = _beyond(leader, beyond) if beyond else ""
+    if not wanted:
+        return Proposal(first, unforecast=aside)
+    count = max(wanted.values())
+    told = f"{'it' if beyond else leader} from {fmt.listing(list(wanted))}"
+    notes = [
+        *_price(view, count - asked),
+        f"a rough forecast from {claims.seeds([pair.difference.n for pair in steady])}",
+        "testing again after adding seeds makes false claims about twice as likely",
+    ]
+    asking = f"About {count} seeds would likely tell {told} ({'; '.join(notes)})"
+    return Proposal(f"{first} {asking}".lstrip(), count, aside)
+
+
+def _wanted(lead: Standing, leader: str, pairs: Sequence[Pair], asked: int) -> dict[str, int]:
+    """Rival → number of seeds to go on to, of the `asked` for so far; those left out that would take too many."""
     wanted: dict[str, int] = {}
-    for pair in level:
+    for pair in pairs:
         needed = stats.seeds_needed(pair.differences, max(lead.family, 1), most=MOST_SEEDS)
         if needed is not None:  # a seed that failed here does not count, so as many more are asked for
             wanted[pair.rival(leader)] = needed + asked - pair.difference.n
-    beyond = [pair.rival(leader) for pair in level if pair.rival(leader) not in wanted]
-    if not wanted:
-        return Proposal(_beyond(leader, beyond))
-    first = f"{_beyond(leader, beyond)} " if beyond else ""
-    told = f"{'it' if beyond else leader} from {fmt.listing(list(wanted))}"
-    measured = claims.seeds([pair.difference.n for pair in level])
-    count = max(wanted.values())
-    return Proposal(
-        f"{first}About {count} seeds would likely tell {told} (a rough forecast from {measured}; testing again "
-        "after adding seeds makes false claims about twice as likely)",
-        count,
+    return wanted
+
+
+def _left(pair: Pair) -> dict[str, set[int]]:
+    """Arm → its seeds far from its others, by which the differences of the pair are far from each other.
+
+    The forecast takes differences for Gaussian. Where one seed makes nearly all of their spread it would say how many
+    seeds drown that one out, and nothing of how often such a seed comes up.
+    """
+    seeds = list(pair.of_first)
+    own = {pair.first: list(pair.of_first.values()), pair.second: [pair.of_second[seed] for seed in seeds]}
+    found: dict[str, set[int]] = {}
+    for index in stats.outlying(pair.differences):
+        arm = max(own, key=lambda arm: abs(own[arm][index] - median(own[arm])))
+        if index in stats.outlying(own[arm]):
+            found.setdefault(arm, set()).add(seeds[index])
+    return found
+
+
+def _by_arm(left: Iterable[Mapping[str, set[int]]]) -> dict[str, set[int]]:
+    """The same of several pairs together."""
+    found: dict[str, set[int]] = {}
+    for of_pair in left:
+        for arm, seeds in of_pair.items():
+            found.setdefault(arm, set()).update(seeds)
+    return found
+
+
+def _unforecast(left: Mapping[str, set[int]], which: str = "") -> str:
+    """Why there is no number of seeds, for `which` question, and what to do instead."""
+    counts = {arm: len(seeds) for arm, seeds in left.items()}
+    who = fmt.listing([f"{'one' if n == 1 else n} seed{'s' * (n > 1)} of {arm}" for arm, n in counts.items()])
+    lies, it = ("lies", "it") if sum(counts.values()) == 1 else ("lie", "they")
+    others = "the others" if len(counts) == 1 else "the others of their arm"
+    return (
+        f"{who[0].upper()}{who[1:]} {lies} far from {others}, so no number of seeds is forecast{which}. Look first at why "
+        f"{it} left (docs/choosing.md names the signs); a smaller learning rate may settle more than seeds."
     )
+
+
+def _price(view: Evaluations, more: int) -> list[str]:
+    """What so many more seeds of every arm take to train, by what a run of each took; nothing where that is not known."""
+    seconds = [list(view.at_end(arm, TRAINING).values()) for arm in view.arms]
+    if not all(seconds):
+        return []
+    which = " of each arm" if len(seconds) > 1 else ""
+    return [f"{more} more{which}, {_roughly(more * sum(map(fmean, seconds)))} of training on one worker here"]
+
+
+def _roughly(seconds: float) -> str:
+    """In the unit that one would say it in: "about 21 minutes", "about 3 hours", "about 5 days"."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "less than a minute"
+    hours = minutes / 60
+    count, unit = (
+        (minutes, "minute") if hours < 1.5 else (hours, "hour") if hours < 48 else (hours / 24, "day")
+    )
+    return f"about {fmt.counted(round(count), unit)}"
 
 
 def _beyond(leader: str, rivals: Sequence[str]) -> str:
@@ -113,11 +186,15 @@ def _more_for_one(comparison: ReportInput, view: Evaluations, arm: str) -> Propo
         value - view.base[JUDGE] - mean + math.copysign(left, mean)
         for value in view.at_end(arm, JUDGE).values()
     ]
+    if outlying := stats.outlying(values):
+        return Proposal(unforecast=_unforecast({arm: set(outlying)}))
     needed = stats.seeds_needed(values, most=MOST_SEEDS)
     if needed is None:
         return Proposal(f"To tell it from the base would take more than {MOST_SEEDS} seeds.")
-    count = needed + view.runs["seed"].nunique() - gain.seeds.n  # those that failed are asked for again
-    return Proposal(f"About {count} seeds would likely tell it from the base", count)
+    more = needed - gain.seeds.n  # those that failed are asked for again
+    count = view.runs["seed"].nunique() + more
+    price = "".join(f" ({each})" for each in _price(view, more))
+    return Proposal(f"About {count} seeds would likely tell it from the base{price}", count)
 
 
 def _first_seeds(view: Evaluations) -> Proposal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from eval import format as fmt
 from eval.frontier.estimate import total_probability
@@ -14,14 +13,15 @@ from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Secti
 from eval.report.figures import axes, theme
 from eval.report.figures import kl as kl_figures
 from eval.report.figures.theme import Style
-from eval.report.inputs import JUDGE, KL, PROXY, ReportInput
+from eval.report.inputs import BASE, JUDGE, KL, PROXY, ReportInput
 from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.reachable import ArmPoint, Reachable, is_plain, objective_beta, unscored
+from eval.report.sections import reached
+from eval.report.sections.reached import Best
 
 ANCHOR = "frontier"
 MANY_ARMS = 6  # the second of two long tables is folded
-Best = Mapping[str, Reachable]
 
 
 def section(comparison: ReportInput, view: Evaluations, look: dict[str, Style], best: Best) -> Section:
@@ -34,34 +34,11 @@ def section(comparison: ReportInput, view: Evaluations, look: dict[str, Style], 
         blocks += [_table(comparison, reachable) for reachable in best.values()]
         if PROXY not in best:
             blocks.append(Text(_judge_alone(comparison), label=f"No frontier of the {fmt.label(PROXY)}"))
+        if untrained := reached.best_of_n(best):
+            blocks.append(Text(f"{untrained} {_HOW_UNTRAINED}", label="Best of N"))
         blocks.append(Text(_how(comparison)))
         return Section(ANCHOR, "How close to the best possible", tuple(blocks))
     return Section(ANCHOR, "Reward against KL", (*blocks, Text(_absent(comparison), label="No frontier")))
-
-
-def sentences(best: Best) -> list[str]:
-    """What the frontier adds to the verdict: how much of the reachable gain each arm has."""
-    found = best.get(PROXY)
-    if found is None or not found.arms:
-        return []
-    known = [arm for arm in found.arms if math.isfinite(found.share(arm))]  # none that hardly left the base
-    if not known:
-        return []
-    shown = fmt.listing([f"{arm} {share_text(found, arm)}" for arm in known], 6)
-    prompts = found.arms[known[0]].left.n
-    where = "one prompt" if prompts == 1 else f"{prompts} prompts"
-    gain = f"Of the gain in {fmt.label(PROXY)} that is possible at the same KL"
-    if len(known) == 1:
-        share = share_text(found, known[0])
-        reaches = "has none: it ends below the base" if share == BELOW else f"reaches {share}"
-        return [
-            f"{gain}, the sampled policy of {known[0]} {reaches} (one seed on {where}; another, or other prompts, would give "
-            "another share)."
-        ]
-    return [
-        f"{gain}, each arm's sampled policy reaches: {shown} (one seed each on {where}; other seeds or prompts would give "
-        "other shares, so this does not rank the arms)."
-    ]
 
 
 def caveats(comparison: ReportInput, view: Evaluations, best: Best) -> list[str]:
@@ -145,19 +122,6 @@ def _pictures(view: Evaluations, look: dict[str, Style], best: Best) -> list[Pic
     return [overview, paths]
 
 
-BELOW = "below the base"
-
-
-def share_text(best: Reachable, arm: str, digits: int = 0) -> str:
-    """The share of the possible gain as a reader wants it: beyond the solid part a bound, of a loss no share."""
-    share, point = best.share(arm), best.arms[arm]
-    if math.isnan(share):
-        return fmt.MISSING
-    if point.reward < best.base:
-        return BELOW
-    return f"{'' if point.inside else 'at least '}{100 * share:.{digits}f}%"
-
-
 def _table(comparison: ReportInput, best: Reachable) -> Table:
     beta = objective_beta(comparison)
     heads: Heads = [
@@ -167,26 +131,25 @@ def _table(comparison: ReportInput, best: Reachable) -> Table:
     if beta is not None:
         heads += [Column(f"objective at β = {beta:g}"), Column(f"regret at β = {beta:g}", "95% interval")]
     decimals = fmt.reward_decimals([best.base, *(point.reward for point in best.arms.values())])
-    rows: list[Row] = []
+    base: Row = [Cell(BASE, arm=BASE), fmt.number(0, 2), fmt.number(best.base, decimals)]
+    rows: list[Row] = [[*base, *[fmt.MISSING] * (len(heads) - len(base))]]
     for arm, point in best.arms.items():
         rows.append([
             Cell(arm, arm=arm), fmt.number(point.kl, 2), fmt.number(point.reward, decimals), _left(point, decimals),
-            share_text(best, arm), *_at_beta(point, beta, decimals),
+            reached.share_text(best, arm), *_at_beta(point, beta, decimals),
         ])  # fmt: skip
     prompts = best.curve.kl_BP.shape[1]
     where = "1 test prompt" if prompts == 1 else f"each of {prompts} test prompts"
-    caption = f"One policy per arm ({_which(best)}), many responses to {where}."
+    caption = f"One policy per arm ({reached.which(best, best.arms)}), many responses to {where}."
     heading = f"Against the frontier of {fmt.label(best.metric)}"
-    many = len(rows) > MANY_ARMS and best.metric == JUDGE
+    many = len(best.arms) > MANY_ARMS and best.metric == JUDGE
     return table(heads, rows, caption, heading, "The same for the judge" if many else "")
 
 
-def _which(best: Reachable) -> str:
-    """ "seed 0", or each arm's own where they differ."""
-    seeds = {arm: point.seed for arm, point in best.arms.items()}
-    if len(set(seeds.values())) == 1:
-        return f"seed {next(iter(seeds.values()))}"
-    return fmt.listing([f"{arm} seed {seed}" for arm, seed in seeds.items()], 14)
+_HOW_UNTRAINED = (
+    "All subsets of N of the base's samples count alike; an arm is told apart where the 95% interval of the difference over these "
+    "prompts leaves out 0."
+)
 
 
 def _left(point: ArmPoint, decimals: int) -> Cell:
@@ -219,7 +182,8 @@ def _how(comparison: ReportInput) -> str:
         f"prompts. {objective} "
         "The frontier is that of π* ∝ π_ref·e^(r/β) over all β, estimated by importance sampling from the answers of all policies "
         f"together (per prompt: {drawn}). It is solid where the effective sample size is at least 50 for 90% of the prompts, "
-        "dashed where it is at least 10."
+        "dashed where it is at least 10. The base's reward is estimated from the same answers; elsewhere in the "
+        "report it is the mean over the evaluation's responses, so the two differ."
     )
     evaluated = evaluated_prompts(comparison)
     if evaluated > pool.logps_KPM.shape[1]:

@@ -12,7 +12,7 @@ from eval.report.document import Block, Code, Section, Text
 from eval.report.inputs import JUDGE, ReportInput
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.standings import Standing, Standings
-from eval.report.sections import forecast
+from eval.report.sections import claims, forecast
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,7 +78,9 @@ def _reservations(comparison: ReportInput, view: Evaluations, end: Standing) -> 
         said.append(f"it ended below the untouched base{where}")
     elif JUDGE in view.base and not gain.excludes_zero:
         level.append("the untouched base")
-    said += [f"it is not told apart from {fmt.listing(level, link='or')}"] if level else []
+    contrary = claims.above_it(arm, end.of(arm))
+    also = f" ({contrary})" if contrary else ""
+    said += [f"it is not told apart from {fmt.listing(level, link='or')}{also}"] if level else []
     said += [f"on the seeds of both it is below {fmt.listing(above)}"] if above else []
     return [*said, *_diverged(view, arm)]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from eval import format as fmt
-from eval.frontier.overoptimization import Fit, Trend, fit
+from eval.frontier.overoptimization import NEARLY_ALL, Fit, Trend, came_back, fit
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.figures import axes
 from eval.report.figures import kl as kl_figures
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 Look = dict[str, Style]
 Fits = dict[str, dict[int, Fit]]
-"""Arm → seed → fit; seeds whose path has too few points or hardly leaves the base are left out."""
+"""Arm → seed → fit; seeds whose path has too few points, hardly leaves the base or came back are left out."""
+BACK = "came back: its KL fell again, so there is no curve in KL"
 FEW, NEAR = "too few evaluations at distinct KL to fit", f"no evaluation at {MIN_KL} nats or more"
 """Why a finished run has no fit."""
-TRENDS: dict[Trend, str] = {"rising": "still rising", "falling": "falling", "neither": "no peak"}
+TRENDS: dict[Trend, str] = {
+    "rising": "with no peak up to the largest KL", "falling": "falling", "neither": "rising again, below the base",
+}  # fmt: skip
 
 
 def section(view: Evaluations, look: Look) -> Section:
@@ -52,13 +55,13 @@ def section(view: Evaluations, look: Look) -> Section:
 
 
 def fits(paths: DataFrame, base: Mapping[str, float], metric: str) -> Fits:
-    """R(d) = d·(α − β·log d), d = √KL, of each finished seed's path that went MIN_KL far: nearer to the base no two policies
-    differ by much, and what moves there is noise."""
+    """R(d) = d·(a − b·log d), d = √KL, of each finished seed's path that went MIN_KL far and did not come back: nearer to
+    the base no two policies differ by much, and what moves there is noise."""
     found: Fits = {}
     if KL not in paths.columns or metric not in paths.columns or metric not in base:
         return found
     for arm, seed, rows in _finished(paths):
-        fitted = None if _near(rows) else fit(rows[KL].to_numpy(), rows[metric].to_numpy() - base[metric])
+        fitted = None if _why_not(rows) else fit(rows[KL].to_numpy(), rows[metric].to_numpy() - base[metric])
         if fitted is not None:
             found.setdefault(arm, {})[seed] = fitted
     return found
@@ -71,22 +74,20 @@ def _finished(paths: DataFrame) -> Iterator[tuple[str, int, DataFrame]]:
         yield str(arm), int(seed), done[(done["arm"] == arm) & (done["seed"] == seed)]
 
 
-def _near(rows: DataFrame) -> bool:
-    """Whether a run never went MIN_KL from the base."""
-    return bool(rows[KL].max() < MIN_KL)
+def _why_not(rows: DataFrame) -> str:
+    """Why a run's path is not fitted, however many evaluations it has; empty where it may be."""
+    if rows[KL].max() < MIN_KL:
+        return NEAR
+    return BACK if came_back(rows.sort_values("point")[KL]) else ""
 
 
 def _fitted(view: Evaluations, look: Look) -> list[Block]:
     by_metric = {metric: found for metric in (JUDGE, PROXY) if (found := fits(view.paths, view.base, metric))}
     if JUDGE not in by_metric:
-        few = (
-            f"No finished run was evaluated at three distances from the base or more and went {MIN_KL} nats far, so Gao et al.'s "
-            "curve was not fitted."
-        )
-        return [Text(few)]
+        return [Text(_unfitted(view))]
     caption = (
-        "Gain over the base against the distance √KL, with the curve d·(α − β·log d), d = √KL, that Gao et al. (2023) found for "
-        f"RL, fitted to each seed's evaluations (small markers). A tick at the top is the KL where a seed's fitted judge "
+        "Gain over the base against the distance √KL, with the curve d·(a − b·log d), d = √KL, that Gao et al. (2023) found for "
+        f"RL, fitted to the evaluations (small markers) of each seed whose KL did not fall again. A tick at the top is the KL where a seed's fitted judge "
         f"reward peaks, where it lies on its path. Curves that explain less than half of a seed's variation (R² below 0.5) are "
         f"not drawn.{axes.others(look)}"
     )
@@ -97,33 +98,44 @@ def _fitted(view: Evaluations, look: Look) -> list[Block]:
     return [picture, _table(by_metric[JUDGE], view)]
 
 
+def _unfitted(view: Evaluations) -> str:
+    """Why there is no curve at all."""
+    if KL not in view.metrics or not view.paths["finished"].any():
+        return "No run with KL to the reference reached its end, so Gao et al.'s curve was not fitted."
+    reasons = Counter(_why_not(rows) or FEW for _, _, rows in _finished(view.paths))
+    back = " Where KL falls again, the judge is no function of KL." if BACK in reasons else ""
+    return f"Gao et al.'s curve was not fitted to any run: {'; '.join(_counted(reasons))}.{back}"
+
+
 def _table(found: Fits, view: Evaluations) -> Table:
     """Every arm with its fits, and how many of its seeds have none and why."""
     unfitted: dict[str, Counter[str]] = {arm: Counter() for arm in view.arms}
     for arm, seed, rows in _finished(view.paths):
         if seed not in found.get(arm, {}):
-            unfitted[arm][NEAR if _near(rows) else FEW] += 1
+            unfitted[arm][_why_not(rows) or FEW] += 1
     decimals = view.judge_decimals
     rows_ = [
         _row(arm, list(found.get(arm, {}).values()), without, decimals) for arm, without in unfitted.items()
     ]
     heads: Heads = [
-        "arm", Column("seeds", "fitted"), Column("α", "95% interval"), Column("β", "95% interval"), Column("R²", "lowest"),
+        "arm", Column("seeds", "fitted"), Column("a", "95% interval"), Column("b", "95% interval"), Column("R²", "lowest"),
         Column("KL where the judge peaks", "nats, by seed", numeric=False),
     ]  # fmt: skip
     caption = (
-        "One fit of the judge's gain per seed; α and β are means with Student's t intervals over seeds. A seed whose fitted peak "
-        "is not on its path is counted by where the curve goes at the largest KL: “still rising” (and above the base), "
-        "“falling”, or “no peak” (neither). “Before the first evaluation”: the peak cannot be placed. “Poorly fitted”: R² below "
-        "0.5. “Without change”: the same judge reward throughout. Nothing is fitted to fewer than three distinct KL, nor where "
-        f"all are below {MIN_KL} nats."
+        "One fit of the judge's gain, d·(a − b·log d), per seed; a and b are means with Student's t intervals over seeds. A seed "
+        "whose fitted peak is not on its path is counted by where the curve goes at its largest KL: “no peak up to the largest "
+        "KL” (it rises, above the base), “falling”, or “rising again, below the base”. “Before the first evaluation”: the peak "
+        "cannot be placed. “Came back”: its KL fell again and ended below "
+        f"{NEARLY_ALL} of its largest, so the judge is no function of KL and nothing is fitted. “Poorly fitted”: R² below 0.5. "
+        "“Without change”: the same judge reward throughout. Nothing is fitted to fewer than three distinct KL, nor where all "
+        f"are below {MIN_KL} nats."
     )
     return table(heads, rows_, caption, "Where the judge peaks")
 
 
 def _row(arm: str, own: list[Fit], without: Counter[str], decimals: int) -> Row:
     seeds = len(own) + without.total()
-    columns = [mean_interval([each.alpha for each in own]), mean_interval([each.beta for each in own])]
+    columns = [mean_interval([each.a for each in own]), mean_interval([each.b for each in own])]
     r_squared = min((each.r_squared for each in own if not math.isnan(each.r_squared)), default=math.nan)
     return [
         Cell(arm, arm=arm), str(seeds) if len(own) == seeds else f"{len(own)} of {seeds}",
@@ -139,7 +151,11 @@ def _told(own: list[Fit], without: Counter[str]) -> str:
         return "no finished run"
     if not own and len(without) == 1:
         return next(iter(without))
-    return "; ".join([*_peaks(own), *(f"{count} with {why}" for why, count in without.items())])
+    return "; ".join([*_peaks(own), *_counted(without)])
+
+
+def _counted(reasons: Counter[str]) -> list[str]:
+    return [f"{count} {'came back' if why == BACK else f'with {why}'}" for why, count in reasons.items()]
 
 
 def _peaks(own: list[Fit]) -> list[str]:

@@ -30,12 +30,17 @@ def at_a_glance(view: Evaluations) -> list[Table]:
     return [_metric_table(view, metrics, _HOW, "", arms=[*ranked, BASE])] if ranked else []
 
 
+def _how(view: Evaluations) -> str:
+    """What a table further down has: said once, under the verdict's table where there is one."""
+    return "Means and ± are as in the verdict's table." if tables.ranking(view) else _HOW
+
+
 def cost(comparison: ReportInput, view: Evaluations) -> Section:
     """What every arm spent, on training alone and in all; and what the comparison itself had scored."""
     caption = (
         "Training cost counts the run alone; total cost adds what the arm needs before it. Evaluation is not counted. "
-        + _HOW
-        + reference_pass(comparison, view)
+        + _how(view)
+        + _reference_pass(comparison, view)
     )
     first = [(Column("runs", "finished"), _finished), (Column("budget", "used"), _budget_used)]
     metrics = [m for m in tables.COSTS if m in view.metrics]
@@ -68,7 +73,7 @@ def _span(costs: Sequence[float]) -> str:
     return fmt.span([fmt.compact(cost) for cost in sorted(costs)])
 
 
-def reference_pass(comparison: ReportInput, view: Evaluations) -> str:
+def _reference_pass(comparison: ReportInput, view: Evaluations) -> str:
     """What a caption adds where arms learn from recorded pairs, of which only the first run has the whole time; where each
     seed has pairs of its own, the first of each."""
     told: Mapping[str, Any] = comparison.facts.get("arms") or {}
@@ -99,7 +104,7 @@ def ends(comparison: ReportInput, view: Evaluations) -> Section:
     outcomes = [m for m in tables.OUTCOMES if m in view.metrics]
     further = [m for m in view.metrics if m not in tables.OUTCOMES and m not in tables.COSTS]
     blocks = _filled(
-        _metric_table(view, outcomes, _HOW, "Outcomes"),
+        _metric_table(view, outcomes, _how(view), "Outcomes"),
         _metric_table(view, further, "", "Further metrics"),
         _judge_by_seed(comparison, view),
     )
@@ -128,7 +133,26 @@ def _metric_table(
         shown = [*(say(own) for _, say in first), *(Cell(*column[index]) for column in columns)]
         rows.append([Cell(arm, arm=arm), *shown])
     heads = [*(column for column, _ in first), *(Column(fmt.label(m), fmt.shown_unit(m)) for m in metrics)]
+    caption = " ".join(filter(None, [caption, _beyond(view, arms, metrics)]))
     return table(["arm", *heads], rows, caption, heading)
+
+
+def _beyond(view: Evaluations, arms: Sequence[str], metrics: Sequence[str]) -> str:
+    """Which intervals reach, by more than a hundredth of their mean, where the metric cannot be: Student's t knows no bounds."""
+
+    def leaves(arm: str, metric: str) -> bool:
+        found, (least, most) = tables.at_end(view, arm, metric), fmt.bounds(metric)
+        excess = max(least - found.low, found.high - most) if found.has_interval else 0.0
+        return excess > 0.01 * abs(found.mean)
+
+    known = [arm for arm in arms if any(leaves(arm, metric) for metric in metrics)]
+    if not known:
+        return ""
+    many = len(known) > 1
+    return (
+        f"± of {fmt.listing(known)} leaves what the metric can be, because {'their' if many else 'its'} seeds lie far apart: "
+        "see every seed."
+    )
 
 
 def _finished(runs: DataFrame) -> Cell:

@@ -26,7 +26,7 @@ def _how(told: Mapping[str, Any]) -> str:
     seeds = [f"{seed:,}" for seed in told["seeds"]]
     spent = [tried for about in told["arms"].values() for tried in about["tries"]]
     return (
-        f"Before the comparison every arm got the same: {told['tries']} tries, each with a budget of {told['budget']} a run and "
+        f"Before the comparison every arm got the same: {told['tries']} tries, each with a budget of {fmt.in_powers(str(told['budget']))} a run and "
         f"the training seed{'s' * (len(seeds) > 1)} {fmt.listing(seeds)}. A try is measured by {fmt.label(told['objective'])} on "
         f"{told['prompts']} validation prompts. The first is the setting that the arm began with; the best one, of equal ones "
         "the earliest, is what the comparison ran. No run of the comparison has these seeds or is judged on these prompts. "

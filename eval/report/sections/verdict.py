@@ -13,13 +13,14 @@ from eval.report.numbers import objectives, tables
 from eval.report.numbers.frames import Evaluations, evaluations
 from eval.report.numbers.reachable import Reachable, reachable
 from eval.report.numbers.standings import Standing, Standings, standings
-from eval.report.sections import claims, forecast, frontier, summary
+from eval.report.sections import claims, forecast, frontier, in_short, reached, summary
 
 
 @dataclass(frozen=True)
 class Told:
-    """The verdict's sentences, and what to know before relying on them."""
+    """The verdict in one line, where it can be said so, in sentences, and what to know before relying on them."""
 
+    short: str
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -35,7 +36,9 @@ def section(
 ) -> Section:
     """The verdict, what its intervals hold for, and what to know before relying on it."""
     told = _told(comparison, view, found, best)
-    blocks: list[Block] = [*summary.at_a_glance(view), Bullets(told.sentences)]
+    blocks: list[Block] = [*summary.at_a_glance(view)]
+    blocks += [Text(told.short, label="In short")] if told.short else []
+    blocks.append(Bullets(told.sentences))
     if held := conditions.sentence(comparison, found):
         blocks.append(Text(held, label="What the intervals hold for"))
     if told.warnings:
@@ -48,10 +51,18 @@ def _told(
 ) -> Told:
     warnings = [
         *collected.all_of(comparison, view),
-        *runs.rough_readings(found),
+        *runs.rough_readings(view, found),
         *frontier.caveats(comparison, view, best),
     ]
-    return Told((*_compose(comparison, view, found), *frontier.sentences(best)), tuple(warnings))
+    sentences = (*_compose(comparison, view, found), *reached.sentences(best))
+    return Told(_short(comparison, found), sentences, tuple(warnings))
+
+
+def _short(comparison: ReportInput, found: Standings) -> str:
+    if not found.end.ranking or forecast.single(found):
+        return ""
+    lead = objectives.leading(comparison, found)
+    return in_short.line(lead, [other for other in (found.end, found.cost) if other is not lead])
 
 
 def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> list[str]:
@@ -81,25 +92,28 @@ def _arms(comparison: ReportInput, view: Evaluations, found: Standings, lead: St
     if lead is found.end:
         return [first + _warning(reason, ends), *rest]
     if ends and rest:
-        rest[-1] += f" The {ends}."
+        rest[-1] += f" The arms end at {ends} from the base."
     return [f"{first} This comparison comes first because {reason}.", *rest]
 
 
 def _warning(reason: str, ends: str) -> str:
     """Own ends that are not on equal terms, and where they lie; empty without a reason."""
-    return f" But {reason}{f', and the {ends}' if ends else ''}." if reason else ""
+    lie = f", and the ends lie at {ends} from the base" if ends else ""
+    return f" These ends are not on equal terms: {reason}{lie}." if reason else ""
 
 
 def _end_kls(view: Evaluations) -> str:
-    """ "ends lie at different KL: dpo 1.5, ppo 2.1 and reinforce 2.3 nats", where it was measured and they do; of many
-    arms the least and the greatest."""
+    """ "1.5 (dpo), 2.1 (ppo) and 2.3 nats (reinforce)", where the arms end at different KL and it was measured; of many the
+    least and the greatest."""
     kls = {arm: estimate.mean for arm in view.arms if (estimate := tables.at_end(view, arm, KL)).n}
     decimals = 1 if max(kls.values(), default=1) >= 1 else 3
-    shown = [f"{arm} {fmt.number(kls[arm], decimals)}" for arm in sorted(kls, key=kls.__getitem__)]
+    ordered = sorted(kls, key=kls.__getitem__)
     if len({fmt.number(kl, decimals) for kl in kls.values()}) < 2:
         return ""
-    told = f"{shown[0]} to {shown[-1]}" if len(shown) > objectives.MANY_ARMS else fmt.listing(shown)
-    return f"arms end at different KL: {told} nats"
+    many = len(ordered) > objectives.MANY_ARMS
+    named = [ordered[0], ordered[-1]] if many else ordered
+    shown = [f"{fmt.number(kls[arm], decimals)}{' nats' * (arm == named[-1])} ({arm})" for arm in named]
+    return " to ".join(shown) if many else fmt.listing(shown, limit=objectives.MANY_ARMS)
 
 
 def _one_seed(comparison: ReportInput, view: Evaluations, ranked: Sequence[str]) -> list[str]:

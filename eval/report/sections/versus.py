@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from eval import format as fmt
 from eval import stats
@@ -11,7 +12,9 @@ from eval.report.figures import outcomes as figures
 from eval.report.inputs import BASE, JUDGE
 from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
-from eval.report.numbers.standings import MIN_KL, Pair, Standing, Standings
+from eval.report.numbers.pairs import Pair
+from eval.report.numbers.standings import MIN_KL, Standing, Standings
+from eval.report.sections import places
 
 MANY_ARMS = 6  # tables that grow with the square of the arms are folded beyond
 SEVERAL_ARMS = 3  # beyond, only the leading comparison's pairs are open
@@ -25,10 +28,11 @@ def section(view: Evaluations, found: Standings, lead: Standing) -> Section:
     blocks: list[Block] = []
     if len(view.arms) > 1 and rates:
         caption = (
-            "Share of held-out prompts on which the judge prefers the response of the row's arm to that of the column's, "
-            "on the same prompts and seed, ties half; mean over seeds. Purple: preferred more often than not."
+            "Share of the row's responses to held-out prompts that the judge prefers to the column's, to the same prompt with the "
+            "same random numbers and seed, ties half; mean over seeds. Purple: preferred more often than not; grey, with ±: not "
+            "decided, as the 95% interval over seeds has 0.5 in it."
         )
-        figure = figures.win_rates(figures.matrix(rates, list(view.arms)))
+        figure = figures.win_rates(figures.matrix(rates, view.arms), figures.undecided(rates, view.arms))
         blocks += [
             Picture("win-rates", figure, caption, "Heat map of win rates between arms"),
             _win_table(view, rates),
@@ -70,8 +74,8 @@ def _comparisons(view: Evaluations, found: Standings, lead: Standing) -> list[Bl
 
 
 _HOW = (
-    "Arms are compared where training ended, at equal total cost, and at matched KL, with linear interpolation "
-    "between each arm's own evaluations. All differences are paired: the same seeds, the same prompts. An interval is Student's t for "
+    "Arms are compared where training ended, at equal total cost (on straight lines between an arm's own evaluations), and at "
+    "matched KL (on lines straight in √KL). All differences are paired: the same seeds, the same prompts. An interval is Student's t for "
     "its pair alone; p is the paired t-test's, corrected for all pairs of a table by Holm's method. Probability of improvement: that a "
     "run of the higher arm beats a run of the lower, over all pairs of seeds. Effect: the mean difference divided by the standard "
     "deviation of the paired differences (Hedges' g). “Not told apart” is not “equal”."
@@ -84,11 +88,17 @@ def _by_arm(found: Standings, decimals: int) -> Table:
     for arm in found.end.ranking:
         own = [list(standing.values.get(arm, {}).values()) for standing in (found.end, found.cost)]
         cells = [Cell(*fmt.with_width(stats.mean_interval(values), decimals)) for values in own]
-        rows.append([Cell(arm, arm=arm), *cells])
-    heads: Heads = ["arm", Column("at the end of training"), Column("at equal total cost")]
+        reading = found.cost.readings.get(arm)
+        rows.append([Cell(arm, arm=arm), *cells, _share(reading.spent if reading else math.nan)])
+    heads: Heads = [
+        "arm",
+        Column("at the end of training"),
+        Column("at equal total cost"),
+        Column("budget spent there"),
+    ]
     caption = (
         f"Mean over seeds, ± half the width of its 95% t interval. Equal total cost is {fmt.compact(found.cost.cost)} FLOPs, the most "
-        "that every finished run reached, preparation included."
+        "that every finished run reached, preparation included; the budget is of training alone."
     )
     return table(heads, rows, caption + _unprepared(found.cost), fmt.label(JUDGE).capitalize())
 
@@ -113,14 +123,14 @@ def _pair_table(standing: Standing, decimals: int, folded: bool) -> Table | Text
         Column("p", "Holm"),
         Column("probability of improvement"),
         Column("effect", "g"),
-        *([Column("KL", "nats")] if at_kl else []),
+        *([Column("KL", "nats"), Column("training done", "higher, lower")] if at_kl else []),
         Column("seeds"),
-        "at 5%",
+        "verdict at 5%",
     ]
     return table(
         heads,
         rows,
-        _caption(at_kl, any(pair.rough for pair in ordered)),
+        _caption(at_kl, [arm for pair in ordered for arm in pair.rough]),
         f"{title}: differences in {fmt.label(JUDGE)}",
         f"All {len(rows)} pairs, the clearest first" if folded else "",
     )
@@ -128,16 +138,21 @@ def _pair_table(standing: Standing, decimals: int, folded: bool) -> Table | Text
 
 def _pair_row(pair: Pair, decimals: int, at_kl: bool) -> Row:
     difference = Cell(*fmt.with_interval(pair.difference, decimals, signed=True))
+    trained = ", ".join(_share(pair.trained.get(arm, math.nan)) for arm in (pair.first, pair.second))
     return [
         Cell(pair.first, arm=pair.first), Cell(pair.second, arm=pair.second), difference, fmt.p_value(pair.p_holm),
         fmt.number(pair.improvement, 2), fmt.number(pair.effect, 1, signed=True),
-        *([fmt.number(pair.kl, 2)] if at_kl else []), str(pair.difference.n), _at_5(pair),
+        *([fmt.number(pair.kl, 2), trained] if at_kl else []), str(pair.difference.n), _at_5(pair),
     ]  # fmt: skip
+
+
+def _share(share: float) -> str:
+    return fmt.MISSING if math.isnan(share) else places.percent(share)
 
 
 def _at_5(pair: Pair) -> str:
     if pair.rough:
-        return f"rough: {fmt.listing(pair.rough)}"
+        return "not claimed"
     if pair.told_apart:
         return "told apart"
     if pair.difference.n == 1:
@@ -147,19 +162,21 @@ def _at_5(pair: Pair) -> str:
     return "not told apart" if pair.difference.has_interval else "no interval"
 
 
-def _caption(at_kl: bool, rough: bool) -> str:
+def _caption(at_kl: bool, rough: Sequence[str]) -> str:
     parts = []
     if at_kl:
         parts.append(
             "Each pair at the smallest KL at which one of their common runs ended, interpolated linearly in √KL between evaluations; if a "
-            "path crosses that KL more than once, the last crossing counts. An arm that ends farther from the base crosses it half "
-            "trained, so arms whose β lets them end at similar KL tell more."
+            "path crosses that KL more than once, the last crossing counts. An arm that ends farther from the base crosses it before "
+            "its training is done (“training done”, mean over seeds), so arms whose β lets them end at similar KL tell more."
         )
     if rough:
-        bent = ", or would be told apart on a line in KL and not in √KL, or the other way round"
+        bent = (
+            ", or where the pair would be told apart on a line in KL and not in √KL, or the other way round"
+        )
         parts.append(
-            "“Rough” names arms whose value was read between the base and their first evaluation, where a straight line is a "
-            f"guess{bent if at_kl else ''}: nothing is claimed of such a pair."
+            "An arm is read roughly where its value lies between the base and its first evaluation, where a straight line is a "
+            f"guess{bent if at_kl else ''}: nothing is claimed of such a pair. Read roughly here: {fmt.listing(list(dict.fromkeys(rough)))}."
         )
     return " ".join(parts)
 

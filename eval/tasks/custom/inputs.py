@@ -49,6 +49,13 @@ def require_inputs(experiment: Experiment) -> str:
             "prompts alone cannot be learned from; got no reward. Name one with --reward file.py:function, or "
             "give --pairs."
         )
+    chosen = experiment.device.removeprefix("cuda:")
+    if experiment.learns_reward and chosen not in (experiment.device, "0"):
+        # transformers' trainers take the first GPU that they see.
+        raise UserError(
+            f"a reward model is trained on the first GPU; got --device {experiment.device}. Set "
+            f"CUDA_VISIBLE_DEVICES={chosen} and leave out --device, or name --reward and --judge."
+        )
     return experiment.model
 
 

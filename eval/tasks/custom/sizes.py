@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from algos import UserError
 from algos.engine.errors import one_line
-from algos.engine.models.loading import read_config, read_tokenizer
+from algos.engine.models.loading import read_config, read_tokenizer, saved_adapter
 from algos.engine.text.tokens import encode_prompt
 from eval.data import Row, load_pairs, load_prompts, split_rows
 from eval.experiment import Experiment
@@ -39,6 +39,7 @@ def sizes(experiment: Experiment, quick: bool = False) -> Sizes:
         prompt_tokens=sum(some) / len(some),
         longest_prompt=max(some),
         response_tokens=float(experiment.sampling.max_new_tokens),
+        adapters=experiment.lora or saved_adapter(name) is not None,
         pairs=None if quick else _pairs(experiment, rows),
     )
 

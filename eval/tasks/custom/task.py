@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from algos import Policy, RewardModel
+from algos.engine.seeding import derive
 from algos.engine.text.template import render_pair
 from eval.data import Accounting
 from eval.experiment import Experiment
@@ -35,7 +36,7 @@ class _Builder:
         self.experiment, self.cache, self.data_seed = experiment, cache, data_seed
         model = require_inputs(experiment)
         self.stages: list[dict[str, Any]] = []
-        self.base = Policy.load(model, **experiment.loading)
+        self.base = Policy.load(model, reference=False, **experiment.loading)
         self.model = _place(model)
         if experiment.learns_reward:
             require_classifier(self.model)
@@ -83,7 +84,9 @@ class _Builder:
             return self._named(self.experiment.judge, "judge"), None
         if pairs:
             # The same for all: what runs and the base are measured by is no part of the data that is drawn anew.
-            scorer, learned = self._learn("judge model", pairs, self.experiment.data_seed)
+            # And from a head of its own: from the reward model's it would share the errors that it is there to show.
+            seed = derive(self.experiment.data_seed, "judge model") % 2**31
+            scorer, learned = self._learn("judge model", pairs, seed)
             self.notes.append(
                 f"No judge was given: responses are judged by a reward model trained on a disjoint half of the pairs (held-out accuracy {learned.facts['accuracy']:.2f})."
             )
@@ -105,7 +108,9 @@ class _Builder:
         """A reward model initialised from the base and trained on the pairs, centred on the base's responses."""
         experiment, rendered = self.experiment, _rendered(self.base, pairs)
         fit = Fit(
-            **asdict(experiment.reward_model), seed=seed, threads=experiment.threads_per_run, device=str(self.base.device)
+            **asdict(experiment.reward_model), seed=seed, threads=experiment.threads_per_run, device=str(self.base.device),
+            dtype=experiment.dtype, gradient_checkpointing=experiment.gradient_checkpointing,
+            micro_batch=experiment.micro_batch,
         )  # fmt: skip
         learned = learned_reward(
             self.cache, self.base, self.model, rendered, fit, stage=name,
@@ -130,7 +135,7 @@ class _Builder:
         assert experiment.reward is not None
         pairs, cost, built = sampled_pairs(
             self.cache, self.base, prompts, experiment.sampling, count=experiment.sampled_pairs, seed=self.data_seed,
-            reward=reward.open(self.base.device, experiment.reward_calls), scale=experiment.label_scale,
+            reward=reward.open(self.base.device, experiment.reward_calls, experiment.dtype), scale=experiment.label_scale,
             identity={"model": self.model_key, "reward": reward_key(experiment.reward)},
             truncate_prompts=experiment.truncate_prompts,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from algos import Policy, Sampling
+from algos import Policy, Sampling, UserError
 from eval.experiment import Experiment
 from eval.plan import Sizes
 from eval.stages.cache import ArtefactCache, content_hash
@@ -23,6 +23,7 @@ CENTRED_ON = 512
 def materials(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> Materials:
     """Built in well under a minute the first time, taken from the cache afterwards."""
     world, threads = Reviews(), experiment.threads_per_run
+    _require_room(world, experiment.sampling.max_new_tokens)
     built = world.base_model(cache, 0, threads)
     base = Policy.load(built.path, device="cpu")
     prompts, model = _rows(world.pair_prompts(data_seed)), content_hash(built.path)
@@ -49,7 +50,7 @@ def materials(experiment: Experiment, cache: ArtefactCache, data_seed: int) -> M
         judge=Scorer("gold", "reviews", "the gold reward of reviews"),
         pairs=pairs,
         heldout_pairs=(),
-        heldout_texts=world.texts("test", data_seed, 128),
+        heldout_texts=world.texts("test", experiment.data_seed, 128),
         # The judge's scores, which are labels, not calls of the reward that is trained on them.
         pairs_cost=replace(pairs_cost, reward_calls=0),
         reward_cost=proxy.cost,
@@ -64,9 +65,10 @@ def sizes(experiment: Experiment) -> Sizes:
     from transformers import AutoModelForCausalLM
 
     world = Reviews()
+    _require_room(world, experiment.sampling.max_new_tokens)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(world.model_config())
-    words = [len(prompt.split()) + 1 for prompt in world.prompts("train")]  # BOS and a token a word
+    words = _lengths(world.prompts("train"))
     parameters = sum(p.numel() for p in model.parameters())
     return Sizes(
         parameters=parameters,
@@ -76,8 +78,24 @@ def sizes(experiment: Experiment) -> Sizes:
         prompt_tokens=sum(words) / len(words),
         longest_prompt=max(words),
         response_tokens=experiment.sampling.max_new_tokens / 2,
+        adapters=experiment.lora,
         pairs=world.pairs,
     )
+
+
+def _require_room(world: Reviews, max_new_tokens: int) -> None:
+    """Raises UserError where a test prompt would not fit the base's positions, and so could not be evaluated."""
+    most = world.positions - max(_lengths(world.prompts("test")))
+    if max_new_tokens > most:
+        raise UserError(
+            f"the model of reviews has {world.positions} positions, {world.positions - most} of which its longest prompt takes; "
+            f"got {max_new_tokens} new tokens. Set --max-new-tokens {most} at most."
+        )
+
+
+def _lengths(prompts: Sequence[str]) -> list[int]:
+    """Tokens: BOS, and one a word."""
+    return [len(prompt.split()) + 1 for prompt in prompts]
 
 
 def _rows(prompts: Sequence[str]) -> list[dict[str, Any]]:
@@ -87,7 +105,7 @@ def _rows(prompts: Sequence[str]) -> list[dict[str, Any]]:
 def _facts(stages: list[dict[str, Any]], reward_model: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": "reviews",
-        "judge": "the gold reward of reviews",
+        "judge": "the gold reward of reviews, from 0 to 1",
         "judge_is_gold": True,
         "reward": "a reward model trained on pairs that the gold reward labelled with noise",
         "reward_model": reward_model,
