@@ -19,7 +19,7 @@ import pytest
 import torch
 from hub_world import FIRST, ROWS, SECOND, keep
 from lexicon_world import lexicon_world
-from small_world import SmallWorld, small_world
+from small_world import SmallWorld, sketch, small_world
 
 if TYPE_CHECKING:
     from report_world import World
@@ -101,14 +101,8 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are empty files, for tests of what comes before them: drawing would take most of the time."""
-    from eval.report.figures import theme
-
-    def empty(_: object, folder: Path, stem: str) -> None:
-        (folder / f"{stem}.svg").write_text("<svg/>", encoding="utf-8")
-        (folder / f"{stem}.png").write_bytes(b"")
-
-    monkeypatch.setattr(theme, "save", empty)
+    """Figures are empty files, for tests of what comes before them."""
+    sketch(monkeypatch)
 
 
 @pytest.fixture

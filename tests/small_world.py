@@ -112,5 +112,16 @@ def compared(arguments: list[str]) -> int:
         return main(arguments)
 
 
+def sketch(patch: pytest.MonkeyPatch) -> None:
+    """Figures are empty files, for tests of what comes before them: drawing would take most of the time."""
+    from eval.report.figures import theme
+
+    def empty(_: object, folder: Path, stem: str) -> None:
+        (folder / f"{stem}.svg").write_text("<svg/>", encoding="utf-8")
+        (folder / f"{stem}.png").write_bytes(b"")
+
+    patch.setattr(theme, "save", empty)
+
+
 def _write(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

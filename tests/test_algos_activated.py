@@ -117,15 +117,24 @@ def test_frozen_weights_and_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_whole_models(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rollouts = rollouts_of([[3, 2, 1], [1, 2]], [[[1, 2, 0], [2, 0]], [[1, 1, 0], [0]]])
+    remakes, remade = activated._Light.remakes, list[bool]()
+
+    def watched(self: activated._Light, x: Tensor) -> bool:
+        remade.append(remakes(self, x))
+        return remade[-1]
 
     def found() -> dict[str, Any]:
         model = tiny_policy(kind, double=True).model
         forward(model, rollouts, 1.0, torch.float64).logps_PGT.sum().backward()
         return {name: p.grad for name, p in model.named_parameters()}
 
+    monkeypatch.setattr(activated._Light, "remakes", watched)
     plain = found()
+    assert remade
+    assert not any(remade)
     monkeypatch.setattr(activated, "RECOMPUTED_FROM", 1)
     torch.testing.assert_close(found(), plain, atol=1e-6, rtol=1e-4)
+    assert any(remade)
 
 
 def test_other_precisions_and_adapters_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

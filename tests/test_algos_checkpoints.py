@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,26 @@ from algos.engine.storage import (
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Versions of iterations 2 and 3."""
+    folder = tmp_path_factory.mktemp("stopped") / "state"
     with pytest.raises(Stopped):
-        run("reinforce", tiny_policy(), stop_after=4, checkpoint=tmp_path / "state", checkpoint_every=1)
-    return tmp_path / "state"
+        run("reinforce", tiny_policy(), stop_after=4, checkpoint=folder, checkpoint_every=1)
+    return folder
+
+
+@pytest.fixture
+def folder(stopped: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(stopped, tmp_path / "state")
+
+
+@pytest.fixture(scope="module")
+def straight() -> tuple[Policy, list[dict[str, Any]]]:
+    """The same run without a stop: its policy at the end and its log."""
+    policy = tiny_policy()
+    return policy, run("reinforce", policy).rows
 
 
 FILES = ["state.json", "state.safetensors", "manifest.json"]
@@ -229,17 +244,20 @@ def damage(file: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["gone", "cut", "empty", "bit"])
 @pytest.mark.parametrize("name", FILES)
 def test_of_a_damaged_newest_version_the_one_before_is_used(
-    folder: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    straight: tuple[Policy, list[dict[str, Any]]],
+    name: str,
+    how: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    straight, again = tiny_policy(), tiny_policy()
-    rows = run("reinforce", straight).rows
+    (trained, rows), again = straight, tiny_policy()
     broken = saved_states(folder)[-1] / name
     damage(broken, how)
     with caplog.at_level(logging.WARNING):
         continued = run("reinforce", again, checkpoint=folder).rows
     assert str(broken) in caplog.text
     assert [{**row, "seconds": 0} for row in continued] == [{**row, "seconds": 0} for row in rows]
-    assert same_weights(again, straight)
+    assert same_weights(again, trained)
 
 
 def test_where_no_version_is_whole_nothing_is_loaded(folder: Path) -> None:

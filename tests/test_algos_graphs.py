@@ -77,7 +77,9 @@ def test_few_rows_stay_in_place(in_place: type[Watched], monkeypatch: pytest.Mon
 
 
 def test_the_same_with_adapters(in_place: type[Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = in_place.rows
     same(Policy(with_loud_adapter(), word_tokenizer("a b c d e f g h i j"), dtype="fp32"), monkeypatch)
+    assert rows[0] == len(PROMPTS) * SAMPLING.group_size
 
 
 def test_nothing_is_held(in_place: type[Watched]) -> None:

@@ -10,6 +10,7 @@ import torch
 from known import with_loud_adapter
 from tiny import gpt2, rollouts_of, tiny_policy, word_tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from algos.engine.critic import Critic
 from algos.engine.fast import activated, attention, hidden, places
@@ -91,10 +92,20 @@ def test_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch, kind: s
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_by_products_as_by_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = tiny_policy(kind, double=True)
+    policy, called, kernel = tiny_policy(kind, double=True), list[int](), F.scaled_dot_product_attention
+
+    def watched(query: Tensor, *given: Any, **options: Any) -> Tensor:
+        called.append(len(query))
+        return kernel(query, *given, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    gradients(policy, groups())  # its layers are tried out against the model, which calls the kernel
+    called.clear()
     found = gradients(policy, groups())
+    assert not called
     monkeypatch.setattr(attention, "MOST_KEPT", 0)
     torch.testing.assert_close(found, gradients(policy, groups()), atol=1e-5, rtol=1e-3)
+    assert called
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

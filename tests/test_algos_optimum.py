@@ -33,7 +33,6 @@ class Space:
         random = torch.Generator().manual_seed(5)
         self.scores_PG = 0.5 * torch.randn(self.rollouts.P, self.rollouts.G, generator=random)
         self.ref_PG = self.sequences(score_reference(policy, self.rollouts, 1.0))
-        self.optimum_PG = (self.ref_PG + self.scores_PG / BETA).softmax(-1)
 
     def sequences(self, logps_PGT: Tensor) -> Tensor:
         return sequence_logps(logps_PGT, self.rollouts.mask_PGT)
@@ -42,11 +41,12 @@ class Space:
         rows = zip(prompts, completion_ids, strict=True)
         return [float(self.scores_PG[TEXTS.index(prompt), self.responses.index(ids)]) for prompt, ids in rows]
 
-    def distance(self) -> float:
-        """Total variation to π*, the worse of the two prompts."""
+    def distance(self, beta: float = BETA) -> float:
+        """Total variation to β's π*, the worse of the two prompts."""
+        optimum_PG = (self.ref_PG + self.scores_PG / beta).softmax(-1)
         p_PG = self.sequences(score_policy(self.policy, self.rollouts, 1.0)[0]).exp()
         torch.testing.assert_close(p_PG.sum(-1), torch.ones(2))
-        return float((p_PG - self.optimum_PG).abs().sum(-1).max() / 2)
+        return float((p_PG - optimum_PG).abs().sum(-1).max() / 2)
 
     def learn(self, algorithm: Algorithm) -> None:
         """1,024 responses an iteration; the rate falls linearly to 0 (the default), as whitening amplifies
@@ -76,8 +76,8 @@ def space_of(world: str) -> Space:
         ("reinforce", "two-steps"),
         ("reinforce", "rotary"),
         ("ppo", "three-steps"),
-        ("reinforce-value", "two-steps"),
-        ("ppo-separate", "two-steps"),
+        pytest.param("reinforce-value", "two-steps", marks=pytest.mark.slow),
+        pytest.param("ppo-separate", "two-steps", marks=pytest.mark.slow),
         # Either algorithm in every world: each of both is above.
         pytest.param("reinforce", "three-steps", marks=pytest.mark.slow),
         pytest.param("ppo", "two-steps", marks=pytest.mark.slow),
@@ -89,13 +89,7 @@ def test_reinforce_and_ppo_reach_the_optimum_from_samples(name: str, world: str)
     assert space.distance() > 0.2
     space.learn(SAMPLED[name])
     assert space.distance() <= 0.02
-
-
-def test_another_beta_has_another_optimum() -> None:
-    """The test above can fail: with half the β the policy ends elsewhere."""
-    space = space_of("two-steps")
-    space.learn(REINFORCE(beta=BETA / 2, learning_rate=1e-2))
-    assert space.distance() > 0.1
+    assert space.distance(BETA / 2) > 0.1  # so that the test can fail: another β has another optimum
 
 
 @pytest.mark.parametrize(("loss", "flipped"), [("sigmoid", 0.0), ("robust", 0.2), ("sigmoid", 0.2)])

@@ -106,9 +106,13 @@ def test_prompts_read_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
         Sampling(max_new_tokens=6),
     )
     assert direct(policy.model) is not None
+    read: list[Tensor] = []
+    policy.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: read.append(ids[0]))
     whole = sample(policy, prompts, sampling, 0)
+    before = len(read)
     monkeypatch.setattr(memory, "CACHED_TOKENS", 7)  # two prompts of three
     found = sample(policy, prompts, sampling, 0)
+    assert len(read) - before == before + 2  # the prompts in three parts, not in one
     assert torch.equal(found.response_ids_PGT, whole.response_ids_PGT)
     torch.testing.assert_close(found.sampler_logps_PGT, whole.sampler_logps_PGT)
 

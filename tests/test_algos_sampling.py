@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tiny import EOS, every_response, gpt2, rollouts_of, tiny_policy, word_token
 
 from algos import Policy, Sampling, UserError, sample
 from algos.engine import decoding
+from algos.engine import sampling as sampler
 from algos.engine.batches.prompts import encode_prompts
 from algos.engine.rollouts import Rollouts
 from algos.engine.sampling import filtered, inverse_cdf
@@ -70,8 +72,16 @@ def test_samples_do_not_depend_on_how_many_are_decoded_at_once(
 ) -> None:
     sampling = Sampling(max_new_tokens=6, group_size=3)
     together = responses(sample(policy, PROMPTS, sampling, 0))
-    monkeypatch.setattr("algos.engine.sampling.MAX_ROWS", 3)
+    portions, seen = sampler._portions, list[int]()
+
+    def watched(P: int, G: int, rows: int) -> Iterator[tuple[slice, slice]]:
+        seen.append(rows)
+        return portions(P, G, rows)
+
+    monkeypatch.setattr(sampler, "_portions", watched)
+    monkeypatch.setattr(sampler, "MAX_ROWS", 3)
     assert responses(sample(policy, PROMPTS, sampling, 0)) == together
+    assert set(seen) == {3}
 
 
 def test_the_same_seed_is_equal_and_another_differs(policy: Policy) -> None:

@@ -141,8 +141,8 @@ def test_bf16_is_not_refused_for_its_rounding(
         {"pairs": pairs} if algorithm.name == "dpo" else {"prompts": prompts, "reward": vader}
     )
     sampling = Sampling(max_new_tokens=64, group_size=4, prompts_per_iteration=16)
-    result = train(algorithm, policy, sampling=sampling, budget="2iterations", seed=1, **data)
-    assert len(result.rows) == 2
+    result = train(algorithm, policy, sampling=sampling, budget="1iterations", seed=1, **data)
+    assert len(result.rows) == 1  # a run is refused, if at all, before its first update
 
 
 LEARNERS: dict[str, tuple[Algorithm, str]] = {

@@ -118,10 +118,8 @@ def test_wicked_texts_pass_through_all_of_it(
         ] == evaluated
 
 
-@pytest.mark.parametrize(
-    ("pairs", "test"),
-    [("wicked", "stories_prompts"), pytest.param("stories_pairs", "wicked", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("pairs", "test"), [("wicked", "stories_prompts"), ("stories_pairs", "wicked")])
 @pytest.mark.usefixtures("sketched")
 def test_real_wicked_rows_pass_through_all_of_it(
     shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], pairs: str, test: str

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_world import SmallWorld
+from small_world import SmallWorld, compared
 
-import run_compare
 from algos import Policy, Sampling, UserError, sample
 from algos.engine.batches.prompts import encode_prompts, texts
 from eval.experiment import Experiment
@@ -114,13 +113,12 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("sketched")
 def test_from_the_command_line_to_the_rows(small: SmallWorld, tmp_path: Path) -> None:
     """Training with a temperature and a greedy prefix, evaluation by nucleus: every number is defined."""
     out = tmp_path / "out"
     more = ("--seeds", "1", "--temperature", "0.7", "--greedy-prefix", "2", "--frontier.samples", "0",
             "--eval.top-p", "0.8", "--eval.responses", "2")  # fmt: skip
-    assert run_compare.main([*small.arguments(out), *more]) == 0
+    assert compared([*small.arguments(out), *more]) == 0
     for arm in ("reinforce", "ppo", "dpo"):
         rows = [json.loads(line) for line in (out / f"runs/{arm}-s0/rows.jsonl").read_text().splitlines()]
         assert len(rows) == 3

@@ -32,33 +32,34 @@ def half_way(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-@pytest.mark.parametrize("how", ["changed", "truncated", "removed"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("state.safetensors", "changed"),  # the other damage to a checkpoint: test_algos_checkpoints.py
+        ("state.json", "truncated"),
+        *(("events.jsonl", how) for how in ("changed", "truncated", "removed")),
+    ],
+)
 def test_an_unfinished_run_goes_on_from_what_is_whole(
-    small: SmallWorld, tmp_path: Path, half_way: Path, never_stopped: Path, log: Path, how: str
+    small: SmallWorld, tmp_path: Path, half_way: Path, never_stopped: Path, log: Path, name: str, how: str
 ) -> None:
     """Whatever file of it is damaged: from the checkpoint before, or from its beginning."""
-    newest = sorted((half_way / "runs" / "ppo-s0" / "checkpoint").glob("[0-9]*"))[-1]
-    for name in (
-        f"checkpoint/{newest.name}/state.safetensors",
-        f"checkpoint/{newest.name}/state.json",
-        "events.jsonl",
-    ):
-        out = tmp_path / name.replace("/", "-")
-        shutil.copytree(half_way, out)
-        file = out / "runs" / "ppo-s0" / name
-        content = file.read_bytes()
-        if how == "changed":
-            file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        elif how == "truncated":
-            file.write_bytes(content[: len(content) // 8])
-        else:
-            file.unlink()
-        log.write_text("", encoding="utf-8")
-        assert start(again(small, out)).wait() == 0
-        assert str(file) in log.read_text(encoding="utf-8")
-        found, expected = outcome(out), outcome(never_stopped)
-        names = [name for name in found if name.startswith(("reinforce", "ppo"))]
-        assert [name for name in names if found[name] != expected[name]] == []
+    out = tmp_path / "out"
+    shutil.copytree(half_way, out)
+    run = out / "runs" / "ppo-s0"
+    file = (run if name == "events.jsonl" else saved_states(run / "checkpoint")[-1]) / name
+    content = file.read_bytes()
+    if how == "changed":
+        file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif how == "truncated":
+        file.write_bytes(content[: len(content) // 8])
+    else:
+        file.unlink()
+    assert start(again(small, out)).wait() == 0
+    assert str(file) in log.read_text(encoding="utf-8")
+    found, expected = outcome(out), outcome(never_stopped)
+    names = [name for name in found if name.startswith(("reinforce", "ppo"))]
+    assert [name for name in names if found[name] != expected[name]] == []
 
 
 def test_a_checkpoint_of_another_shape_is_passed_over(

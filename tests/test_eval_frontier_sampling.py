@@ -109,6 +109,7 @@ def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
     (store.path / "frontier").rename(tmp_path / "aside")
     with Workers(2) as workers:
         update_pool(store, workers, quiet)
+        assert len(workers.idle) == 2
     together = store.pool
     assert alone is not None
     assert together is not None
@@ -206,8 +207,9 @@ def test_one_policy_is_in_memory_at_a_time(undrawn: Store, monkeypatch: pytest.M
     assert len(loaded) == 8  # four policies sample, then score
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(("moment", "kept"), [("sampling reinforce", 4), ("scoring ppo", 16)])
+@pytest.mark.parametrize(
+    ("moment", "kept", "workers"), [("sampling reinforce", 4, 2), ("scoring ppo", 16, 1)]
+)
 @pytest.mark.usefixtures("forked")
 def test_what_was_sampled_is_not_asked_for_again(
     finished: Path, undrawn: Store, monkeypatch: pytest.MonkeyPatch, moment: str, kept: int, workers: int

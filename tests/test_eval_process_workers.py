@@ -90,6 +90,7 @@ def done(workers: Workers, *jobs: Job) -> list[str]:
 A, B, C = (Job(name, who, lost) for name in "abc")
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_stay_until_the_block_ends() -> None:
     with Workers(2) as workers:
         workers.expect(9)

@@ -333,13 +333,16 @@ def test_the_settings_of_plain_samples_are_the_evaluations() -> None:
     assert not any(Evaluation(**settings).is_plain for settings in UNUSUAL)
 
 
+def test_plain_decoding_has_a_frontier_and_a_regret(comparison: World) -> None:
+    plain = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation())})
+    assert any(isinstance(block, Table) for block in section_of(plain).blocks)
+    assert any("of the gain" in sentence for sentence in verdict.read(plain).sentences)
+
+
 @pytest.mark.parametrize("settings", UNUSUAL, ids=lambda settings: next(iter(settings)))
 def test_other_decoding_has_no_frontier_objective_or_regret(
     comparison: World, settings: dict[str, Any]
 ) -> None:
-    plain = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation())})
-    assert any(isinstance(block, Table) for block in section_of(plain).blocks)
-    assert any("of the gain" in sentence for sentence in verdict.read(plain).sentences)
     made = replace(comparison, settings={**comparison.settings, "eval": asdict(Evaluation(**settings))})
     assert reachable(made) == {}
     section = section_of(made)

@@ -12,7 +12,7 @@ from eval.report.document import Block, Picture, Table
 from eval.report.figures import theme
 from eval.report.numbers.frames import evaluations
 from eval.report.numbers.standings import standings
-from eval.report.sections import outcomes
+from eval.report.sections import outcomes, summary
 
 
 def sections_of(made: World) -> dict[str, tuple[Block, ...]]:
@@ -23,10 +23,21 @@ def sections_of(made: World) -> dict[str, tuple[Block, ...]]:
     return {section.anchor: section.blocks for section in sections}
 
 
+@pytest.fixture(scope="module")
+def whole() -> dict[str, tuple[Block, ...]]:
+    """Every section of a plain comparison; to draw the figures takes a second."""
+    return sections_of(world(Path("x")))
+
+
 def costs(made: World) -> Table:
-    table = sections_of(made)["cost"][0]
+    table = summary.cost(made, evaluations(made)).blocks[0]
     assert isinstance(table, Table)
     return table
+
+
+def tables_of(made: World) -> list[Table]:
+    """Of what every arm reached."""
+    return [block for block in summary.ends(made, evaluations(made)).blocks if isinstance(block, Table)]
 
 
 PASS = "also spends time on the reference model's pass over its pairs; later runs read it from a cache."
@@ -57,8 +68,7 @@ def test_where_every_seed_has_pairs_of_its_own_the_first_run_is_one_of_each() ->
 def test_marks_of_runs_that_did_not_finish_are_explained_where_there_are_any() -> None:
     def explained(made: World) -> tuple[bool, bool]:
         """The cross of the figure of every seed, the dagger of its table."""
-        sections = sections_of(made)
-        picture, table = sections["seeds"][0], sections["summary"][-1]
+        picture, table = sections_of(made)["seeds"][0], tables_of(made)[-1]
         assert isinstance(picture, Picture)
         assert isinstance(table, Table)
         return "×" in picture.caption, "†" in table.caption
@@ -67,11 +77,11 @@ def test_marks_of_runs_that_did_not_finish_are_explained_where_there_are_any() -
     assert explained(world(Path("x"), failed=[("ppo", 1)])) == (True, True)
 
 
-def test_captions_say_what_lines_are_that_no_run_has() -> None:
+def test_captions_say_what_lines_are_that_no_run_has(whole: dict[str, tuple[Block, ...]]) -> None:
     """A mean of seeds that differ, and the base."""
     pictures = {
         block.stem: block.caption
-        for blocks in sections_of(world(Path("x"))).values()
+        for blocks in whole.values()
         for block in blocks
         if isinstance(block, Picture)
     }
@@ -86,19 +96,15 @@ def test_captions_say_what_lines_are_that_no_run_has() -> None:
 HOW = "Mean over finished seeds at the end of training"
 
 
-def tables_of(made: World) -> list[Table]:
-    return [block for blocks in sections_of(made).values() for block in blocks if isinstance(block, Table)]
-
-
-def test_captions_are_said_once() -> None:
-    made = world(Path("x"))
-    written = [getattr(block, "caption", "") for blocks in sections_of(made).values() for block in blocks]
+def test_captions_are_said_once(whole: dict[str, tuple[Block, ...]]) -> None:
+    blocks = [block for blocks in whole.values() for block in blocks]
+    written = [getattr(block, "caption", "") for block in blocks]
     assert sum(HOW in caption for caption in written) == sum(PASS in caption for caption in written) == 1
-    first, outcomes_, further, *_ = tables_of(made)
+    first, outcomes_, further, *_ = (block for block in blocks if isinstance(block, Table))
     assert first.caption.startswith(HOW)
     assert outcomes_.caption == "Means and ± are as in the verdict's table."
     assert (further.heading, further.caption) == ("Further metrics", "")
-    assert costs(made).caption.count("as in the verdict's table") == 1
+    assert costs(world(Path("x"))).caption.count("as in the verdict's table") == 1
 
 
 def test_where_the_verdict_has_no_table_the_first_says_what_it_holds() -> None:

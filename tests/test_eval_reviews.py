@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 from pages import ROOT
 
 from algos import Policy, Sampling, UserError
+from algos.engine.storage import write_json
 from eval.data.split import split_of
 from eval.experiment import Experiment
-from eval.stages.cache import ArtefactCache
+from eval.stages.cache import FACTS, ArtefactCache
 from eval.stages.fitting import Fit
 from eval.tasks.learned import learned_reward
+from eval.tasks.materials import Rows
 from eval.tasks.reviews import task
 from eval.tasks.reviews.gold import gold
 from eval.tasks.reviews.grammar import corpus, parse, prompts, vocabulary
@@ -159,6 +162,17 @@ def test_the_model_is_small():
     assert AutoModelForCausalLM.from_config(Reviews().model_config()).num_parameters() < 500_000
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reward models are facts alone, for tests of when one is made."""
+
+    def note(base: Path, pairs: Rows, out: Path, fit: Fit, *, centre_on: list[str]) -> None:
+        write_json(out / FACTS, {"pairs": len(pairs)})
+
+    monkeypatch.setattr("eval.tasks.learned.train_reward_model", note)
+
+
+@pytest.mark.usefixtures("untrained")
 def test_stages_are_built_once_for_what_they_depend_on(tmp_path):
     cache = ArtefactCache(tmp_path)
     base = TINY.base_model(cache, seed=0, threads=1)
@@ -213,6 +227,7 @@ def test_a_reward_model_costs_six_flops_a_parameter_and_token_and_nothing_is_sam
     assert again.facts["labels"] == "come from the gold reward (scale 5), not from the training reward"
 
 
+@pytest.mark.usefixtures("untrained")
 def test_held_out_texts_are_the_same_for_all_training_seeds(tmp_path, monkeypatch):
     """The base was measured on them once, whatever pairs and reward model a seed draws for itself."""
     monkeypatch.setattr(task, "Reviews", lambda: TINY)

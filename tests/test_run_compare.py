@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from run_world import unmeasured, weights
-from small_world import SmallWorld
+from small_world import SmallWorld, compared, sketch
 
 from algos.engine.storage import read_json, write_json
 from eval.memory import room
 from eval.memory.footprint import Need
+from eval.process.workers import Workers
 from eval.store import Store
 from run_compare import main, parse
 
@@ -21,7 +23,9 @@ from run_compare import main, parse
 @pytest.fixture(scope="module")
 def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "one"
-    assert main(small.arguments(out)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        sketch(patch)
+        assert main(small.arguments(out)) == 0
     return out
 
 
@@ -60,40 +64,33 @@ def test_saved_policies_load_with_transformers(finished: Path) -> None:
     assert not any(loaded.values()), "what is missing or unexpected is drawn at random or left out"
 
 
-@pytest.mark.usefixtures("sketched")
 def test_two_workers_and_a_second_time_give_the_same(
-    small: SmallWorld, finished: Path, tmp_path: Path
+    small: SmallWorld, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    taken: list[int] = []
+    take = Workers.take
+
+    def noted(self: Workers) -> Any:
+        worker = take(self)
+        taken.append(worker.process.pid)
+        return worker
+
+    monkeypatch.setattr(Workers, "take", noted)
     out = tmp_path / "two"
-    assert main(small.arguments(out, workers=2)) == 0
+    assert compared(small.arguments(out, "--frontier.samples", "0", workers=2)) == 0
+    assert len(taken) == len(set(taken)) == 2, "in two processes, or it would be the same by itself"
     pd.testing.assert_frame_equal(unmeasured(finished), unmeasured(out), check_exact=True)
     assert weights(finished) == weights(out)
     assert len(weights(out)) == 6
 
 
-@pytest.mark.usefixtures("sketched")
 def test_resume_runs_only_what_is_missing(small: SmallWorld, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "grown"
-    short = ["--budget", "2iterations", "--eval.points", "1"]
-    assert main([*small.arguments(out, *short), "--algos", "reinforce", "--seeds", "1"]) == 0
+    short = ["--budget", "2iterations", "--eval.points", "1", "--frontier.samples", "0"]
+    assert compared([*small.arguments(out, *short), "--algos", "reinforce", "--seeds", "1"]) == 0
     stamp = (out / "runs" / "reinforce-s0" / "status.json").stat().st_mtime_ns
-    assert (
-        main(
-            [
-                "--resume",
-                str(out),
-                "--seeds",
-                "2",
-                "--algos",
-                "+dpo",
-                "--cache",
-                small.cache,
-                "--workers",
-                "1",
-            ]
-        )
-        == 0
-    )
+    more = ["--seeds", "2", "--algos", "+dpo", "--cache", small.cache, "--workers", "1"]
+    assert compared(["--resume", str(out), *more]) == 0
     assert (out / "runs" / "reinforce-s0" / "status.json").stat().st_mtime_ns == stamp
     assert Store.open(out).materials(0).pairs  # made for the arm that was added
     assert sorted(path.name for path in (out / "runs").iterdir()) == [
@@ -126,22 +123,22 @@ def test_one_failed_run_is_a_row_and_leaves_the_others_alone(
     assert "1 of 2 runs failed" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("sketched", "forked")
+@pytest.mark.usefixtures("forked")
 def test_a_worker_that_dies_fails_its_run_only(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "died"
-    assert main(small.arguments(out, "--algos", "ppo", "dpo", "--seeds", "1", reward="dies", workers=2)) == 1
+    more = ("--algos", "ppo", "dpo", "--seeds", "1")
+    assert compared(small.arguments(out, *more, reward="dies", workers=2)) == 1
     runs = Store.open(out).runs.set_index("arm")
     assert "worker process died (exit status 7)" in runs.loc["ppo", "error"]
     assert runs.loc["dpo", "status"] == "done"
 
 
-@pytest.mark.usefixtures("sketched")
 def test_pairs_alone_train_a_reward_model_and_a_judge(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "pairs"
     arguments = ["--model", small.model, "--pairs", small.pairs, "--out", str(out), "--cache", small.cache, "--workers", "1", "--seeds", "1",
                  "--budget", "2iterations", "--max-new-tokens", "6", "--eval.points", "1", "--learning-rate", "1e-2", "--reward-model.learning-rate", "1e-2",
                  "--prompts-per-iteration", "4", "--dpo.batch-size", "8", "--frontier.samples", "0"]  # fmt: skip
-    assert main(arguments) == 0
+    assert compared(arguments) == 0
     facts = Store.open(out).facts
     assert facts["reward_model"]["accuracy"] == 1.0  # "good" against "bad" is not hard
     assert any("disjoint half" in note for note in facts["notes"])
@@ -149,6 +146,7 @@ def test_pairs_alone_train_a_reward_model_and_a_judge(small: SmallWorld, tmp_pat
     assert {"bleu", "chrf", "preference_accuracy", "perplexity/heldout"} <= set(results["metric"])
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_report_is_drawn_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "report.html").read_bytes()
     (finished / "report.html").unlink()
@@ -219,7 +217,6 @@ def test_what_would_run_of_a_comparison_that_was_begun_is_what_is_missing(
     assert sorted(part.rglob("*")) == before
 
 
-@pytest.mark.usefixtures("sketched")
 def test_a_sweep_runs_an_arm_a_value_and_resuming_adds_values(small: SmallWorld, tmp_path: Path) -> None:
     out = tmp_path / "swept"
     short = [
@@ -233,7 +230,7 @@ def test_a_sweep_runs_an_arm_a_value_and_resuming_adds_values(small: SmallWorld,
         "reinforce",
     ]
     seeds = ["--seeds", "1", "--first-seed", "5"]
-    assert main([*small.arguments(out, *short), *seeds, "--sweep", "beta=0.05,0.2"]) == 0
+    assert compared([*small.arguments(out, *short), *seeds, "--sweep", "beta=0.05,0.2"]) == 0
     arms = ["reinforce-beta-0.05", "reinforce-beta-0.2"]
     assert sorted(path.name for path in (out / "runs").iterdir()) == [f"{arm}-s5" for arm in arms]
     store = Store.open(out)
@@ -246,6 +243,8 @@ def test_a_sweep_runs_an_arm_a_value_and_resuming_adds_values(small: SmallWorld,
 
 
 def test_events_are_json_of_finite_numbers(finished: Path) -> None:
-    for line in (finished / "runs" / "ppo-s1" / "events.jsonl").read_text(encoding="utf-8").splitlines():
+    lines = (finished / "runs" / "ppo-s1" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 6  # one an iteration
+    for line in lines:
         row = json.loads(line, parse_constant=lambda name: pytest.fail(name))
         assert row["fraction"] <= 1

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_world import SmallWorld
+from small_world import SmallWorld, sketch
 
 import run_compare
 from algos import UserError
@@ -46,7 +46,9 @@ def finished(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "--frontier.samples",
         "0",
     ]
-    assert run_compare.main(small.arguments(out, *short)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        sketch(patch)
+        assert run_compare.main(small.arguments(out, *short)) == 0
     return out
 
 
@@ -133,6 +135,7 @@ def test_pipes_are_not_waited_for(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_folder_itself_may_be_a_link(strange: Path, tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to(strange)
     assert run_compare.main(reporting(tmp_path / "shortcut")) == 0

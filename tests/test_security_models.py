@@ -254,11 +254,13 @@ TEMPLATES = [
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_gets_out_of_its_sandbox_by_none_of_the_known_ways(template: str, canary: Path) -> None:
-    tokenizer = word_tokenizer("a")
+    tokenizer, said = word_tokenizer("a"), [{"role": "user", "content": "a"}]
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    assert render_prompt(tokenizer, said) == "a"  # were all templates refused, the rest would prove nothing
     tokenizer.chat_template = template.replace("{canary}", str(canary))
     text = ""
     with contextlib.suppress(UserError):
-        text = render_prompt(tokenizer, [{"role": "user", "content": "a"}])
+        text = render_prompt(tokenizer, said)
     assert "os" not in text
     assert "function" not in text
     assert not canary.exists()

@@ -134,6 +134,7 @@ def test_names_of_files_are_the_program_s_own(compared: Compared) -> None:
     assert [name for name in names if not re.fullmatch(r"\.?[A-Za-z0-9_.-]+", name)] == []
 
 
+@pytest.mark.usefixtures("sketched")
 def test_stored_facts_and_settings_are_shown_as_text(tmp_path: Path) -> None:
     """A comparison's files may be anybody's: what no command would have written into them does nothing either."""
     folder = page.write_report(hostile(Path("reports/x")), tmp_path).parent

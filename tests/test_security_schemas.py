@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 from forging import forge, forged_files
-from small_world import SmallWorld, compared
+from small_world import SmallWorld, compared, sketch
 
 import eval.comparison
 import eval.drawing
 import run_compare
 from algos import UserError
 from eval.process.workers import Workers
-from eval.report.figures import theme
 from eval.report.numbers.frames import evaluations
 from eval.store import Store
 
@@ -36,13 +35,10 @@ def tuned(small: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made but not drawn, and what would be trained or sampled again is not."""
 
-    def undrawn(figure: Any, folder: Path, stem: str) -> None:
-        (folder / f"{stem}.svg").write_text("<svg/>", encoding="utf-8")
-
     def refused(*_: Any) -> None:
         raise UserError("something would be made again.")
 
-    monkeypatch.setattr(theme, "save", undrawn)
+    sketch(monkeypatch)
     monkeypatch.setattr(Workers, "do", refused)
     monkeypatch.setattr(eval.comparison, "evaluate_base", refused)
     monkeypatch.setattr(run_compare, "show_ends", lambda store, console: None)
@@ -101,13 +97,14 @@ def _read(store: Store) -> Path:
     return store.path / "report.html"
 
 
+@pytest.mark.parametrize("count", [40, pytest.param(80, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("quick")
-def test_eighty_forgeries(
-    tuned: Path, small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_forgeries(
+    tuned: Path, small: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
-    found = forgeries(tuned, small, tmp_path, 80, capsys)
-    assert found["report 2"] + found["--resume 2"] >= 25
-    assert found["report 0"] + found["--resume 0"] >= 8
+    found = forgeries(tuned, small, tmp_path, count, capsys)
+    assert found["report 2"] + found["--resume 2"] >= 25 * count / 80
+    assert found["report 0"] + found["--resume 0"] >= 8 * count / 80
 
 
 @pytest.mark.faults
