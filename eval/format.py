@@ -250,3 +250,8 @@ def _significant(size: float, digits: int) -> str:
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
     text = f"{size:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(share: float) -> str:
+    """A whole number of percent; of less than half a percent that it is less than one."""
+    return "less than 1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"

@@ -98,6 +98,7 @@ class ValuesAlone(REINFORCE):
         ({"values": "own"}, "Needs.values must be 'shared', 'separate' or None; got 'own'."),
         ({"source": "pair"}, "Needs.source must be 'prompts' or 'pairs'; got 'pair'."),
         ({"source": "pairs", "pairs_per_step": 0}, "Needs.pairs_per_step must be at least 1; got 0."),
+        ({"source": "pairs", "pair_epochs": 0}, "Needs.pair_epochs must be at least 1; got 0."),
     ],
 )
 def test_needs_that_mean_nothing_are_refused(needs: dict[str, Any], said: str) -> None:

@@ -152,3 +152,10 @@ def test_listing() -> None:
     assert fmt.listing(["a"]) == "a"
     assert fmt.listing(["a", "b", "c"]) == "a, b and c"
     assert fmt.listing(list("abcdef"), 3) == "a, b, c and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.0, "0%"), (0.004, "less than 1%"), (0.006, "1%"), (0.104, "10%"), (1.0, "100%")]
+)
+def test_shares(share: float, shown: str) -> None:
+    assert fmt.percent(share) == shown

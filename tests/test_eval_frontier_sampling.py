@@ -9,10 +9,12 @@ import signal
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_world import SmallWorld, compared
 
 from algos import Policy, UserError
@@ -116,6 +118,19 @@ def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(alone.logps_KPM, together.logps_KPM)
     np.testing.assert_array_equal(alone.rewards["proxy"], together.rewards["proxy"])
     assert not list(store.path.glob("frontier.part-*"))
+
+
+def test_on_a_gpu_no_more_processes_sample_than_share_its_memory(
+    undrawn: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two were asked for, and there is one run."""
+    asked: list[int] = []
+    monkeypatch.setattr(Workers, "do", lambda self, jobs, *_, **__: asked.append(len(jobs)))
+    monkeypatch.setattr(Pool, "joined", lambda parts: SimpleNamespace(save=lambda folder: None))
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setattr("eval.frontier.sampling.pick_device", lambda _, kind=kind: torch.device(kind))
+        update_pool(undrawn, Workers(2, kind, at_once=1), quiet)
+    assert asked == [2, 1]
 
 
 def test_the_same_policies_are_not_drawn_twice(finished: Path) -> None:

@@ -208,7 +208,7 @@ def test_the_configuration_leaves_out_and_names_what_nothing_uses(
     made = dataclasses.replace(world(Path("x")), settings=settings)
     ((summary, text),) = ((head, body) for head, body in code(made).items() if head.startswith("The "))
     assert summary == "The resolved configuration (experiment.yaml)"
-    told, named = text.rsplit("\n# Left out, as nothing in this comparison uses it: ", 1)
+    told, named = text.rsplit("\n# Not read in this comparison, so left out: ", 1)
     assert named.split(", ") == [name for name in settings if name in left_out]
     assert yaml.safe_load(told) == {name: value for name, value in settings.items() if name not in left_out}
 

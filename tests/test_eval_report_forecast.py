@@ -89,7 +89,7 @@ def test_one_arm_alone_has_a_price_too() -> None:
     )
 
 
-# Seeds far from the others -----------------------------------------------------------------------------
+# Seeds apart from the others ----------------------------------------------------------------------------
 
 APART = "so no number of seeds is forecast"
 
@@ -101,8 +101,8 @@ def test_no_number_is_forecast_by_one_seed_far_from_the_others() -> None:
         )
     )
     assert text.endswith(
-        "One seed of reinforce lies far from the others, so no number of seeds is forecast. Look first at why it left "
-        "(docs/choosing.md names the signs); a smaller learning rate may settle more than seeds."
+        "One seed of reinforce lies apart from the others, so no number of seeds is forecast. Look first at why "
+        "(docs/choosing.md names the signs of too large a step, for which a smaller learning rate may settle more than seeds)."
     )
     assert "--seeds" not in text
 
@@ -129,11 +129,10 @@ def test_several_seeds_and_arms_that_left() -> None:
     steady = [0.80, 0.79, 0.81, 0.80, 0.795, 0.805, 0.80, 0.79]
     two = [0.77, 0.76, 0.775, 0.765, 0.77, 0.76, 0.1, 0.12]
     text = said(with_ends({"steady": steady, "two": two}))
-    assert "2 seeds of two lie far from the others, so no number" in text
-    assert "why they left" in text
+    assert "2 seeds of two lie apart from the others, so no number" in text
     one = [0.2, *steady[1:]]
     both = said(with_ends({"one": one, "two": two}))
-    assert "One seed of one and 2 seeds of two lie far from the others of their arm, so no" in both
+    assert "One seed of one and 2 seeds of two lie apart from the others of their arm, so no" in both
 
 
 def test_of_the_other_pairs_a_number_is_forecast_still() -> None:
@@ -146,17 +145,17 @@ def test_of_the_other_pairs_a_number_is_forecast_still() -> None:
     )
     text = said(made)
     assert (
-        "One seed of c lies far from the others, so no number of seeds is forecast to tell a from c. Look first"
+        "One seed of c lies apart from the others, so no number of seeds is forecast to tell a from c. Look first"
         in text
     )
-    assert "may settle more than seeds. About " in text
+    assert "may settle more than seeds). About " in text
     assert "seeds would likely tell a from b (" in text
 
 
 def test_nor_is_any_forecast_of_one_arm_with_such_a_seed() -> None:
     text = said(with_ends({"ppo": [0.60, 0.61, 0.59, 0.605, 0.1]}))
-    assert text.endswith("a smaller learning rate may settle more than seeds.")
-    assert "One seed of ppo lies far from the others, so no number of seeds is forecast. Look" in text
+    assert text.endswith("a smaller learning rate may settle more than seeds).")
+    assert "One seed of ppo lies apart from the others, so no number of seeds is forecast. Look" in text
 
 
 # What is asked for again, or not at all ----------------------------------------------------------------

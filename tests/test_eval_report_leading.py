@@ -17,7 +17,7 @@ from eval.report.sections import claims, verdict
 def test_matched_kl_leads_where_beta_is_not_the_objectives() -> None:
     first, second, *_ = verdict.read(with_facts(two_paths(), **OWN)).sentences
     assert first.startswith(
-        "At matched KL (reinforce and dpo at 2.0 nats, which reinforce passed after about 79% of its training), over 5 seeds, "
+        "At matched KL (reinforce and dpo at 2.0 nats, which reinforce passed after 79% of its training), over 5 seeds, "
         "reinforce is highest, "
     )
     assert "dpo's β is not the KL coefficient of the other arm (see below)" in first

@@ -126,7 +126,10 @@ def test_intervals_that_reach_where_a_metric_cannot_be_are_owned_up_to() -> None
         )
         return found.caption
 
-    apart = "± of ppo leaves what the metric can be, because its seeds lie far apart: see every seed."
+    apart = (
+        "± of ppo reaches beyond what the metric can be: Student's t knows no bounds, and its seeds are few or lie far "
+        "apart; see every seed."
+    )
     assert caption("win_rate", 0.9, 0.87, 0.88, 0.85, 0.31).endswith(f" {apart}")
     assert apart in caption("perplexity/heldout", 20.0, 21.0, 20.0, 21.0, 10_000.0)
     assert apart in caption("kl/sequence", 0.1, 0.1, 0.1, 0.1, 5.0)

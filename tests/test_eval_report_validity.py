@@ -47,7 +47,7 @@ def test_pairs_of_which_many_are_cut(clean: World, cut: int, said: str | None) -
         account.note("response truncated", line)
     limited = dataclasses.replace(clean, settings={"sampling": {"max_new_tokens": 24}})
     told = told_by(validity.cut_responses, with_facts(limited, data=[account.as_dict()]))
-    whole = f"{said} of the pairs of pairs.jsonl have a response longer than 24 tokens, which is cut there"
+    whole = f"{said} of the pairs of pairs.jsonl have a response that is cut, at --max-new-tokens (24)"
     assert told.startswith(whole) if said else not told
 
 

@@ -209,16 +209,18 @@ def test_labels_of_the_judge_are_no_calls_of_the_reward(tmp_path, monkeypatch):
     assert made.pairs_cost.reward_calls == made.reward_cost.reward_calls == 0
 
 
+@pytest.mark.parametrize(("checkpointing", "flops"), [(False, 6), (True, 8)])
 def test_a_reward_model_costs_six_flops_a_parameter_and_token_and_nothing_is_sampled_for_a_cached_one(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, checkpointing, flops
 ):
-    tiny = replace(TINY, reward=replace(TINY.reward, epochs=2))
+    """Two more, as an update, where activations are computed again."""
+    tiny = replace(TINY, reward=replace(TINY.reward, epochs=2, gradient_checkpointing=checkpointing))
     monkeypatch.setattr(task, "Reviews", lambda: tiny)
     made = task.materials(SHORT, ArtefactCache(tmp_path), data_seed=0)
     base = Policy.load(made.model, device="cpu")
     words = [(pair["prompt"] + pair[side]).split() for pair in made.pairs for side in ("chosen", "rejected")]
     tokens = sum(len(text) + 1 for text in words)  # BOS and a token a word
-    assert made.reward_cost.flops == 6 * base.size * tokens * 2
+    assert made.reward_cost.flops == flops * base.size * tokens * 2
     monkeypatch.setattr("eval.tasks.learned.base_responses", lambda *_: pytest.fail("sampled again"))
     again = task.materials(SHORT, ArtefactCache(tmp_path), data_seed=0)
     assert again.reward == made.reward

@@ -49,6 +49,7 @@ class Needs:
         known = self.values in ("shared", "separate", None)
         require(known, "Needs.values", "'shared', 'separate' or None", repr(self.values))
         require(self.pairs_per_step >= 1, "Needs.pairs_per_step", "at least 1", self.pairs_per_step)
+        require(self.pair_epochs >= 1, "Needs.pair_epochs", "at least 1", self.pair_epochs)
 
     @property
     def old_policy(self) -> bool:

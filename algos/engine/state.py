@@ -66,8 +66,8 @@ class TrainState:
     notes: dict[str, Any] = field(default_factory=dict)
     """What the caller of `train` keeps with the state, as JSON."""
     prepared: Rollouts | None = None
-    """The batch of the iteration just made, as `prepare` returned it, for hooks; None before the first. Not saved, and gone
-    before the next is sampled."""
+    """The batch of the iteration just made, as `prepare` returned it, for hooks; None before the first made here. Not saved,
+    and gone before the next is sampled."""
 
     @classmethod
     def start(cls, algorithm: Algorithm, policy: Policy, seed: int) -> TrainState:

@@ -81,9 +81,10 @@ def train(
             run on the same pairs from the same reference reads them there; with pairs alone.
         micro_batch: prompts (groups) in one forward and backward, fewer where memory runs out; by default
             what is likely to fit. The result does not depend on it.
-        hook: called as `hook(state, progress)` before the first iteration, with an empty `state.history`, and after each;
-            `state` is a `TrainState`, `state.history[-1]` the row just logged, `state.prepared` the batch it is about,
-            `state.save(folder)` a checkpoint. What it raises ends the run.
+        hook: called as `hook(state, progress)` before the first iteration made here, with a `state.history` that is empty
+            unless a checkpoint was gone on from and `state.prepared` None, and after each; `state` is a `TrainState`,
+            `state.history[-1]` the row just logged, `state.prepared` the batch it is about, `state.save(folder)` a
+            checkpoint. What it raises ends the run.
 
     Raises UserError for what the caller can mend, RunError where training itself went wrong.
     """

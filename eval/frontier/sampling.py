@@ -93,7 +93,9 @@ def update_pool(store: Store, workers: Workers, update: Update) -> None:
         return
     folder = store.path / "frontier"
     drawn.begin(plan.about)
-    parts = [folder.with_name(f"frontier.part-{i}") for i in range(min(max(workers.count, 1), plan.prompts))]
+    # The processes share a GPU's memory by the number of runs, however many there are.
+    most = workers.count if pick_device(store.experiment.device).type == "cpu" else workers.at_once
+    parts = [folder.with_name(f"frontier.part-{i}") for i in range(min(most, plan.prompts))]
     jobs = [
         Job(
             f"frontier {i + 1} of {len(parts)}",

@@ -60,7 +60,7 @@ def _of_reward_model(experiment: Experiment, load: Load) -> Need:
 
 def _kind(arm: Algorithm) -> Needs:
     """What memory depends on: not on how often an arm goes over its data, nor on its learning rates."""
-    return replace(arm.needs, passes=1, pair_epochs=0, value_learning_rate=None)
+    return replace(arm.needs, passes=1, pair_epochs=1, value_learning_rate=None)
 
 
 def require_room(
@@ -158,11 +158,8 @@ COLUMNS = ("run", "weights [GiB]", "optimizer [GiB]", "largest phase [GiB]", "pe
 
 def load_of(experiment: Experiment, prompt_tokens: int, scorer_parameters: int = 0) -> Load:
     """An experiment's settings as memory sees them. A prompt longer than fits the model is cut to what does."""
-    device, config, saved = (
-        pick_device(experiment.device),
-        model_config(experiment),
-        _saved_adapter(experiment),
-    )
+    device, config = pick_device(experiment.device), model_config(experiment)
+    saved = _saved_adapter(experiment)
     limit = max_positions(config) or math.inf
     return Load(
         config=config,

@@ -31,8 +31,7 @@ def serve(pipe: Connection, device: str = "cpu", share: float = 1.0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Not SIG_IGN, which a program that a reward starts would inherit: it could not be terminated.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    if hasattr(signal, "pthread_sigmask"):  # the parent's, under which this process was started
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent's mask, under which it was started
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
     import eval.run  # noqa: F401 (what jobs need, loaded while there is none yet)

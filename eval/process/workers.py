@@ -32,7 +32,8 @@ class Workers:
 
     def __init__(self, count: int, device: str = "cpu", at_once: int | None = None) -> None:
         """`device`: on which the jobs compute. `at_once`: how many of the processes have a job at most; None: all."""
-        self.count, self.device, self.share = count, device, 1 / min(count, at_once or count)
+        self.count, self.device, self.at_once = count, device, min(count, at_once or count)
+        self.share = 1 / self.at_once
         # Spawned, not forked: a forked child inherits torch's thread pools in an unknown state.
         self.context = multiprocessing.get_context("spawn")
         self.idle: list[_Worker] = []

@@ -24,7 +24,8 @@ def _variants(asked: Experiment, stored: Experiment | None) -> Iterator[str]:
 
 
 def _settings(asked: Experiment) -> Iterator[str]:
-    """Of the built-in task those of data and rewards are refused (`eval.settings.checks`)."""
+    """Of the built-in task those of data and rewards are refused (`eval.settings.checks`); the report's configuration leaves
+    the same out (`details._resolved`)."""
     plain = Experiment(task=asked.task)
     idle = (
         (not asked.lora, ("lora_settings",), "without --lora"),

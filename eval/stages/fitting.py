@@ -38,7 +38,8 @@ class Fit:
 
 
 def rows_at_once(batch_size: int, micro_batch: int) -> int:
-    """How many rows of a batch do: its parts are equally large, so that the mean of their losses is its own."""
+    """How many rows of a batch do: its parts are equally large, so that the mean of their losses is its own, but in an
+    epoch's last batch, which may be smaller."""
     most = min(micro_batch or batch_size, batch_size)
     return next(rows for rows in range(most, 0, -1) if batch_size % rows == 0)
 

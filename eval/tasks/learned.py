@@ -41,7 +41,7 @@ def learned_reward(
     truncate_prompts: Truncation = "drop",
 ) -> Learned:
     """A reward model initialised from `model`, where the weights of `base` lie, trained on rendered `pairs` and centred: its
-    rewards of `count` responses of `base` to `prompts` average 0. Its cost is 6·N a token of every pair's two texts, times
+    rewards of `count` responses of `base` to `prompts` average 0. Its cost is 6·N (8·N with gradient checkpointing) a token of every pair's two texts, times
     the epochs.
 
     `stage` names it and `identity` the model for the cache. Raises UserError where no prompt fits the model, or nothing
@@ -70,7 +70,8 @@ def learned_reward(
         for row in pairs
         for side in ("chosen", "rejected")
     )
-    return Learned(built, facts, StageCost(6.0 * base.size * tokens * fit.epochs, built.seconds))
+    each = 8.0 if fit.gradient_checkpointing else 6.0  # a parameter and token, forward and backward
+    return Learned(built, facts, StageCost(each * base.size * tokens * fit.epochs, built.seconds))
 
 
 def stage_fact(name: str, built: Artefact, flops: float) -> dict[str, Any]:

@@ -55,11 +55,13 @@ def _below_base(view: Evaluations, apart: Apart) -> str:
 
 def _exploiting(comparison: ReportInput, view: Evaluations, apart: Apart) -> str:
     """Which of them the judge puts far below the others and the training reward does not. Nothing where the two are the
-    same, or where each seed has a reward model, and so a scale, of its own."""
+    same, where each seed has a reward model, and so a scale, of its own, or where the arm learns from pairs, not from that
+    reward."""
     proxies = view.at_end(apart.arm, PROXY)
     others = [proxies[seed] for seed in apart.others if seed in proxies]
     one_reward = len(reward_models(comparison.facts)) < 2 and not comparison.facts.get("judge_is_reward")
-    if not (apart.below and others and one_reward):
+    from_pairs = (comparison.facts.get("arms") or {}).get(apart.arm, {}).get("source") == "pairs"
+    if not (apart.below and others and one_reward) or from_pairs:
         return ""
     exploiting = {
         seed: proxies[seed]

@@ -151,9 +151,9 @@ def cut_responses(comparison: ReportInput, view: Evaluations) -> list[str]:
         cut = (account["reasons"].get("response truncated") or {}).get("rows", 0)
         if cut > MANY_CUT * account["kept"]:
             found.append(
-                f"{percent(cut / account['kept'])} of the pairs of {account['file']} have a response longer than "
-                f"{comparison.settings['sampling']['max_new_tokens']} tokens, which is cut there: what learns from pairs never sees its end. "
-                "A larger --max-new-tokens, in a new comparison, would let it."
+                f"{fmt.percent(cut / account['kept'])} of the pairs of {account['file']} have a response that is cut, at --max-new-tokens "
+                f"({comparison.settings['sampling']['max_new_tokens']}) or at the model's last position: what learns from pairs never "
+                "sees its end. Where the model has room, a larger --max-new-tokens, in a new comparison, would let it."
             )
     return found
 
@@ -176,7 +176,7 @@ def unscored(comparison: ReportInput, view: Evaluations) -> list[str]:
     without = sorted((who for who in shares if shares[who]), key=lambda who: -shares[who])
     if not without:
         return []
-    told = fmt.listing([f"{percent(shares[who])} of {who}'s" for who in without])
+    told = fmt.listing([f"{fmt.percent(shares[who])} of {who}'s" for who in without])
     return [
         f"{told} responses had no training score and are not in {'its' if len(without) == 1 else 'their'} {fmt.label(PROXY)}: "
         "it is the mean over the others alone, so rows differ also by which responses are missing."
@@ -186,11 +186,6 @@ def unscored(comparison: ReportInput, view: Evaluations) -> list[str]:
 def other_objective(comparison: ReportInput, view: Evaluations) -> list[str]:
     """Training that was after something else than the reward and KL that are reported."""
     return [f"{reason}." for reason in objectives.trained_otherwise(comparison)]
-
-
-def percent(share: float) -> str:
-    """A whole number of percent; of less than half a percent that it is less than one."""
-    return "less than 1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"
 
 
 def labels(comparison: ReportInput, view: Evaluations) -> list[str]:

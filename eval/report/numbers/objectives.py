@@ -76,8 +76,12 @@ def unlike_beta(comparison: ReportInput, compared: Collection[str]) -> str:
 def leading(comparison: ReportInput, found: Standings) -> Standing:
     """The comparison that the verdict begins with: own ends; where the arms' β are not that of one objective, matched
     KL, if every two arms can be read there."""
-    complete = not found.kl.unread and set(found.kl.ranking) == set(found.end.ranking)
-    return found.kl if complete and unlike_beta(comparison, found.end.ranking) else found.end
+    return found.kl if readable(found) and unlike_beta(comparison, found.end.ranking) else found.end
+
+
+def readable(found: Standings) -> bool:
+    """Whether every two arms can be compared at matched KL."""
+    return not found.kl.unread and set(found.kl.ranking) == set(found.end.ranking)
 
 
 def _beta_of(arms: Sequence[str]) -> str:

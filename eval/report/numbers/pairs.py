@@ -53,11 +53,6 @@ class Pair:
         return [self.of_first[seed] - self.of_second[seed] for seed in self.of_first]
 
     @property
-    def equal(self) -> bool:
-        """Whether the two did the same in each of several seeds."""
-        return len(self.of_first) > 1 and all(abs(d) <= ROUNDING for d in self.differences)
-
-    @property
     def against(self) -> int:
         """Seeds in which `second` is above `first`, whose mean is the higher."""
         return sum(d < -ROUNDING for d in self.differences)

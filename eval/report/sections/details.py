@@ -187,7 +187,8 @@ def configuration(comparison: ReportInput) -> Section:
 
 
 def _resolved(comparison: ReportInput) -> Code:
-    """experiment.yaml but for what nothing reads here: it would be taken for what was done."""
+    """experiment.yaml but for what nothing reads here, as `eval.settings.unused` tells it at the start: it would be taken for
+    what was done."""
     settings, arms = comparison.settings, (comparison.facts.get("arms") or {}).values()
     own = settings.get("task") == "reviews"  # it has data and a reward model of its own
     drawn = not settings.get("pairs") and (not arms or any(arm.get("source") == "pairs" for arm in arms))
@@ -202,7 +203,7 @@ def _resolved(comparison: ReportInput) -> Code:
     text = _yaml({name: value for name, value in settings.items() if name not in left_out})
     if not left_out:
         return Code(text, "yaml", "The whole resolved configuration (experiment.yaml)")
-    told = f"# Left out, as nothing in this comparison uses it: {', '.join(left_out)}"
+    told = f"# Not read in this comparison, so left out: {', '.join(left_out)}"
     return Code(f"{text}\n{told}", "yaml", "The resolved configuration (experiment.yaml)")
 
 

@@ -132,11 +132,11 @@ def _unforecast(left: Mapping[str, set[int]], which: str = "") -> str:
     """Why there is no number of seeds, for `which` question, and what to do instead."""
     counts = {arm: len(seeds) for arm, seeds in left.items()}
     who = fmt.listing([f"{'one' if n == 1 else n} seed{'s' * (n > 1)} of {arm}" for arm, n in counts.items()])
-    lies, it = ("lies", "it") if sum(counts.values()) == 1 else ("lie", "they")
+    lies = "lies" if sum(counts.values()) == 1 else "lie"
     others = "the others" if len(counts) == 1 else "the others of their arm"
     return (
-        f"{who[0].upper()}{who[1:]} {lies} far from {others}, so no number of seeds is forecast{which}. Look first at why "
-        f"{it} left (docs/choosing.md names the signs); a smaller learning rate may settle more than seeds."
+        f"{who[0].upper()}{who[1:]} {lies} apart from {others}, so no number of seeds is forecast{which}. Look first at why "
+        "(docs/choosing.md names the signs of too large a step, for which a smaller learning rate may settle more than seeds)."
     )
 
 

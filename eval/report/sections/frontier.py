@@ -8,7 +8,6 @@ from eval import format as fmt
 from eval.frontier.estimate import total_probability
 from eval.report import commands
 from eval.report.caveats.conditions import evaluated_prompts
-from eval.report.caveats.validity import percent
 from eval.report.document import Block, Cell, Column, Heads, Picture, Row, Section, Table, Text, table
 from eval.report.figures import axes, theme
 from eval.report.figures import kl as kl_figures
@@ -214,7 +213,7 @@ def _failure(comparison: ReportInput) -> str:
 
 def _judge_alone(comparison: ReportInput) -> str:
     return (
-        f"The training reward left {percent(unscored(comparison))} of the samples for the frontier unscored. The best possible "
+        f"The training reward left {fmt.percent(unscored(comparison))} of the samples for the frontier unscored. The best possible "
         "policy is defined for a reward that every response has; over the scored responses alone it would be that of another "
         "base, at a KL to that one. So frontier, objective and regret are shown for the judge, which scores every response; "
         "best of N, which the proxy chooses, is not shown."

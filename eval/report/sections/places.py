@@ -66,11 +66,6 @@ def nats(kl: float) -> str:
     return fmt.number(kl, 1 if kl >= 1 else 2)
 
 
-def percent(share: float) -> str:
-    """10%; of a share that would be rounded to nothing "less than 1%"."""
-    return "less than 1%" if 0 < share < 0.01 else f"{100 * share:.0f}%"
-
-
 def _cost(standing: Standing) -> str:
     behind, ends = early(standing), ended(standing)
     if (behind or standing.unprepared) and ends:
@@ -89,7 +84,7 @@ def _spent(standing: Standing, behind: Mapping[str, float]) -> str:
         return ""
     groups: dict[str, list[str]] = {}
     for arm in sorted(behind, key=behind.__getitem__):
-        groups.setdefault(percent(behind[arm]), []).append(arm)
+        groups.setdefault(fmt.percent(behind[arm]), []).append(arm)
     shares = list(groups)
     if len(behind) > NAMED:
         text = f"; {len(behind)} arms have spent {fmt.span(shares)} of their budget there"
@@ -122,21 +117,21 @@ def _kl(standing: Standing) -> str:
 
 
 def _passing(behind: Mapping[str, list[float]]) -> str:
-    """ ", which ppo passed after about 7% of its training": of the one pair that was read."""
+    """ ", which ppo passed after 7% of its training": of the one pair that was read."""
     if not behind:
         return ""
     (arm, (share,)), *rest = behind.items()
     their = "their" if rest else "its"
-    others = "".join(f" and {other} after {percent(own)}" for other, (own,) in rest)
-    return f", which {arm} passed after about {percent(share)}{others} of {their} training"
+    others = "".join(f" and {other} after {fmt.percent(own)}" for other, (own,) in rest)
+    return f", which {arm} passed after {fmt.percent(share)}{others} of {their} training"
 
 
 def _read(behind: Mapping[str, list[float]]) -> str:
     """ ", after 7% to 80% of ppo's training, 75% of dpo's": of several pairs, those of many arms together."""
     if len(behind) > NAMED:
-        return f", after {percent(min(map(min, behind.values())))} of training or more"
+        return f", the first after {fmt.percent(min(map(min, behind.values())))} of training"
     shown = [
-        f"{fmt.span([percent(share) for share in sorted(own)])} of {arm}'s" for arm, own in behind.items()
+        f"{fmt.span([fmt.percent(share) for share in sorted(own)])} of {arm}'s" for arm, own in behind.items()
     ]
     return f", after {', '.join([f'{shown[0]} training', *shown[1:]])}" if shown else ""
 

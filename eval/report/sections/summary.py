@@ -150,8 +150,8 @@ def _beyond(view: Evaluations, arms: Sequence[str], metrics: Sequence[str]) -> s
         return ""
     many = len(known) > 1
     return (
-        f"± of {fmt.listing(known)} leaves what the metric can be, because {'their' if many else 'its'} seeds lie far apart: "
-        "see every seed."
+        f"± of {fmt.listing(known)} reaches beyond what the metric can be: Student's t knows no bounds, and "
+        f"{'their' if many else 'its'} seeds are few or lie far apart; see every seed."
     )
 
 

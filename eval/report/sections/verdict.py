@@ -62,7 +62,8 @@ def _short(comparison: ReportInput, found: Standings) -> str:
     if not found.end.ranking or forecast.single(found):
         return ""
     lead = objectives.leading(comparison, found)
-    return in_short.line(lead, [other for other in (found.end, found.cost) if other is not lead])
+    whole = (found.end, found.cost, *([found.kl] if objectives.readable(found) else []))
+    return in_short.line(lead, [other for other in whole if other is not lead])
 
 
 def _compose(comparison: ReportInput, view: Evaluations, found: Standings) -> list[str]:

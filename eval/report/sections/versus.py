@@ -14,7 +14,7 @@ from eval.report.numbers import tables
 from eval.report.numbers.frames import Evaluations
 from eval.report.numbers.pairs import Pair
 from eval.report.numbers.standings import MIN_KL, Standing, Standings
-from eval.report.sections import places
+from eval.report.sections.kinds import kind_of
 
 MANY_ARMS = 6  # tables that grow with the square of the arms are folded beyond
 SEVERAL_ARMS = 3  # beyond, only the leading comparison's pairs are open
@@ -30,7 +30,7 @@ def section(view: Evaluations, found: Standings, lead: Standing) -> Section:
         caption = (
             "Share of the row's responses to held-out prompts that the judge prefers to the column's, to the same prompt with the "
             "same random numbers and seed, ties half; mean over seeds. Purple: preferred more often than not; grey, with ±: not "
-            "decided, as the 95% interval over seeds has 0.5 in it."
+            "decided, as the 95% interval over seeds has 0.5 in it. Without an interval, as of one seed, a colour is the number alone."
         )
         figure = figures.win_rates(figures.matrix(rates, view.arms), figures.undecided(rates, view.arms))
         blocks += [
@@ -115,7 +115,7 @@ def _pair_table(standing: Standing, decimals: int, folded: bool) -> Table | Text
         return Text(_why_empty(standing), label=title)
     ordered = sorted(standing.known, key=lambda pair: (math.isnan(pair.p_holm), pair.p_holm))
     at_kl = standing.kind == "kl"
-    rows = [_pair_row(pair, decimals, at_kl) for pair in ordered]
+    rows = [_pair_row(standing, pair, decimals) for pair in ordered]
     heads: Heads = [
         "higher",
         "lower",
@@ -123,7 +123,7 @@ def _pair_table(standing: Standing, decimals: int, folded: bool) -> Table | Text
         Column("p", "Holm"),
         Column("probability of improvement"),
         Column("effect", "g"),
-        *([Column("KL", "nats"), Column("training done", "higher, lower")] if at_kl else []),
+        *([Column("KL", "nats, training done")] if at_kl else []),
         Column("seeds"),
         "verdict at 5%",
     ]
@@ -136,28 +136,28 @@ def _pair_table(standing: Standing, decimals: int, folded: bool) -> Table | Text
     )
 
 
-def _pair_row(pair: Pair, decimals: int, at_kl: bool) -> Row:
+def _pair_row(standing: Standing, pair: Pair, decimals: int) -> Row:
     difference = Cell(*fmt.with_interval(pair.difference, decimals, signed=True))
     trained = ", ".join(_share(pair.trained.get(arm, math.nan)) for arm in (pair.first, pair.second))
     return [
         Cell(pair.first, arm=pair.first), Cell(pair.second, arm=pair.second), difference, fmt.p_value(pair.p_holm),
         fmt.number(pair.improvement, 2), fmt.number(pair.effect, 1, signed=True),
-        *([fmt.number(pair.kl, 2), trained] if at_kl else []), str(pair.difference.n), _at_5(pair),
+        *([Cell(fmt.number(pair.kl, 2), trained)] if standing.kind == "kl" else []), str(pair.difference.n), _at_5(standing, pair),
     ]  # fmt: skip
 
 
 def _share(share: float) -> str:
-    return fmt.MISSING if math.isnan(share) else places.percent(share)
+    return fmt.MISSING if math.isnan(share) else fmt.percent(share)
 
 
-def _at_5(pair: Pair) -> str:
+def _at_5(standing: Standing, pair: Pair) -> str:
     if pair.rough:
         return "not claimed"
     if pair.told_apart:
         return "told apart"
     if pair.difference.n == 1:
         return "one seed"
-    if pair.equal:
+    if kind_of(standing, pair) == "equal":
         return "equal"
     return "not told apart" if pair.difference.has_interval else "no interval"
 
@@ -168,7 +168,7 @@ def _caption(at_kl: bool, rough: Sequence[str]) -> str:
         parts.append(
             "Each pair at the smallest KL at which one of their common runs ended, interpolated linearly in √KL between evaluations; if a "
             "path crosses that KL more than once, the last crossing counts. An arm that ends farther from the base crosses it before "
-            "its training is done (“training done”, mean over seeds), so arms whose β lets them end at similar KL tell more."
+            "its training is done (below the KL: the share done, of the higher and the lower arm, mean over seeds), so arms whose β lets them end at similar KL tell more."
         )
     if rough:
         bent = (
