@@ -56,6 +56,20 @@ def test_what_another_comparison_finds_else_is_said_and_the_same_is_not() -> Non
     assert verdict.read(with_facts(two_paths(), **OWN)).short == ("at matched KL reinforce ahead of dpo.")
 
 
+def test_the_same_words_are_not_said_twice() -> None:
+    """At equal cost one arm cannot be placed, and so fewer pairs are not told apart."""
+
+    def path(noise: float) -> list[tuple[float, float, float]]:
+        return [(0.0, 0.0, 0.4), (2.0, 0.5, 0.5), (6.0, 1.5, 0.7 + noise)]
+
+    late = [[(0.0, 0.0, 0.4), (8.0, 1.5, 0.68 + noise)] for noise in (0.1, -0.1, 0.03)]
+    made = with_paths({
+        "a": [path(0.1), path(-0.1), path(0.05)], "b": [path(-0.11), path(0.11), path(-0.01)], "late": late,
+    })  # fmt: skip
+    assert "late cannot be placed" in " ".join(verdict.read(made).sentences)
+    assert verdict.read(made).short == "nothing told apart."
+
+
 def test_of_many_arms_only_whom_the_best_is_ahead_of() -> None:
     assert verdict.read(twelve(10)).short == "dpo-b0.3 ahead of 9 of the other 11 arms."
     assert verdict.read(twelve(3)).short == "dpo-b0.3 ahead of no other arm."

@@ -21,7 +21,9 @@ def line(lead: Standing, others: Sequence[Standing]) -> str:
     told = [first if lead.kind == "end" else f"{_place(lead)} {first}"]
     if len(lead.ranking) <= MANY_ARMS:
         unlike = [standing for standing in others if outcome(standing) != outcome(lead)]
-        told += [f"{_place(standing)} {said}" for standing in unlike if (said := _of(standing))]
+        told += [
+            f"{_place(standing)} {said}" for standing in unlike if (said := _of(standing)) and said != first
+        ]
     return f"{'; '.join(told)}."
 
 
